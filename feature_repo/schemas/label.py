@@ -1,0 +1,46 @@
+"""One row per statement about a payment, at the instant the statement became known (`event_timestamp`, UTC microseconds).
+
+Labels are events of their own: a correction is a later row for the same `payment_id`, nothing is ever rewritten, and the
+latest row known at a cut-off wins. A payment without a label has not been reported, which is not the same as being honest.
+
+`LABEL` is what a source hands to the flow, `LABEL_LOG` what the event log keeps. Fields are physically nullable for the
+reasons given in `feature_repo.schemas.payment`; `REQUIRED` names the columns that are never null.
+"""
+
+from typing import Final
+
+import pyarrow as pa
+
+from feature_repo.schemas.payment import LOG_COLUMNS, TIMESTAMP, column
+
+FRAUD_TYPES: Final = ("probe", "spread", "drain")
+"""What `fraud_type` may say: 1. a small probe, then the rest of the balance; 2. the whole balance to several accounts within
+minutes; 3. the whole balance in one payment to a merchant."""
+
+LABEL_ID: Final = column(
+    "label_id", pa.string(), meaning="{payment_id}:{event_timestamp as epoch us}; unique in its stream"
+)
+EVENT_TIMESTAMP: Final = column(
+    "event_timestamp",
+    TIMESTAMP,
+    meaning="When the statement became known, hours to days after the payment",
+    unit="us since 1970-01-01 UTC",
+)
+PAYMENT_ID: Final = column("payment_id", pa.string(), meaning="event_id of the payment it is about")
+IS_FRAUD: Final = column(
+    "is_fraud", pa.bool_(), meaning="True: reported as fraud; false: an earlier report was wrong"
+)
+FRAUD_TYPE: Final = column(
+    "fraud_type",
+    pa.string(),
+    meaning="One of FRAUD_TYPES",
+    null="is_fraud is false, or the kind is not known",
+)
+LABELER: Final = column("labeler", pa.string(), meaning="Who says so: chargeback, customer, analyst, ...")
+
+REQUIRED: Final = ("label_id", "event_timestamp", "payment_id", "is_fraud", "labeler")
+"""Never null in an accepted label."""
+
+LABEL: Final = pa.schema([LABEL_ID, EVENT_TIMESTAMP, PAYMENT_ID, IS_FRAUD, FRAUD_TYPE, LABELER])
+
+LABEL_LOG: Final = pa.schema([*LABEL, *LOG_COLUMNS])
