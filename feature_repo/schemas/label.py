@@ -1,10 +1,11 @@
-"""One row per statement about a payment, at the instant the statement became known (`event_timestamp`, UTC microseconds).
+"""One row per statement about a payment, at the instant it became known (`event_timestamp`, UTC microseconds).
 
-Labels are events of their own: a correction is a later row for the same `payment_id`, nothing is ever rewritten, and the
-latest row known at a cut-off wins. A payment without a label has not been reported, which is not the same as being honest.
+Labels are events of their own: a correction is a later row for the same `payment_id`, nothing is ever rewritten,
+and the latest row known at a cut-off wins. A payment without a label has not been reported, which is not the same
+as being honest.
 
-`LABEL` is what a source hands to the flow, `LABEL_LOG` what the event log keeps. Fields are physically nullable for the
-reasons given in `feature_repo.schemas.payment`; `REQUIRED` names the columns that are never null.
+`LABEL` is what a source hands to the flow, `LABEL_LOG` what the event log keeps. Fields are physically nullable
+for the reasons given in `feature_repo.schemas.payment`; `REQUIRED` names the columns that are never null.
 """
 
 from typing import Final
@@ -14,8 +15,8 @@ import pyarrow as pa
 from feature_repo.schemas.payment import LOG_COLUMNS, TIMESTAMP, column
 
 FRAUD_TYPES: Final = ("probe", "spread", "drain")
-"""What `fraud_type` may say: 1. a small probe, then the rest of the balance; 2. the whole balance to several accounts within
-minutes; 3. the whole balance in one payment to a merchant."""
+"""What `fraud_type` may say: 1. a small probe, then the rest of the balance; 2. the whole balance to several
+accounts within minutes; 3. the whole balance in one payment to a merchant."""
 
 LABEL_ID: Final = column(
     "label_id", pa.string(), meaning="{payment_id}:{event_timestamp as epoch us}; unique in its stream"

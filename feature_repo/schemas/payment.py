@@ -1,11 +1,12 @@
 """One row per payment, at the instant it happened (`event_timestamp`, UTC microseconds).
 
-`PAYMENT` is what a source hands to the flow; `PAYMENT_LOG` is what the event log keeps: the same columns, then when and
-from where the row was accepted. Column order is part of the schema.
+`PAYMENT` is what a source hands to the flow; `PAYMENT_LOG` is what the event log keeps: the same columns, then
+when and from where the row was accepted. Column order is part of the schema.
 
-Every Arrow field is physically nullable, also the ones that are never null. Arrow counts the flag as part of a type, so a
-column rebuilt by any compute function would no longer match its own schema; and a row that breaks the rule must be able to
-travel as far as the check that dead-letters it. `REQUIRED` names the columns that check insists on.
+Every Arrow field is physically nullable, also the ones that are never null. Arrow counts the flag as part of a
+type, so a column rebuilt by any compute function would no longer match its own schema; and a row that breaks the
+rule must be able to travel as far as the check that dead-letters it. `REQUIRED` names the columns that check
+insists on.
 """
 
 from typing import Final
@@ -15,11 +16,11 @@ import pyarrow as pa
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
 TYPES: Final = ("PAYMENT", "TRANSFER", "CASH_OUT", "CASH_IN", "DEBIT")
-"""What `type` may say: to a merchant, to another account, to cash, from cash or salary into the account, direct debit."""
+"""To a merchant; to another account; to cash; from cash or salary into the account; direct debit."""
 
 
 def column(name: str, kind: pa.DataType, *, meaning: str, unit: str = "", null: str = "never") -> pa.Field:
-    """An Arrow field that carries its own documentation (`field.metadata`: meaning, unit, null)."""
+    """Make an Arrow field that carries its own documentation (`field.metadata`: meaning, unit, null)."""
     return pa.field(name, kind, metadata={"meaning": meaning, "unit": unit, "null": null})
 
 

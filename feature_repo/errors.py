@@ -1,0 +1,118 @@
+"""Everything Millstream raises on purpose. Each message says what is wrong, where, and what to do about it.
+
+MillstreamError
+├── SettingsError            a setting is missing or makes no sense
+├── DefinitionError          a feature view, service or mapping is declared in a way we cannot compute
+│   └── MappingError         a mapping file does not fit itself or the file it is used on
+├── DataError                rows or bytes are not what their schema says
+│   ├── DecodeError          bytes that are no event
+│   ├── SchemaError          a table without the columns, or the types, it must have
+│   └── ValidationError      a batch did not pass its expectation suite
+├── StoreError               a store cannot do what it was asked
+│   ├── OnlineStoreError     Redis is gone, slow, or holds a state we cannot read
+│   ├── OfflineStoreError    a query the offline store cannot answer exactly
+│   └── LogError             the event log, its staging folder or its recovery state disagree
+├── FlowError                a dataflow must not go on
+│   ├── RecoveryError        recovery state of another flow, or of another shape of this one
+│   └── DeadLetterLimit      too many dead letters: a bad deploy must not dead-letter the world
+└── ArtefactError            a model directory is incomplete, altered, or of another schema
+"""
+
+__all__ = [
+    "ArtefactError",
+    "DataError",
+    "DeadLetterLimit",
+    "DecodeError",
+    "DefinitionError",
+    "FlowError",
+    "LogError",
+    "MappingError",
+    "MillstreamError",
+    "OfflineStoreError",
+    "OnlineStoreError",
+    "RecoveryError",
+    "SchemaError",
+    "SettingsError",
+    "StoreError",
+    "ValidationError",
+]
+
+
+class MillstreamError(Exception):
+    """What went wrong, where, and what to do; all three end up in the message.
+
+    >>> str(MillstreamError("no payments found", where="var/log/payments", todo="run the flow first"))
+    'no payments found (in var/log/payments). Run the flow first.'
+    """
+
+    def __init__(self, what: str, *, where: object = None, todo: str | None = None) -> None:
+        """Compose the message: `where` names the place, `todo` is an instruction to the reader."""
+        self.what = what
+        self.where = where
+        self.todo = todo
+        message = what.rstrip(".")
+        if where is not None:
+            message += f" (in {where})"
+        if todo:
+            message += f". {todo[0].upper()}{todo[1:].rstrip('.')}."
+        super().__init__(message)
+
+
+class SettingsError(MillstreamError):
+    """A setting is missing or makes no sense."""
+
+
+class DefinitionError(MillstreamError):
+    """A feature view, service or mapping is declared in a way we cannot compute."""
+
+
+class MappingError(DefinitionError):
+    """A mapping file does not fit itself or the file it is used on."""
+
+
+class DataError(MillstreamError):
+    """Rows or bytes are not what their schema says."""
+
+
+class DecodeError(DataError):
+    """Bytes that are no event."""
+
+
+class SchemaError(DataError):
+    """A table without the columns, or the types, it must have."""
+
+
+class ValidationError(DataError):
+    """A batch did not pass its expectation suite."""
+
+
+class StoreError(MillstreamError):
+    """A store cannot do what it was asked."""
+
+
+class OnlineStoreError(StoreError):
+    """Redis is gone, slow, or holds a state we cannot read."""
+
+
+class OfflineStoreError(StoreError):
+    """A query the offline store cannot answer exactly."""
+
+
+class LogError(StoreError):
+    """The event log, its staging folder or its recovery state disagree."""
+
+
+class FlowError(MillstreamError):
+    """A dataflow must not go on."""
+
+
+class RecoveryError(FlowError):
+    """Recovery state of another flow, or of another shape of this one."""
+
+
+class DeadLetterLimit(FlowError):  # noqa: N818  named for the limit an operator sets, as in the settings
+    """Too many dead letters: a bad deploy must not dead-letter the world."""
+
+
+class ArtefactError(MillstreamError):
+    """A model directory is incomplete, altered, or of another schema."""

@@ -1,0 +1,94 @@
+"""Where everything lives: one frozen object per process, made once at its edge.
+
+Environment variables: `MILLSTREAM_HOME` (default: `var` in the project root) and `REDIS_URL` (or
+`MILLSTREAM_REDIS_URL`). Without the latter, the address is the one the embedded server left in
+`<home>/redis.url`, else the local default port.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT: Final = Path(__file__).resolve().parent.parent
+DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+
+
+def _redis_url(validated: dict[str, Any]) -> str:
+    """Address of the running embedded server, else Redis's usual one."""
+    try:
+        return (validated["home"] / "redis.url").read_text(encoding="utf-8").strip() or DEFAULT_REDIS_URL
+    except (FileNotFoundError, NotADirectoryError, KeyError):
+        return DEFAULT_REDIS_URL
+
+
+class RepoSettings(BaseSettings):
+    """Folders and addresses that flows, training and serving share.
+
+    >>> RepoSettings(home="/tmp/m").payments_log.as_posix()
+    '/tmp/m/log/payments'
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MILLSTREAM_", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    home: Path = Field(
+        default=PROJECT_ROOT / "var", description="Folder of everything that is written at run time"
+    )
+    redis_url: str = Field(
+        default_factory=_redis_url,
+        validation_alias=AliasChoices("REDIS_URL", "MILLSTREAM_REDIS_URL"),
+        description="Redis-protocol server: bus and online store",
+    )
+
+    @property
+    def log_dir(self) -> Path:
+        """The event logs, one flat directory of Parquet files per stream."""
+        return self.home / "log"
+
+    @property
+    def payments_log(self) -> Path:
+        """Accepted payments."""
+        return self.log_dir / "payments"
+
+    @property
+    def labels_log(self) -> Path:
+        """Accepted labels."""
+        return self.log_dir / "labels"
+
+    @property
+    def staging(self) -> Path:
+        """Log files of epochs not yet durable; outside the logs, whose every file is read."""
+        return self.home / "staging"
+
+    @property
+    def dead_letters(self) -> Path:
+        """What could not be decoded or did not pass a check."""
+        return self.home / "dead_letters"
+
+    @property
+    def recovery(self) -> Path:
+        """Bytewax recovery stores, one folder per flow."""
+        return self.home / "recovery"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Window states the fold starts again from."""
+        return self.home / "checkpoints"
+
+    @property
+    def models(self) -> Path:
+        """Model artefacts."""
+        return self.home / "models"
+
+    @property
+    def scores(self) -> Path:
+        """The scorer's answers, with their feature vectors."""
+        return self.home / "scores"
+
+    @property
+    def registry(self) -> Path:
+        """Feast's file registry."""
+        return self.home / "registry.db"
