@@ -1,11 +1,12 @@
-"""One row per statement about a payment, at the instant it became known (`event_timestamp`, UTC microseconds).
+"""One row per statement about a payment, as of the instant it became known (`event_timestamp`, UTC us).
 
-Labels are events of their own: a correction is a later row for the same `payment_id`, nothing is ever rewritten,
-and the latest row known at a cut-off wins. A payment without a label has not been reported, which is not the same
-as being honest.
+Labels are events of their own: a correction is a later row for the same `payment_id`, nothing is ever
+rewritten, and the latest row known at a cut-off wins. A payment without a label has not been reported,
+which is not the same as being honest.
 
-`LABEL` is what a source hands to the flow, `LABEL_LOG` what the event log keeps. Fields are physically nullable
-for the reasons given in `feature_repo.schemas.payment`; `REQUIRED` names the columns that are never null.
+`LABEL` is what a source hands to the flow, `LABEL_LOG` what the event log keeps. Fields are physically
+nullable for the reasons given in `feature_repo.schemas.payment`; `REQUIRED` names the columns that are
+never null.
 """
 
 from typing import Final

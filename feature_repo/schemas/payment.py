@@ -1,12 +1,12 @@
 """One row per payment, at the instant it happened (`event_timestamp`, UTC microseconds).
 
-`PAYMENT` is what a source hands to the flow; `PAYMENT_LOG` is what the event log keeps: the same columns, then
-when and from where the row was accepted. Column order is part of the schema.
+`PAYMENT` is what a source hands to the flow; `PAYMENT_LOG` is what the event log keeps: the same columns,
+then when and from where the row was accepted. Column order is part of the schema.
 
-Every Arrow field is physically nullable, also the ones that are never null. Arrow counts the flag as part of a
-type, so a column rebuilt by any compute function would no longer match its own schema; and a row that breaks the
-rule must be able to travel as far as the check that dead-letters it. `REQUIRED` names the columns that check
-insists on.
+Every Arrow field is physically nullable, also the ones that are never null. Arrow counts the flag as part
+of a type, so a column rebuilt by any compute function would no longer match its own schema; and a row that
+breaks the rule must be able to travel as far as the check that dead-letters it. `REQUIRED` names the
+columns that check insists on.
 """
 
 from typing import Final
