@@ -9,7 +9,8 @@ MillstreamError
 │   ├── SchemaError          a table without the columns, or the types, it must have
 │   └── ValidationError      a batch did not pass its expectation suite
 ├── StoreError               a store cannot do what it was asked
-│   ├── OnlineStoreError     Redis is gone, slow, or holds a state we cannot read
+│   ├── OnlineStoreError     Redis is gone, slow, or refuses a write
+│   ├── StateError           the bytes of a window state are not what the view's layout says
 │   ├── OfflineStoreError    a query the offline store cannot answer exactly
 │   └── LogError             the event log, its staging folder or its recovery state disagree
 ├── FlowError                a dataflow must not go on
@@ -33,6 +34,7 @@ __all__ = [
     "RecoveryError",
     "SchemaError",
     "SettingsError",
+    "StateError",
     "StoreError",
     "ValidationError",
 ]
@@ -92,6 +94,10 @@ class StoreError(MillstreamError):
 
 class OnlineStoreError(StoreError):
     """Redis is gone, slow, or holds a state we cannot read."""
+
+
+class StateError(StoreError):
+    """The bytes of a window state are not what the view's layout says."""
 
 
 class OfflineStoreError(StoreError):

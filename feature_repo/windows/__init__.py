@@ -1,0 +1,34 @@
+"""The meaning of a windowed aggregation: one spec, one state, one fold, one read. Pure: no I/O, no clock.
+
+* `spec`       what is computed: a `ViewSpec` made from a Feast `StreamFeatureView`
+* `columns`    events as flat arrays: times, ordered ids, hashed keys, values
+* `exact_sum`  sums that do not depend on the order of their terms
+* `state`      the events or tiles kept per key, as flat arrays and as bytes
+* `fold`       kernels that put events into a state
+* `read`       kernels that finish a state at a time `t`
+* `history`    the same fold and read over a sorted history, for many times at once
+
+Compiled kernels are cached on disk (numba). A cached kernel contains the code it calls, but numba looks only at the file the
+kernel stands in when it decides whether the cache is stale. So the cache folder is named after a digest of all kernel sources.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numba
+
+_HERE = Path(__file__).parent
+
+
+def _cache_dir() -> str:
+    sources = hashlib.sha256()
+    for path in sorted(_HERE.glob("*.py")):
+        sources.update(path.read_bytes())
+    sources.update(numba.__version__.encode())
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return str(root / "millstream" / f"kernels-{sources.hexdigest()[:16]}")
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    numba.config.CACHE_DIR = _cache_dir()

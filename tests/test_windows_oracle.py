@@ -1,0 +1,202 @@
+"""The compiled fold and read against the naive oracle, at every boundary, in every arrival order."""
+
+import math
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feature_repo.windows.columns import BlockColumns
+from feature_repo.windows.history import features_at
+from feature_repo.windows.read import CAPPED, INCOMPLETE, read_state
+from feature_repo.windows.spec import EXACT_ONLY, FUNCTIONS, TILED_ONLY, Aggregate, ViewSpec
+from feature_repo.windows.state import KeyIndex, ViewState
+from tests.oracle import Event, answer
+
+S = 1_000_000
+T0 = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) * S
+
+
+def view(hop_us: int, capacity: int = 6, windows: tuple[int, ...] = (4 * S, 16 * S)) -> ViewSpec:
+    """All functions the kind of view knows, over two windows."""
+    names = sorted(set(FUNCTIONS) - (EXACT_ONLY if hop_us else TILED_ONLY))
+    columns = {"count_distinct": "payee", "count": "event_id", "mean_hop_count": "event_id"}
+    aggregates = [Aggregate(f"{f}_{w}", f, columns.get(f, "amount"), w) for w in windows for f in names]
+    aggregates.append(Aggregate("known", "count", "amount", windows[0]))
+    aggregates.append(Aggregate("placed", "count", "latitude", windows[1]))
+    return ViewSpec("v", ("account",), hop_us, capacity, 8 * S, tuple(aggregates))
+
+
+def table(events: list[Event]) -> pa.Table:
+    return pa.table(
+        {
+            "event_id": pa.array([e.event_id for e in events], pa.string()),
+            "event_timestamp": pa.array([e.ts for e in events], pa.timestamp("us", "UTC")),
+            "account": pa.array([e.key for e in events], pa.string()),
+            "payee": pa.array([e.values["payee"] for e in events], pa.string()),
+            "amount": pa.array([e.values["amount"] for e in events], pa.float64()),
+            "latitude": pa.array([e.values["latitude"] for e in events], pa.float64()),
+        }
+    )
+
+
+amounts = st.one_of(
+    st.none(),
+    st.integers(1, 500_000).map(lambda cents: cents / 100),
+    st.floats(-1e12, 1e12, allow_nan=False).filter(lambda x: x == 0 or abs(x) > 2**-11),
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    """Few keys, many ties: times on whole seconds and one microsecond around them."""
+    n = draw(st.integers(0, 24))
+    seconds = st.integers(0, 40)
+    events = []
+    for i in range(n):
+        ts = T0 + draw(seconds) * S + draw(st.sampled_from([0, 0, 0, 1, -1]))
+        values = {
+            "amount": draw(amounts),
+            "payee": draw(st.sampled_from(["m1", "m2", "m3", None])),
+            "latitude": draw(st.sampled_from([None, 1.0])),
+        }
+        events.append(Event(ts, f"e{draw(st.integers(0, 9))}-{i}", draw(st.sampled_from(["a", "bé", ""])), values))
+    return events
+
+
+def folded(spec: ViewSpec, events: list[Event], cuts: int = 3) -> tuple[KeyIndex, ViewState]:
+    index, state = KeyIndex(), ViewState(spec)
+    for part in np.array_split(np.arange(len(events)), cuts):
+        block = BlockColumns(table([events[i] for i in part]))
+        state.fold(index.slots(block.keys(spec.join_keys)), block.events(spec))
+    return index, state
+
+
+def packed(index: KeyIndex, state: ViewState, key: str) -> bytes | None:
+    keys = BlockColumns(pa.table({"account": pa.array([key], pa.string())})).keys(("account",))
+    known = len(index)
+    slot = index.slots(keys)
+    if slot[0] >= known:
+        return None
+    blob, _ = state.pack(slot)
+    return blob.tobytes()
+
+
+def close(x: float, y: float) -> bool:
+    return (math.isnan(x) and math.isnan(y)) or x == y or math.isclose(x, y, rel_tol=4e-16)
+
+
+TIMES = [T0 + s * S + d for s in (0, 1, 4, 7, 16, 20, 31, 38, 41) for d in (-1, 0, 1)]
+relaxed = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@relaxed
+@given(histories(), st.randoms(use_true_random=False))
+def test_every_function_equals_the_naive_oracle_in_any_arrival_order(hop_us: int, events: list[Event], random) -> None:  # noqa: ANN001
+    spec = view(hop_us)
+    shuffled = random.sample(events, len(events))
+    index, state = folded(spec, shuffled)
+    newest = {k: max((e.ts for e in events if e.key == k), default=0) for k in ("a", "bé", "")}
+    for key in newest:
+        bytes_ = packed(index, state, key)
+        for t in TIMES:
+            values, flags = read_state(bytes_, spec, t)
+            if flags & INCOMPLETE:
+                assert t < newest[key] - spec.grace_us or not spec.tiled  # the past is given up only beyond the grace
+                assert t <= newest[key]
+                continue
+            for a, value in zip(spec.aggregates, values, strict=True):
+                assert close(value, answer(events, spec, a, key, t)), (a, key, t, value, answer(events, spec, a, key, t))
+
+
+@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@relaxed
+@given(histories(), st.randoms(use_true_random=False))
+def test_state_bytes_are_a_function_of_the_set_of_events(hop_us: int, events: list[Event], random) -> None:  # noqa: ANN001
+    spec = view(hop_us)
+    one = folded(spec, events, cuts=1)
+    other = folded(spec, random.sample(events, len(events)), cuts=5)
+    for key in ("a", "bé", ""):
+        assert packed(*one, key) == packed(*other, key)
+
+
+@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@relaxed
+@given(histories(), st.integers(0, 24))
+def test_a_state_that_went_through_bytes_folds_on_as_if_it_had_not(hop_us: int, events: list[Event], cut: int) -> None:
+    spec = view(hop_us)
+    index, state = folded(spec, events[:cut])
+    every = np.arange(len(index))
+    blob, offsets = state.pack(every)
+    second, again = KeyIndex(), ViewState(spec)
+    assert list(second.slots(index.export())) == list(every)
+    again.load(every, blob, offsets)
+    for s in (state, again):
+        block = BlockColumns(table(events[cut:]))
+        s.fold((index if s is state else second).slots(block.keys(spec.join_keys)), block.events(spec))
+    for key in ("a", "bé", ""):
+        assert packed(index, state, key) == packed(second, again, key)
+
+
+@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@relaxed
+@given(histories())
+def test_history_equals_the_live_state_bit_for_bit(hop_us: int, events: list[Event]) -> None:
+    spec = view(hop_us)
+    index, state = folded(spec, events)
+    asked = [(key, t) for key in ("a", "bé", "", "nobody") for t in TIMES]
+    wanted = BlockColumns(pa.table({"account": pa.array([k for k, _ in asked], pa.string())})).keys(("account",))
+    block = BlockColumns(table(events))
+    out, history_flags = features_at(spec, block.keys(("account",)), block.events(spec), wanted, np.array([t for _, t in asked]))
+    for (key, t), row, history_flag in zip(asked, out, history_flags, strict=True):
+        values, flags = read_state(packed(index, state, key), spec, t)
+        if not flags & INCOMPLETE:
+            assert values.tobytes() == row.tobytes()
+            assert flags == history_flag
+
+
+@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@relaxed
+@given(histories(), st.lists(st.integers(0, 12), min_size=24, max_size=24))
+def test_created_filter_hides_what_was_not_known_yet(hop_us: int, events: list[Event], delays: list[int]) -> None:
+    spec = view(hop_us)
+    created = np.array([e.ts + d * S for e, d in zip(events, delays, strict=False)], np.int64)
+    asked = [(key, t) for key in ("a", "bé") for t in TIMES]
+    wanted = BlockColumns(pa.table({"account": pa.array([k for k, _ in asked], pa.string())})).keys(("account",))
+    block = BlockColumns(table(events))
+    times = np.array([t for _, t in asked])
+    out, _ = features_at(spec, block.keys(("account",)), block.events(spec), wanted, times, created)
+    for (key, t), row in zip(asked, out, strict=True):
+        known = [e for e, c in zip(events, created, strict=True) if c <= t]
+        for a, value in zip(spec.aggregates, row, strict=True):
+            assert close(value, answer(known, spec, a, key, t)), (a, key, t)
+
+
+def test_event_at_the_window_start_counts_and_event_at_t_does_not() -> None:
+    spec = ViewSpec("v", ("account",), 0, 8, 0, (Aggregate("n", "count", "event_id", 10 * S),))
+    null = {"amount": None, "payee": None, "latitude": None}
+    index, state = folded(spec, [Event(T0, "a", "a", null), Event(T0 + 10 * S, "b", "a", null)])
+    bytes_ = packed(index, state, "a")
+    assert [read_state(bytes_, spec, t)[0][0] for t in (T0 + 10 * S, T0 + 10 * S + 1)] == [1.0, 1.0]
+
+
+def test_hot_key_answers_from_the_newest_events_and_says_so() -> None:
+    spec = view(0, capacity=3)
+    events = [Event(T0 + i, f"{i:04d}", "a", {"amount": float(i), "payee": "m", "latitude": None}) for i in range(50)]
+    index, state = folded(spec, events)
+    values, flags = read_state(packed(index, state, "a"), spec, T0 + S)
+    named = dict(zip(spec.feature_names, values, strict=True))
+    assert (named[f"count_{4 * S}"], named[f"sum_{4 * S}"], flags) == (3.0, 47.0 + 48.0 + 49.0, CAPPED)
+
+
+def test_read_before_what_the_state_holds_is_marked_incomplete() -> None:
+    spec = view(0, capacity=3)
+    events = [Event(T0 + i * S, f"{i:04d}", "a", {"amount": 1.0, "payee": "m", "latitude": None}) for i in range(60)]
+    index, state = folded(spec, events)
+    bytes_ = packed(index, state, "a")
+    assert read_state(bytes_, spec, T0 + 60 * S)[1] & INCOMPLETE == 0
+    assert read_state(bytes_, spec, T0 + 30 * S)[1] & INCOMPLETE
