@@ -1,0 +1,212 @@
+"""What thieves do. One planned payment per entry; the thief asks for shares of whatever the balance is then.
+
+1. probe: one or two small payments to see whether it works, then the rest of the balance;
+2. spread: the whole balance to several accounts within minutes;
+3. drain: the whole balance in one payment to a merchant.
+
+Most, not all, happen far from home, from a new device, at odd hours, and to payees that serve several thieves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.generator.accounts import DAY_US, Accounts
+from flows.generator.draws import Bools, Floats, Ints, Subject, below
+from flows.generator.payments import Span, at_hand, at_usual_hours, channels, whole_or_nearly
+from flows.generator.plan import Channel, Kind, Plan, concat, empty
+
+PROBE, SPREAD, DRAIN = 1, 2, 3
+_MIX = (0.30, 0.22, 0.48)
+_ROWS_AN_EPISODE = 2.1
+_MULES_A_WEEK = 30
+_BAD_MERCHANTS_A_WEEK = 5
+_LEAST_BALANCE_CENTS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Thefts:
+    """Episodes: who is robbed, from when on, and how the thief gets in."""
+
+    account: Ints
+    start: Ints
+    city: Ints
+    own_device: Bools
+    pace: float
+
+    def at(self, episode: Ints) -> "_Thefts":
+        return _Thefts(
+            self.account[episode], self.start[episode], self.city[episode], self.own_device[episode], self.pace
+        )
+
+
+def plan_frauds(
+    rng: np.random.Generator, accounts: Accounts, span: Span, balance: Ints, payments: float
+) -> Plan:
+    """Plan about `payments` fraudulent payments that begin within a span; later stages may lie beyond its end."""
+    worth = np.sqrt(np.maximum(balance - _LEAST_BALANCE_CENTS, 0).astype(np.float64))
+    worth = np.cumsum(worth)
+    episodes = int(rng.poisson(payments / _ROWS_AN_EPISODE))
+    if not episodes or not worth[-1]:
+        return empty()
+    account = np.searchsorted(worth, rng.random(episodes) * worth[-1], side="right").astype(np.int64)
+    thefts = _Thefts(
+        account=account,
+        start=_when(rng, accounts, span, account),
+        city=np.where(
+            rng.random(episodes) < 0.6,
+            rng.integers(0, accounts.places.cities, episodes),
+            accounts.home[account],
+        ),
+        own_device=rng.random(episodes) < 0.35,
+        pace=1 / 40 if span.real_time else 1.0,
+    )
+    way = 1 + np.searchsorted(np.cumsum(_MIX[:2]), rng.random(episodes), side="right")
+    return concat(
+        [
+            _probe(rng, accounts, thefts.at(np.flatnonzero(way == PROBE))),
+            _spread(rng, accounts, thefts.at(np.flatnonzero(way == SPREAD))),
+            _drain(rng, accounts, thefts.at(np.flatnonzero(way == DRAIN))),
+        ]
+    )
+
+
+def _when(rng: np.random.Generator, accounts: Accounts, span: Span, account: Ints) -> Ints:
+    """When each theft begins: half in the small hours, half when the victim is up; live, at any moment."""
+    n = len(account)
+    if span.real_time:
+        return span.start + (rng.random(n) * (span.end - span.start)).astype(np.int64)
+    days = -(-(span.end - span.start) // DAY_US)
+    night = (span.start // DAY_US + rng.integers(0, days, n)) * DAY_US
+    night += (rng.uniform(0.0, 5.5, n) * 3.6e9).astype(np.int64)
+    usual = at_usual_hours(rng, accounts, span, account)
+    return np.where((rng.random(n) < 0.4) & (night >= span.start) & (night < span.end), night, usual)
+
+
+def _probe(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Plan:
+    """Small payments to any shop, then within the hour the rest: to a shop, a mule or in cash."""
+    episodes, places = len(thefts.account), accounts.places
+    size = rng.integers(1, 3, episodes)
+    probe = np.repeat(np.arange(episodes), size)
+    step = np.arange(len(probe)) - np.repeat(np.cumsum(size) - size, size)
+    small = _fraud(
+        rng,
+        accounts,
+        thefts.at(probe),
+        after=step * rng.exponential(120e6, len(probe)),
+        kind=np.full(len(probe), Kind.PAYMENT, np.int64),
+        payee=places.shop_anywhere(rng.random(len(probe))),
+        share=np.zeros(len(probe)),
+        way=PROBE,
+    )
+    small.cents = (100.0 * rng.lognormal(0.8, 0.7, len(probe))).astype(np.int64) + 1
+    kind = rng.choice(np.array([Kind.PAYMENT, Kind.TRANSFER, Kind.CASH_OUT]), episodes, p=[0.5, 0.3, 0.2])
+    payee = np.select(
+        [kind == Kind.PAYMENT, kind == Kind.TRANSFER],
+        [_fence(rng, accounts, thefts.start), _mule(rng, accounts, thefts.start)],
+        places.atm(thefts.city, rng.random(episodes)),
+    )
+    rest = _fraud(
+        rng,
+        accounts,
+        thefts,
+        after=240e6 + np.minimum(rng.lognormal(np.log(900e6), 0.8, episodes), 4 * 3.6e9),
+        kind=kind.astype(np.int64),
+        payee=payee,
+        share=whole_or_nearly(rng, episodes),
+        way=PROBE,
+    )
+    return concat([small, rest])
+
+
+def _spread(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Plan:
+    """Three to six transfers, a minute apart or so, that leave nothing."""
+    episodes = len(thefts.account)
+    size = rng.integers(3, 7, episodes)
+    theft = np.repeat(np.arange(episodes), size)
+    left = np.repeat(np.cumsum(size), size) - np.arange(len(theft))
+    gap = rng.exponential(55e6, len(theft)) + 5e6
+    elapsed = np.cumsum(gap) - np.repeat((np.cumsum(gap) - gap)[np.cumsum(size) - size], size)
+    jitter = rng.uniform(0.75, 1.25, len(theft))
+    return _fraud(
+        rng,
+        accounts,
+        thefts.at(theft),
+        after=elapsed,
+        kind=np.full(len(theft), Kind.TRANSFER, np.int64),
+        payee=_mule(rng, accounts, thefts.start[theft]),
+        share=np.where(left == 1, 1.0, jitter / left),
+        way=SPREAD,
+    )
+
+
+def _drain(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Plan:
+    """One payment to a merchant, who may be in on it."""
+    n = len(thefts.account)
+    return _fraud(
+        rng,
+        accounts,
+        thefts,
+        after=np.zeros(n),
+        kind=np.full(n, Kind.PAYMENT, np.int64),
+        payee=_fence(rng, accounts, thefts.start),
+        share=whole_or_nearly(rng, n),
+        way=DRAIN,
+    )
+
+
+def _mule(rng: np.random.Generator, accounts: Accounts, t: Ints) -> Ints:
+    """Accounts that pass stolen money on: a few busy ones a week, here and elsewhere, and many used once."""
+    n, places = len(t), accounts.places
+    who = rng.integers(0, _MULES_A_WEEK, n)
+    universe = places.accounts + places.elsewhere
+    ours = below(5, accounts.seed, Subject.MULE, who) == 0
+    number = below(universe, accounts.seed, Subject.MULE, t // (7 * DAY_US), who)
+    busy = np.where(
+        ours, places.account(number % places.accounts), places.account_elsewhere(number % places.elsewhere)
+    )
+    once = places.account_elsewhere(rng.integers(0, places.elsewhere, n))
+    return np.where(rng.random(n) < 0.5, busy, once)
+
+
+def _fence(rng: np.random.Generator, accounts: Accounts, t: Ints) -> Ints:
+    """Merchants where stolen money is spent: a handful a week are in on it, others just sell."""
+    n, places = len(t), accounts.places
+    who = rng.integers(0, _BAD_MERCHANTS_A_WEEK, n)
+    bad = below(places.merchants, accounts.seed, Subject.BAD_MERCHANT, t // (7 * DAY_US), who)
+    return np.where(rng.random(n) < 0.4, bad, places.shop_anywhere(rng.random(n)))
+
+
+def _fraud(
+    rng: np.random.Generator,
+    accounts: Accounts,
+    thefts: _Thefts,
+    *,
+    after: Floats,
+    kind: Ints,
+    payee: Ints,
+    share: Floats,
+    way: int,
+) -> Plan:
+    """Planned payments of thefts, `after` microseconds from their start."""
+    n = len(thefts.account)
+    online = rng.random(n) < 0.5
+    channel = channels(rng, accounts, thefts.account, kind)
+    channel = np.where(online & (kind == Kind.PAYMENT), Channel.WEB, channel).astype(np.int64)
+    plan = Plan(
+        t=thefts.start + (after * thefts.pace).astype(np.int64),
+        account=thefts.account,
+        kind=kind,
+        payee=payee,
+        cents=np.zeros(n, np.int64),
+        share=share,
+        channel=channel,
+        latitude=np.zeros(n),
+        longitude=np.zeros(n),
+        device=np.zeros(n, np.int64),
+        fraud=np.full(n, way, np.int64),
+    )
+    plan = at_hand(rng, accounts, plan, thefts.city, new_device=0.0)
+    stolen_code = below(10**10, accounts.seed, Subject.STOLEN, thefts.account, thefts.start)
+    plan.device = np.where(thefts.own_device, plan.device, stolen_code)
+    return plan

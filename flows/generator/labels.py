@@ -1,0 +1,83 @@
+"""One row per statement about a payment, at the instant it becomes known: hours to days after the payment.
+
+Every fraud is reported in the end. Some reports are wrong at first: an honest payment reported by its own payer, or the
+wrong kind of fraud; an analyst corrects them days later, in a row of its own.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.schemas.label import FRAUD_TYPES, LABEL
+from flows.generator.draws import Floats, Ints
+
+LABELERS = ("chargeback", "customer", "analyst")
+MAX_DELAY_DAYS = 5.0
+_MEDIAN_DELAY_DAYS = 1.2
+_WRONG_REPORTS = 0.05
+_WRONG_TYPES = 0.08
+_DAY_US = 86_400e6
+_CUSTOMER, _ANALYST = 1, 2
+
+
+def label_payments(
+    rng: np.random.Generator, event_id: Any, t: Ints, fraud: Ints, suspicious: Floats
+) -> pa.Table:
+    """Label payments (`fraud`: 0 or the kind), sorted by the time the label becomes known.
+
+    `suspicious` weighs which honest payments are reported by mistake; zeros are never.
+    """
+    stolen = np.flatnonzero(fraud)
+    known = t[stolen] + _delay(rng, len(stolen))
+    labeler = rng.choice(3, len(stolen), p=[0.6, 0.25, 0.15])
+
+    mistaken = rng.random(len(stolen)) < _WRONG_TYPES
+    first_kind = np.where(mistaken, (fraud[stolen] - 1 + rng.integers(1, 3, len(stolen))) % 3, fraud[stolen] - 1)
+
+    candidates = np.flatnonzero((fraud == 0) & (suspicious > 0.0))
+    wrongs = min(rng.binomial(len(stolen), _WRONG_REPORTS), len(candidates))
+    weight = suspicious[candidates]
+    honest = rng.choice(candidates, wrongs, replace=False, p=weight / weight.sum()) if wrongs else stolen[:0]
+    reported = t[honest] + _delay(rng, wrongs)
+
+    # Four groups of rows: frauds, corrections of their kind, false reports, withdrawals of those.
+    row = np.concatenate([stolen, stolen[mistaken], honest, honest])
+    corrected = known[mistaken] + _delay(rng, int(mistaken.sum()))
+    at = np.concatenate([known, corrected, reported, reported + _delay(rng, wrongs)])
+    groups = [len(stolen), int(mistaken.sum()), wrongs, wrongs]
+    truth = np.repeat([True, True, True, False], groups)
+    kind = np.concatenate(
+        [first_kind, fraud[stolen[mistaken]] - 1, rng.integers(0, 3, wrongs), np.full(wrongs, -1)]
+    )
+    who = np.concatenate(
+        [
+            labeler,
+            np.full(groups[1], _ANALYST),
+            np.full(wrongs, _CUSTOMER),
+            np.full(wrongs, _ANALYST),
+        ]
+    )
+    order = np.argsort(at, kind="stable")
+    return label_table(
+        payment_id=pc.take(event_id, pa.array(row[order])),
+        at=at[order],
+        is_fraud=truth[order],
+        fraud_type=pc.take(pa.array([*FRAUD_TYPES, None], pa.string()), pa.array(kind[order] % 4)),
+        labeler=pc.take(pa.array(LABELERS), pa.array(who[order])),
+    )
+
+
+def label_table(*, payment_id: Any, at: Ints, is_fraud: Any, fraud_type: Any, labeler: Any) -> pa.Table:
+    """Columns to a LABEL table; the label's id says which payment and when."""
+    label_id = pc.binary_join_element_wise(payment_id, pa.array(at).cast(pa.string()), ":")
+    columns = [label_id, pa.array(at).cast(LABEL.field(1).type), payment_id, is_fraud, fraud_type, labeler]
+    arrays = [pa.array(column) if isinstance(column, np.ndarray) else column for column in columns]
+    return pa.Table.from_arrays(arrays, schema=LABEL)
+
+
+def _delay(rng: np.random.Generator, n: int) -> Ints:
+    """Log-normal, a bit over a day, from an hour to five days."""
+    days = np.clip(_MEDIAN_DELAY_DAYS * np.exp(0.7 * rng.standard_normal(n)), 1 / 24, MAX_DELAY_DAYS)
+    return (days * _DAY_US).astype(np.int64)

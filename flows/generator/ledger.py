@@ -1,0 +1,68 @@
+"""The running balances: one pass over planned payments in time order, in whole cents.
+
+A payment that the balance does not cover never happens: the account is topped up instead, at that moment. So no balance is
+ever negative, money that leaves an account of ours for another arrives there, and what was before is what was after the
+last time.
+"""
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+
+KEPT, TOPPED_UP, DROPPED = 0, 1, 2
+_LEAST_SHARE_CENTS = 1_000
+"""Nobody empties an account for less than this."""
+
+
+@nb.njit(cache=True)  # type: ignore[misc]  # numba's decorators carry no types
+def settle(
+    balance: Any,
+    account: Any,
+    receiver: Any,
+    incoming: Any,
+    by_share: Any,
+    fraud: Any,
+    top_up: Any,
+    cents: Any,
+    before: Any,
+    after: Any,
+    receiver_before: Any,
+    receiver_after: Any,
+    fate: Any,
+) -> None:
+    """Move the money, updating `balance` (int64 cents per account) and filling the arrays from `cents` on.
+
+    `receiver` is the receiving account of ours or -1; `by_share` > 0 asks for that share of the balance of the moment, else
+    `cents` holds the amount; `fate` says KEPT, TOPPED_UP (the row has become a top-up) or DROPPED (nothing happened).
+    """
+    for i in range(len(account)):
+        payer = account[i]
+        money = balance[payer]
+        amount = cents[i]
+        fate[i] = KEPT
+        if incoming[i]:
+            change = amount
+        elif by_share[i] > 0.0:
+            amount = np.int64(money * by_share[i])
+            if amount < _LEAST_SHARE_CENTS:
+                fate[i] = DROPPED
+                continue
+            change = -amount
+        elif amount <= money:
+            change = -amount
+        elif fraud[i]:
+            fate[i] = DROPPED
+            continue
+        else:
+            fate[i] = TOPPED_UP
+            amount = top_up[i]
+            change = amount
+        cents[i] = amount
+        before[i] = money
+        after[i] = money + change
+        balance[payer] = money + change
+        if receiver[i] >= 0 and fate[i] == KEPT:
+            receiver_before[i] = balance[receiver[i]]
+            balance[receiver[i]] += amount
+            receiver_after[i] = balance[receiver[i]]

@@ -1,0 +1,228 @@
+"""A seeded world of accounts and merchants, whose payments can be had for any stretch of time, one after the other.
+
+Habits are functions of the seed; what happens in a stretch of time is a function of the seed and that stretch; balances,
+and thefts half done, are carried from one stretch to the next. So the traffic of today goes on where the history ended.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.errors import DataError
+from feature_repo.schemas.payment import PAYMENT, TIMESTAMP, TYPES
+from flows.generator.accounts import DAY_US, Accounts
+from flows.generator.draws import Floats, Ints
+from flows.generator.frauds import plan_frauds
+from flows.generator.labels import label_payments
+from flows.generator.ledger import DROPPED, TOPPED_UP, settle
+from flows.generator.payments import Span, plan_honest
+from flows.generator.places import Places
+from flows.generator.plan import CHANNELS, NOTHING, Channel, Kind, Plan, concat, empty
+
+CURRENCY = "EUR"
+_LIVE_CHUNK_US = 5_000_000
+_WEEK = np.array([1.0, 0.97, 1.0, 1.03, 1.12, 1.1, 0.78])  # Thursday first: the epoch began on one
+_HONEST, _FRAUD, _LABELS, _WORLD = 1, 2, 3, 4
+
+
+class Events(NamedTuple):
+    """Payments of a stretch of time, sorted by event_timestamp, and every label they will ever get."""
+
+    payments: pa.Table
+    labels: pa.Table
+
+
+class World:
+    """Accounts, merchants and their balances. Not thread-safe: time passes in it."""
+
+    def __init__(
+        self,
+        seed: int = 1,
+        *,
+        accounts: int = 5_000,
+        merchants: int = 500,
+        payments_a_day: float = 7_500.0,
+        fraud_share: float = 0.008,
+    ) -> None:
+        """Draw the world; `fraud_share` is the expected share of fraudulent payments among all."""
+        if accounts < 10 or merchants < 10:
+            raise DataError(
+                f"a world of {accounts} accounts and {merchants} merchants is too small for fraud",
+                todo="ask for at least 10 of each",
+            )
+        self.seed = seed
+        self.payments_a_day = payments_a_day
+        self.fraud_share = fraud_share
+        rng = self._rng(_WORLD, 0)
+        self.places = Places.draw(rng, accounts=accounts, merchants=merchants)
+        self.accounts = Accounts.draw(rng, self.places, seed=seed, payments_a_day=payments_a_day)
+        self.balance = self.accounts.opening_cents(rng)
+        self._carried = empty()
+
+    def payments(self, start: int, end: int) -> Iterator[Events]:
+        """Everything that happens in [start, end), epoch microseconds, a UTC day or part of one at a time."""
+        while start < end:
+            day_end = min((start // DAY_US + 1) * DAY_US, end)
+            share_of_day = (day_end - start) / DAY_US
+            expected = self.payments_a_day * share_of_day * _WEEK[start // DAY_US % 7]
+            incomes = self.places.accounts / 28 * share_of_day
+            run = f"{self.seed:x}.{start:x}"
+            yield self._advance(Span(start, day_end), expected, expected - incomes, run=run, first=0)
+            start = day_end
+
+    def live(
+        self, start: int, *, rate: float, seconds: float | None = None, block_seconds: float = 0.1
+    ) -> Iterator[Events]:
+        """Traffic of `rate` payments a second from `start` on, in blocks of real time, without end if `seconds` is None.
+
+        Blocks follow each other without gaps, some are empty. Nobody sleeps here: publish a block when its time has come.
+        Thefts run faster than in `payments`, minutes become seconds, so that a short live run contains whole ones.
+        """
+        if len(self._carried):
+            # What was half done when the history ended is over, unless live traffic starts right there.
+            self._carried = self._carried.take(self._carried.t >= start)
+        block = max(int(block_seconds * 1e6), 1)
+        chunk = max(_LIVE_CHUNK_US // block, 1) * block
+        stop = None if seconds is None else start + int(seconds * 1e6)
+        run, first = f"{self.seed:x}.live.{start:x}", 0
+        while stop is None or start < stop:
+            end = start + chunk if stop is None else min(start + chunk, stop)
+            expected = rate * (end - start) / 1e6
+            events = self._advance(Span(start, end, real_time=True), expected, expected, run=run, first=first)
+            first += events.payments.num_rows
+            yield from _blocks(events, start, end, block)
+            start = end
+
+    def save(self, folder: Path) -> Path:
+        """Write what another process needs to go on from here, as `world.npz` without pickles."""
+        parameters = {
+            "seed": self.seed,
+            "accounts": self.places.accounts,
+            "merchants": self.places.merchants,
+            "payments_a_day": self.payments_a_day,
+            "fraud_share": self.fraud_share,
+        }
+        carried = {f"carried_{name}": getattr(self._carried, name) for name in Plan.__slots__}
+        path, draft = folder / "world.npz", folder / ".world.npz"
+        with draft.open("wb") as file:
+            np.savez(
+                file,
+                parameters=np.frombuffer(orjson.dumps(parameters), np.uint8),
+                balance=self.balance,
+                **carried,
+            )
+        return draft.rename(path)
+
+    @classmethod
+    def open(cls, folder: Path) -> "World":
+        """The world that `save` left in a folder."""
+        path = folder / "world.npz"
+        if not path.exists():
+            raise DataError("no world to continue", where=path, todo="generate a history there first")
+        with np.load(path, allow_pickle=False) as stored:
+            world = cls(**orjson.loads(stored["parameters"].tobytes()))
+            world.balance = stored["balance"]
+            world._carried = Plan(**{name: stored[f"carried_{name}"] for name in Plan.__slots__})
+        return world
+
+    def _rng(self, purpose: int, start: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, purpose, start])
+
+    def _advance(self, span: Span, expected: float, planned: float, *, run: str, first: int) -> Events:
+        """Plan a span, settle it, and keep for later what was planned beyond its end."""
+        frauds = expected * self.fraud_share
+        honest_rng = self._rng(_HONEST, span.start)
+        honest = max(int(honest_rng.poisson(max(planned - frauds, 0.0))), 0)
+        plan = concat(
+            [
+                self._carried,
+                plan_honest(honest_rng, self.accounts, span, honest),
+                plan_frauds(self._rng(_FRAUD, span.start), self.accounts, span, self.balance, frauds),
+            ]
+        )
+        plan = plan.take(np.argsort(plan.t, kind="stable"))
+        now = int(np.searchsorted(plan.t, span.end))
+        self._carried = plan.take(np.arange(now, len(plan)))
+        return self._settle(plan.take(np.arange(now)), run=run, first=first)
+
+    def _settle(self, plan: Plan, *, run: str, first: int) -> Events:
+        n, places = len(plan), self.places
+        itself = plan.payee == places.account(plan.account)
+        plan.payee = np.where(itself, self.accounts.savings(plan.account), plan.payee)
+        ours = (plan.payee >= places.merchants) & (plan.payee < places.merchants + places.accounts)
+        before, after, fate = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+        receiver_before, receiver_after = np.full(n, NOTHING, np.int64), np.full(n, NOTHING, np.int64)
+        wanted_share = plan.share
+        settle(
+            self.balance,
+            plan.account,
+            np.where(ours, plan.payee - places.merchants, NOTHING),
+            plan.kind == Kind.CASH_IN,
+            plan.share,
+            plan.fraud > 0,
+            np.maximum(self.accounts.income_cents[plan.account] // 4 // 1_000 * 1_000, 2_000),
+            plan.cents,
+            before,
+            after,
+            receiver_before,
+            receiver_after,
+            fate,
+        )
+        topped_up = fate == TOPPED_UP
+        plan.kind = np.where(topped_up, Kind.CASH_IN, plan.kind)
+        plan.payee = np.where(topped_up, self.accounts.employer(plan.account), plan.payee)
+        plan.channel = np.where(topped_up, Channel.APP, plan.channel)
+        happened = np.flatnonzero(fate != DROPPED)
+        plan = plan.take(happened)
+        suspicious = np.where(plan.kind == Kind.CASH_IN, 0.0, 1e-3 + wanted_share[happened])
+        event_id = _ids("p-" + run, first, len(plan))
+        names = pc.take(places.names, pa.array(plan.payee))
+        columns = [
+            event_id,
+            pa.array(plan.t).cast(TIMESTAMP),
+            pc.take(places.account_names, pa.array(plan.account)),
+            names,
+            pc.take(pa.array(TYPES), pa.array(plan.kind)),
+            pa.array(plan.cents / 100.0),
+            pa.repeat(pa.scalar(CURRENCY), len(plan)),
+            pa.array(before[happened] / 100.0),
+            pa.array(after[happened] / 100.0),
+            _money(receiver_before[happened]),
+            _money(receiver_after[happened]),
+            pa.array(plan.latitude, from_pandas=True),
+            pa.array(plan.longitude, from_pandas=True),
+            pc.take(pa.array(CHANNELS), _or_null(plan.channel)),
+            pc.binary_join_element_wise("d-", _or_null(plan.device).cast(pa.string()), ""),
+        ]
+        payments = pa.Table.from_arrays(columns, schema=PAYMENT)
+        rng = self._rng(_LABELS, int(plan.t[0]) if len(plan) else 0)
+        return Events(payments, label_payments(rng, event_id, plan.t, plan.fraud, suspicious))
+
+
+def _ids(prefix: str, first: int, n: int) -> Any:
+    return pc.binary_join_element_wise(prefix, pa.array(np.arange(first, first + n)).cast(pa.string()), "-")
+
+
+def _or_null(codes: Ints) -> Any:
+    return pa.array(codes, mask=codes == NOTHING)
+
+
+def _money(cents: Ints) -> Any:
+    values: Floats = cents / 100.0
+    return pa.array(values, mask=cents == NOTHING)
+
+
+def _blocks(events: Events, start: int, end: int, block: int) -> Iterator[Events]:
+    """Cut events into blocks of `block` microseconds by the payments' times; labels go with their payments."""
+    t = events.payments["event_timestamp"].cast(pa.int64()).to_numpy()
+    cuts = np.searchsorted(t, np.arange(start, end, block)[1:])
+    edges = [0, *cuts.tolist(), len(t)]
+    for low, high in zip(edges, edges[1:], strict=False):
+        payments = events.payments.slice(low, high - low)
+        mine = pc.is_in(events.labels["payment_id"], payments["event_id"].combine_chunks())
+        yield Events(payments, events.labels.filter(mine) if high > low else events.labels.slice(0, 0))
