@@ -1,4 +1,4 @@
-"""One entry per account: its habits, and where it is, what it holds in its hand and where it shops at any time."""
+"""One entry per account: its habits, and where it is, shops and with what device, at any time."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _DEVICE_CODES = 10_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Habits. What changes with time (trips, devices, favourite shops) is a hash of the account and the time."""
+    """Habits. What changes with time (trips, devices, shops) is a hash of the account and the time."""
 
     seed: int
     places: Places
@@ -77,7 +77,7 @@ class Accounts:
         return np.where(away, there, self.home[account]), away
 
     def usual_shop(self, account: Ints, slot: Ints, t: Ints) -> Ints:
-        """Favourite number `slot` of each account at t; favourites are replaced every month to every half year."""
+        """Favourite number `slot` of each account at t; favourites are replaced after one to six months."""
         period = 30.0 + 150.0 * uniform(self.seed, Subject.SLOT, account, slot)
         epoch = np.floor(t / DAY_US / period + uniform(self.seed, Subject.SLOT_EPOCH, account, slot))
         pick = uniform(self.seed, Subject.HOME_MERCHANT, account, slot, epoch)
@@ -85,7 +85,7 @@ class Accounts:
         return np.where(online, self.places.shop_anywhere(pick), self.places.shop(self.home[account], pick))
 
     def device(self, account: Ints, t: Ints, *, card: Bools) -> Ints:
-        """Code of the card or the phone in use at t; phones are replaced once in one to four months, cards rarely."""
+        """Code of the card or the phone in use at t; phones last one to four months, cards eight times that."""
         subject = Subject.DEVICE
         period = 30.0 + 90.0 * uniform(self.seed, subject, account, card.astype(np.int64))
         period = np.where(card, 8.0 * period, period)

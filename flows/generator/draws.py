@@ -1,7 +1,7 @@
-"""Random numbers without memory: habits are hashes of who and when, so any process at any time finds the same ones.
+"""Random numbers without memory: habits are hashes of who and when, the same in every process.
 
-A generator that drew habits from a stream of random numbers would have to replay the stream to continue a world. A
-hash of (seed, subject, account, epoch) needs nothing but its arguments, and works on whole arrays.
+A generator that drew habits from a stream of random numbers would have to replay the stream to continue a
+world. A hash of (seed, subject, account, epoch) needs nothing but its arguments, and works on whole arrays.
 """
 
 from enum import IntEnum
@@ -37,7 +37,7 @@ class Subject(IntEnum):
 
 
 def mix(seed: int, subject: Subject, *parts: Any) -> npt.NDArray[np.uint64]:
-    """Hash integers to 64 uniform bits, element by element (SplitMix64: Steele, Lea, Flood 2014, figure 16)."""
+    """Hash integers to 64 uniform bits, element by element (SplitMix64: Steele, Lea, Flood 2014)."""
     with np.errstate(over="ignore"):
         state = np.asarray(_scramble(np.uint64(seed & (2**64 - 1)) + _GOLDEN * np.uint64(subject)))
         for part in parts:
@@ -47,7 +47,7 @@ def mix(seed: int, subject: Subject, *parts: Any) -> npt.NDArray[np.uint64]:
 
 def uniform(seed: int, subject: Subject, *parts: Any) -> Floats:
     """Hash integers to floats in [0, 1)."""
-    return (mix(seed, subject, *parts) >> np.uint64(11)) * 2.0**-53
+    return (mix(seed, subject, *parts) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def below(limit: int, seed: int, subject: Subject, *parts: Any) -> Ints:

@@ -4,7 +4,8 @@
 2. spread: the whole balance to several accounts within minutes;
 3. drain: the whole balance in one payment to a merchant.
 
-Most, not all, happen far from home, from a new device, at odd hours, and to payees that serve several thieves.
+Most, not all, happen far from home, from a new device, at odd hours, and to payees that serve several
+thieves.
 """
 
 from dataclasses import dataclass
@@ -36,14 +37,18 @@ class _Thefts:
 
     def at(self, episode: Ints) -> "_Thefts":
         return _Thefts(
-            self.account[episode], self.start[episode], self.city[episode], self.own_device[episode], self.pace
+            self.account[episode],
+            self.start[episode],
+            self.city[episode],
+            self.own_device[episode],
+            self.pace,
         )
 
 
 def plan_frauds(
     rng: np.random.Generator, accounts: Accounts, span: Span, balance: Ints, payments: float
 ) -> Plan:
-    """Plan about `payments` fraudulent payments that begin within a span; later stages may lie beyond its end."""
+    """Plan about `payments` fraudulent payments; thefts begin in the span, and may end beyond it."""
     worth = np.sqrt(np.maximum(balance - _LEAST_BALANCE_CENTS, 0).astype(np.float64))
     worth = np.cumsum(worth)
     episodes = int(rng.poisson(payments / _ROWS_AN_EPISODE))

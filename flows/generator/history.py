@@ -1,4 +1,4 @@
-"""A stretch of the past in memory: what happened, what is known about it by its end, and the world to go on with."""
+"""A stretch of the past in memory: what happened, what is known by its end, and the world to go on with."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class History(NamedTuple):
-    """Payments and labels, each sorted by event_timestamp; `pending` labels become known only after the end."""
+    """Payments and labels, each sorted by event_timestamp; `pending` labels become known after the end."""
 
     payments: pa.Table
     labels: pa.Table

@@ -1,7 +1,7 @@
 """One row per statement about a payment, at the instant it becomes known: hours to days after the payment.
 
-Every fraud is reported in the end. Some reports are wrong at first: an honest payment reported by its own payer, or the
-wrong kind of fraud; an analyst corrects them days later, in a row of its own.
+Every fraud is reported in the end. Some reports are wrong at first: an honest payment reported by its own
+payer, or the wrong kind of fraud; an analyst corrects them days later, in a row of its own.
 """
 
 from typing import Any
@@ -34,7 +34,9 @@ def label_payments(
     labeler = rng.choice(3, len(stolen), p=[0.6, 0.25, 0.15])
 
     mistaken = rng.random(len(stolen)) < _WRONG_TYPES
-    first_kind = np.where(mistaken, (fraud[stolen] - 1 + rng.integers(1, 3, len(stolen))) % 3, fraud[stolen] - 1)
+    first_kind = np.where(
+        mistaken, (fraud[stolen] - 1 + rng.integers(1, 3, len(stolen))) % 3, fraud[stolen] - 1
+    )
 
     candidates = np.flatnonzero((fraud == 0) & (suspicious > 0.0))
     wrongs = min(rng.binomial(len(stolen), _WRONG_REPORTS), len(candidates))

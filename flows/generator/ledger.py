@@ -1,8 +1,8 @@
 """The running balances: one pass over planned payments in time order, in whole cents.
 
-A payment that the balance does not cover never happens: the account is topped up instead, at that moment. So no balance is
-ever negative, money that leaves an account of ours for another arrives there, and what was before is what was after the
-last time.
+A payment that the balance does not cover never happens: the account is topped up instead, at that moment.
+So no balance is ever negative, money that leaves an account of ours for another arrives there, and what was
+before is what was after the last time.
 """
 
 from typing import Any
@@ -15,7 +15,11 @@ _LEAST_SHARE_CENTS = 1_000
 """Nobody empties an account for less than this."""
 
 
-@nb.njit(cache=True)  # type: ignore[misc]  # numba's decorators carry no types
+_INTS, _FLAGS, _REALS = nb.int64[::1], nb.boolean[::1], nb.float64[::1]
+
+
+# An explicit signature: compiled once, whatever strides or flags arrive later.
+@nb.njit(nb.void(_INTS, _INTS, _INTS, _FLAGS, _REALS, _FLAGS, *[_INTS] * 7), cache=True)
 def settle(
     balance: Any,
     account: Any,
@@ -33,8 +37,9 @@ def settle(
 ) -> None:
     """Move the money, updating `balance` (int64 cents per account) and filling the arrays from `cents` on.
 
-    `receiver` is the receiving account of ours or -1; `by_share` > 0 asks for that share of the balance of the moment, else
-    `cents` holds the amount; `fate` says KEPT, TOPPED_UP (the row has become a top-up) or DROPPED (nothing happened).
+    `receiver` is the receiving account of ours or -1; `by_share` > 0 asks for that share of the balance of
+    the moment, else `cents` holds the amount; `fate` says KEPT, TOPPED_UP (the row has become a top-up) or
+    DROPPED (nothing happened).
     """
     for i in range(len(account)):
         payer = account[i]

@@ -1,4 +1,4 @@
-"""Planned payments: struct of arrays, one entry per payment that somebody intends to make, not yet settled."""
+"""Planned payments: struct of arrays, one entry per payment somebody intends to make, not yet settled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -56,7 +56,7 @@ class Plan:
         return len(self.t)
 
     def take(self, which: Ints | Bools) -> "Plan":
-        """The chosen payments, by index or mask."""
+        """Choose payments by index or mask."""
         return Plan(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
@@ -66,6 +66,6 @@ def concat(plans: Sequence[Plan]) -> Plan:
 
 
 def empty() -> Plan:
-    """A plan of nothing."""
+    """Make a plan of nothing."""
     kinds: dict[str, npt.DTypeLike] = {"share": np.float64, "latitude": np.float64, "longitude": np.float64}
     return Plan(*(np.zeros(0, kinds.get(field.name, np.int64)) for field in fields(Plan)))

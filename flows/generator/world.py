@@ -1,10 +1,12 @@
-"""A seeded world of accounts and merchants, whose payments can be had for any stretch of time, one after the other.
+"""A seeded world of accounts and merchants, whose payments can be had for one stretch of time after another.
 
-Habits are functions of the seed; what happens in a stretch of time is a function of the seed and that stretch; balances,
-and thefts half done, are carried from one stretch to the next. So the traffic of today goes on where the history ended.
+Habits are functions of the seed; what happens in a stretch of time is a function of the seed and that
+stretch; balances, and thefts half done, are carried from one stretch to the next. So the traffic of today
+goes on where the history ended.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,10 +53,8 @@ class World:
     ) -> None:
         """Draw the world; `fraud_share` is the expected share of fraudulent payments among all."""
         if accounts < 10 or merchants < 10:
-            raise DataError(
-                f"a world of {accounts} accounts and {merchants} merchants is too small for fraud",
-                todo="ask for at least 10 of each",
-            )
+            msg = f"a world of {accounts} accounts and {merchants} merchants is too small for fraud"
+            raise DataError(msg, todo="ask for at least 10 of each")
         self.seed = seed
         self.payments_a_day = payments_a_day
         self.fraud_share = fraud_share
@@ -78,10 +78,11 @@ class World:
     def live(
         self, start: int, *, rate: float, seconds: float | None = None, block_seconds: float = 0.1
     ) -> Iterator[Events]:
-        """Traffic of `rate` payments a second from `start` on, in blocks of real time, without end if `seconds` is None.
+        """Traffic of `rate` payments a second from `start` on, in blocks of real time; no `seconds`, no end.
 
-        Blocks follow each other without gaps, some are empty. Nobody sleeps here: publish a block when its time has come.
-        Thefts run faster than in `payments`, minutes become seconds, so that a short live run contains whole ones.
+        Blocks follow each other without gaps, some are empty. Nobody sleeps here: publish a block when its
+        time has come. Thefts run faster than in `payments`, minutes become seconds, so that a short live
+        run contains whole ones.
         """
         if len(self._carried):
             # What was half done when the history ended is over, unless live traffic starts right there.
@@ -120,10 +121,11 @@ class World:
 
     @classmethod
     def open(cls, folder: Path) -> "World":
-        """The world that `save` left in a folder."""
+        """Take up the world that `save` left in a folder."""
         path = folder / "world.npz"
         if not path.exists():
-            raise DataError("no world to continue", where=path, todo="generate a history there first")
+            msg = "no world to continue"
+            raise DataError(msg, where=path, todo="generate a history there first")
         with np.load(path, allow_pickle=False) as stored:
             world = cls(**orjson.loads(stored["parameters"].tobytes()))
             world.balance = stored["balance"]
@@ -218,11 +220,11 @@ def _money(cents: Ints) -> Any:
 
 
 def _blocks(events: Events, start: int, end: int, block: int) -> Iterator[Events]:
-    """Cut events into blocks of `block` microseconds by the payments' times; labels go with their payments."""
+    """Cut events into blocks of `block` microseconds; labels go with their payments."""
     t = events.payments["event_timestamp"].cast(pa.int64()).to_numpy()
     cuts = np.searchsorted(t, np.arange(start, end, block)[1:])
     edges = [0, *cuts.tolist(), len(t)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         payments = events.payments.slice(low, high - low)
         mine = pc.is_in(events.labels["payment_id"], payments["event_id"].combine_chunks())
         yield Events(payments, events.labels.filter(mine) if high > low else events.labels.slice(0, 0))
