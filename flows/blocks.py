@@ -1,0 +1,135 @@
+"""What travels through a flow: blocks of a few thousand events of one source partition, in arrival order.
+
+An item is never a single event. A block without rows is a heartbeat: it lets every stateful part take part in each
+epoch, so that the last file of the log does not wait for the next event. Dead letters ride along with the block that
+contained them and leave it in one place, after the last step that can reject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Int64s = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
+
+DEAD_LETTER: Final = pa.schema(
+    [
+        pa.field("event_timestamp", TIMESTAMP),  # of the event if it could be read, else when it was accepted
+        pa.field("reason", pa.string()),  # malformed, schema, check, late, future, duplicate
+        pa.field("detail", pa.string()),  # which field, which value, what is wrong with it
+        pa.field("payload", pa.binary()),  # the very bytes; a row of a Parquet file as JSON
+        pa.field("created_timestamp", TIMESTAMP),  # when the bus accepted it; files: as event_timestamp
+        pa.field("source_partition", pa.string()),
+        pa.field("source_offset", pa.int64()),
+    ]
+)
+"""One row per event that was not accepted, as of the time its source accepted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawBlock:
+    """Undecoded events: one payload per offset. `accepted_us` is None where the source has no clock of its own."""
+
+    partition: str
+    offsets: Int64s
+    accepted_us: Int64s | None
+    payloads: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowBlock:
+    """Events that are columnar at their source: row i has offset `first_offset + i`."""
+
+    partition: str
+    first_offset: int
+    rows: pa.RecordBatch
+
+
+SourceBlock = RawBlock | ArrowBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Decoded events (log schema, rows in arrival order), where they came from, and the dead letters found so far."""
+
+    partition: str
+    rows: pa.RecordBatch
+    origin: SourceBlock
+    dead: tuple[pa.RecordBatch, ...] = field(default=())
+
+    def reject(self, bad: Mask, reasons: Sequence[str], details: Sequence[str]) -> Self:
+        """Move the rows of a mask to the dead letters; one reason and one detail for each of them."""
+        rows = self.rows.filter(pa.array(bad))
+        letters = dead_letters(
+            self.partition,
+            offsets=rows["source_offset"],
+            event_timestamps=rows["event_timestamp"],
+            accepted=rows["created_timestamp"],
+            payloads=self.payloads(np.flatnonzero(bad)),
+            reasons=reasons,
+            details=details,
+        )
+        return replace(self, rows=self.rows.filter(pa.array(~bad)), dead=(*self.dead, letters))
+
+    def payloads(self, indices: Int64s | npt.NDArray[np.intp]) -> list[bytes]:
+        """The source's own bytes of some rows."""
+        offsets = self.rows["source_offset"].to_numpy()[indices]
+        if isinstance(self.origin, RawBlock):
+            return [self.origin.payloads[i] for i in np.searchsorted(self.origin.offsets, offsets).tolist()]
+        return [row_as_json(self.origin.rows, int(i)) for i in offsets - self.origin.first_offset]
+
+
+def dead_letters(
+    partition: str,
+    *,
+    offsets: pa.Array,
+    event_timestamps: pa.Array,
+    accepted: pa.Array,
+    payloads: Sequence[bytes],
+    reasons: Sequence[str],
+    details: Sequence[str],
+) -> pa.RecordBatch:
+    """Dead letters of one partition as a record batch of schema `DEAD_LETTER`."""
+    return pa.RecordBatch.from_arrays(
+        [
+            event_timestamps,
+            pa.array(reasons, pa.string()),
+            pa.array([_printable(detail) for detail in details], pa.string()),
+            pa.array(payloads, pa.binary()),
+            accepted,
+            pa.array([partition] * len(payloads), pa.string()),
+            offsets,
+        ],
+        schema=DEAD_LETTER,
+    )
+
+
+def row_as_json(rows: pa.RecordBatch, index: int) -> bytes:
+    """One row of a columnar source as the JSON object a dead letter shows.
+
+    >>> row_as_json(pa.RecordBatch.from_pydict({"a": [1.5], "b": ["x"]}), 0)
+    b'{"a":1.5,"b":"x"}'
+    """
+    import orjson
+
+    row = {}
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        cell = column.slice(index, 1)
+        try:
+            row[name] = cell[0].as_py()
+        except (UnicodeDecodeError, ValueError):
+            row[name] = repr(cell.cast(pa.binary())[0].as_py())
+    return orjson.dumps(row, default=repr)
+
+
+def _printable(text: str) -> str:
+    """A detail is short and can be stored as UTF-8, whatever the value was."""
+    return text.encode("utf-8", "backslashreplace").decode()[:500]

@@ -1,0 +1,58 @@
+"""One process, wired once: settings, logs, metrics, recovery, flow.
+
+`module_flow` is for `flows.payments` and `flows.labels`, which Bytewax's own commands import; `run` is for
+`python -m flows.run` and for runs over files, which call Bytewax themselves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import structlog
+from bytewax.dataflow import Dataflow
+from bytewax.run import cli_main
+
+from flows import logs, metrics, recovery
+from flows.settings import FlowSettings
+
+log = structlog.get_logger(__name__)
+
+_cli_main: Any = cli_main
+
+
+def module_flow(stream: str) -> Dataflow:
+    """The module-level flow of a stream. Under `python -m bytewax.run` also: recovery, guard, metrics."""
+    from flows.pipeline import build, run_name
+    from flows.streams import STREAMS
+
+    settings = FlowSettings()
+    options = recovery.run_options()
+    if options is None:
+        return build(STREAMS[stream], settings)
+    logs.configure(settings.log_format)
+    run = run_name(settings)
+    recovery.begin_again_with_recovery(settings, stream, run)
+    flow = build(STREAMS[stream], settings)
+    config = options.get("recovery_config")
+    if config is not None:
+        recovery.guard(flow, settings, stream, Path(config.db_dir))
+    metrics.serve(settings.metrics_port)
+    log.info("flow.start", stream=stream, run=run, home=str(settings.home), bus=settings.redis_url)
+    return flow
+
+
+def run(stream: str, settings: FlowSettings) -> None:
+    """Run a flow in this process: to the end of its files, or until it is stopped."""
+    from flows.pipeline import build, run_name
+    from flows.streams import STREAMS
+
+    name = run_name(settings)
+    config = recovery.config(settings, stream, name)
+    flow = build(STREAMS[stream], settings)
+    if config is not None:
+        recovery.guard(flow, settings, stream, recovery.folder(settings, stream, name))
+    metrics.serve(settings.metrics_port)
+    log.info("flow.start", stream=stream, run=name, home=str(settings.home), epoch_ms=settings.epoch_ms)
+    _cli_main(flow, epoch_interval=settings.epoch_interval, recovery_config=config)
+    log.info("flow.end", stream=stream, run=name)

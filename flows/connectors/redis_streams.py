@@ -1,0 +1,256 @@
+"""The bus: a Bytewax source over Redis Streams.
+
+Unit of parallelism: the stream partition (`bus:payments:0` reads `millstream:payments:0`). Delivery: exactly once into
+everything that snapshots with the flow; the resume state is the last entry id, no consumer group is involved, so nothing
+is acknowledged to the server and a replay reads the very same entries with the very same accept times.
+
+Nothing is lost silently. The state also counts the entries read since the stream began; the server's own counters
+(XINFO STREAM: entries-added, length) then tell, atomically with a read, whether entries vanished that we never saw:
+trimmed because the flow was down too long, deleted, or gone with the whole server. The flow stops and says so.
+
+While the server is unreachable the source waits, with one log line per change and retries up to 5 s apart.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import redis
+import structlog
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from feature_repo.errors import FlowError
+from flows import metrics
+from flows.blocks import RawBlock
+from flows.settings import FlowSettings
+
+log = structlog.get_logger(__name__)
+
+SEQUENCE_BITS = 20
+_CHECK_EVERY = timedelta(seconds=1)
+_IDLE_POLLS = 100
+_IDLE_FACTOR = 4
+_OUTAGE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+_EMPTY = np.empty(0, np.int64)
+
+
+class BusPosition(NamedTuple):
+    """Resume state of a partition: the last entry read, and how many were read or skipped before it, it included."""
+
+    last_id: str
+    read: int
+
+
+class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]):
+    """All partitions of one kind of event on the bus."""
+
+    def __init__(self, parts: list[str], settings: FlowSettings) -> None:
+        self._parts = parts
+        self._settings = settings
+
+    def list_parts(self) -> list[str]:
+        """Every worker reaches the server, so every worker has access to all partitions."""
+        return self._parts
+
+    def build_part(self, step_id: str, for_part: str, resume_state: tuple[str, int] | None) -> BusPartition:
+        """Begin after the last entry of the durable state, or at the stream's first entry."""
+        del step_id
+        return BusPartition(for_part, resume_state, self._settings)
+
+
+class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
+    """One Redis stream, read forward."""
+
+    def __init__(self, part: str, state: tuple[str, int] | None, settings: FlowSettings) -> None:
+        self._part = part
+        self._stream = part.replace("bus:", "millstream:", 1)
+        self._settings = settings
+        self._client = redis.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=1.0,
+            socket_connect_timeout=1.0,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        self._position = BusPosition(*state) if state is not None else None
+        self._awake: datetime | None = None
+        self._next_check = datetime.min.replace(tzinfo=UTC)
+        self._in_epoch = 0
+        self._heartbeat_due = True
+        self._failures = 0
+        self._idle = 0
+
+    def next_batch(self) -> list[RawBlock]:
+        """At most one block: what has arrived, up to the block size; an empty one once an epoch."""
+        now = datetime.now(UTC)
+        linger = timedelta(milliseconds=self._settings.linger_ms)
+        room = min(self._settings.block_events, self._settings.epoch_events - self._in_epoch)
+        self._awake = now + linger
+        if room <= 0:
+            return []  # the epoch is full; snapshot() opens the next one
+        try:
+            entries = self._read(room, now)
+        except _OUTAGE as error:
+            self._back_off(error, now)
+            return []
+        if self._failures:
+            log.info("bus.back", partition=self._part, failures=self._failures)
+            self._failures = 0
+        if not entries:
+            self._idle += 1
+            if self._idle > _IDLE_POLLS:
+                self._awake = now + linger * _IDLE_FACTOR
+            if not self._heartbeat_due:
+                return []
+            self._heartbeat_due = False
+            return [RawBlock(self._part, _EMPTY, _EMPTY, [])]
+        self._idle = 0
+        self._heartbeat_due = False
+        self._in_epoch += len(entries)
+        if len(entries) == room:
+            self._awake = None  # more is waiting
+        block = self._block(entries)
+        metrics.EVENTS_IN.labels(self._part).inc(len(entries))
+        return [block]
+
+    def next_awake(self) -> datetime | None:
+        """A few milliseconds from now, or at once if the last block was full."""
+        return self._awake
+
+    def snapshot(self) -> tuple[str, int] | None:
+        """The position after the last block emitted (None before the server first answered); opens the next epoch."""
+        self._in_epoch = 0
+        self._heartbeat_due = True
+        return (self._position.last_id, self._position.read) if self._position else None
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._client.close()
+
+    def _read(self, count: int, now: datetime) -> list[Any]:
+        """Entries after the position, as raw replies `[id, [field, value, ...]]`: no dict, no str per event."""
+        if now >= self._next_check or self._position is None:
+            return self._read_checked(count, now)
+        (reply,) = self._call(("XREAD", "COUNT", count, "STREAMS", self._stream, self._position.last_id))
+        return _entries(reply)
+
+    def _call(self, *commands: tuple[str | int, ...]) -> list[Any]:
+        """Raw replies of pipelined commands. A connection that failed half way is dropped: its replies are out of step."""
+        connection: Any = self._client.connection_pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [connection.read_response() for _ in commands]
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            self._client.connection_pool.release(connection)
+
+    def _read_checked(self, count: int, now: datetime) -> list[Any]:
+        """Read, and hold the server's counters of the same instant against ours."""
+        last_id = self._position.last_id if self._position else "0-0"
+        *_, (exists, info, reply) = self._call(
+            ("MULTI",),
+            ("EXISTS", self._stream),
+            ("XINFO", "STREAM", self._stream),
+            ("XREAD", "COUNT", count, "STREAMS", self._stream, last_id),
+            ("EXEC",),
+        )
+        entries = _entries(reply)
+        added, length = 0, 0
+        if exists:
+            facts = dict(zip(info[::2], info[1::2], strict=True))
+            added, length = int(facts[b"entries-added"]), int(facts[b"length"])
+        if self._position is None:
+            self._begin(skipped=added - length)
+        else:
+            # How many entries came before the next one: known exactly once this read reached the end of the stream.
+            before = (
+                added - len(entries) if len(entries) < count else max(added - length, self._position.read)
+            )
+            if before != self._position.read:
+                self._gap(before, added)
+        self._next_check = now + _CHECK_EVERY
+        return entries
+
+    def _begin(self, skipped: int) -> None:
+        if skipped:
+            log.warning("bus.begins_late", partition=self._part, entries_trimmed_before_first_start=skipped)
+        self._position = BusPosition("0-0", skipped)
+
+    def _gap(self, before: int, added: int) -> None:
+        position = self._position
+        assert position is not None
+        missing = before - position.read
+        what = (
+            f"{missing} entries vanished before the flow read them"
+            if missing > 0
+            else f"the stream was emptied or replaced: it counts {added} entries, the flow has read {position.read}"
+        )
+        if self._settings.bus_gap == "stop":
+            raise FlowError(
+                what,
+                where=f"{self._stream}, after entry {position.last_id}",
+                todo=(
+                    "publish them again from their producer if you can; to go on without them, start once with "
+                    "MILLSTREAM_BUS_GAP=accept, and give the bus more room (MAXLEN) than the flow is ever down"
+                ),
+            )
+        log.warning("bus.gap_accepted", partition=self._part, what=what)
+        metrics.EVENTS_LOST.labels(self._part).inc(max(missing, 0))
+        self._position = position._replace(read=before)
+
+    def _block(self, entries: list[Any]) -> RawBlock:
+        ids = [entry[0] for entry in entries]
+        parts = np.fromstring(b" ".join(ids).replace(b"-", b" "), dtype=np.int64, sep=" ").reshape(-1, 2)
+        milliseconds, sequence = parts[:, 0], parts[:, 1]
+        if int(sequence.max()) >> SEQUENCE_BITS:
+            raise FlowError(
+                f"entry id {ids[int(sequence.argmax())]!r} has a sequence number of more than {SEQUENCE_BITS} bits",
+                where=self._stream,
+                todo="let the server give the ids (XADD with *)",
+            )
+        position = self._position
+        assert position is not None
+        self._position = BusPosition(ids[-1].decode(), position.read + len(ids))
+        return RawBlock(
+            partition=self._part,
+            offsets=(milliseconds << SEQUENCE_BITS) | sequence,
+            accepted_us=milliseconds * 1000,
+            payloads=[_payload(entry[1]) for entry in entries],
+        )
+
+    def _back_off(self, error: Exception, now: datetime) -> None:
+        self._failures += 1
+        wait = min(0.1 * 2.0 ** min(self._failures - 1, 10), 5.0)
+        self._awake = now + timedelta(seconds=wait)
+        self._next_check = now  # another server, or an older one, may answer next time
+        metrics.BUS_ERRORS.labels(self._part).inc()
+        if self._failures == 1:
+            log.warning(
+                "bus.unreachable",
+                partition=self._part,
+                error=str(error),
+                todo="the flow waits and tries again; check the server and REDIS_URL",
+            )
+
+
+def _entries(reply: Any) -> list[Any]:
+    """Entries of the one stream of an XREAD reply (None when there are none)."""
+    if isinstance(reply, Exception):
+        raise reply
+    return list(reply[0][1]) if reply else []
+
+
+def _payload(fields: list[bytes] | None) -> bytes:
+    """The value of field `v`; without one, all fields, so that the dead letter shows what came."""
+    if fields and len(fields) == 2 and fields[0] == b"v":
+        return fields[1]
+    for name, value in zip((fields or [])[::2], (fields or [])[1::2], strict=False):
+        if name == b"v":
+            return value
+    return b" ".join(fields or [])

@@ -1,0 +1,191 @@
+"""A sink part that writes each event exactly once into immutable Parquet files, whatever is killed and when.
+
+Bytewax replays everything since the last durable epoch, so a file may only become visible when its epoch is durable,
+and a replay must not write it again. A source leaves epoch e only when e-1 is durable; therefore, at `snapshot()` of
+epoch e, everything staged in an earlier epoch may be published:
+
+    write_batch   buffers
+    snapshot      publishes what earlier snapshots staged (rename), stages this epoch's rows as a file of its own
+                  (write aside, fsync, rename) and returns {seq, pending}: the next number, the file just staged
+    build_part    publishes `pending` again, removes staged files of epochs that never became durable, and refuses
+                  to start when the published files know more than the recovery state does
+
+Files are named `<part>-<seq>.parquet`; staging and published folder are on one file system. Each footer says which
+offsets of which source partition a file holds (`millstream.offsets`), so that a restart opens only what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import structlog
+from bytewax.outputs import StatefulSinkPartition
+
+from feature_repo.errors import LogError
+from flows import metrics
+
+log = structlog.get_logger(__name__)
+
+ROW_GROUP_ROWS: Final = 131_072
+OFFSETS_KEY: Final = b"millstream.offsets"
+
+
+class StagedState(TypedDict):
+    """Resume state of a part: the number of its next file, and the files staged but not yet published."""
+
+    seq: int
+    pending: list[str]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a kind of file is written: published for everyone, staged for the flow alone."""
+
+    stream: str
+    published: Path
+    staging: Path
+
+
+class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
+    """One writer of numbered files. Rows of an epoch go into one file, sorted by event time."""
+
+    def __init__(
+        self,
+        part: str,
+        folders: Folders,
+        schema: pa.Schema,
+        state: StagedState | None,
+        on_write: Callable[[pa.Table], None] = lambda _: None,
+    ) -> None:
+        self._part = part
+        self._folders = folders
+        self._schema = schema
+        self._on_write = on_write
+        self._buffer: list[pa.RecordBatch] = []
+        self._seq = 0 if state is None else state["seq"]
+        self._pending: list[str] = [] if state is None else list(state["pending"])
+        folders.published.mkdir(parents=True, exist_ok=True)
+        folders.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._refuse_what_state_does_not_know(state)
+        self._publish()
+        self._remove_undurable()
+
+    def write_batch(self, values: list[pa.RecordBatch]) -> None:
+        """Buffer rows until the epoch ends."""
+        self._buffer += [rows for rows in values if rows.num_rows]
+
+    def snapshot(self) -> StagedState:
+        """Publish earlier epochs, stage this one."""
+        self._publish()
+        if self._buffer:
+            self._pending = [self._stage()]
+        return {"seq": self._seq, "pending": list(self._pending)}
+
+    def _stage(self) -> str:
+        began = time.perf_counter()
+        table = pa.Table.from_batches(self._buffer, self._schema).combine_chunks()
+        self._buffer = []
+        times = table["event_timestamp"].cast(pa.int64()).fill_null(0).to_numpy()
+        if np.any(times[1:] < times[:-1]):
+            table = table.take(pa.array(np.argsort(times, kind="stable")))
+        self._on_write(table)
+        table = table.replace_schema_metadata({OFFSETS_KEY: json.dumps(offset_ranges(table)).encode()})
+        name = f"{self._part}-{self._seq:010d}.parquet"
+        aside = self._folders.staging / f".{name}.tmp"
+        pq.write_table(table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        _sync(aside)
+        aside.rename(self._folders.staging / name)
+        _sync(self._folders.staging)
+        self._seq += 1
+        metrics.EPOCH_WRITE.labels(self._folders.stream).observe(time.perf_counter() - began)
+        return name
+
+    def _publish(self) -> None:
+        for name in self._pending:
+            target = self._folders.published / name
+            try:
+                (self._folders.staging / name).rename(target)
+            except FileNotFoundError:
+                if not target.exists():
+                    raise LogError(
+                        f"file {name} of a durable epoch is neither staged nor published",
+                        where=self._folders.staging,
+                        todo=(
+                            "put the file back if somebody moved it; else its events are only on the bus: remove "
+                            "the recovery folder, the log and the staging folder together, and start over"
+                        ),
+                    ) from None
+            else:
+                metrics.FILES_PUBLISHED.labels(self._folders.stream).inc()
+        if self._pending:
+            _sync(self._folders.published)
+        self._pending = []
+
+    def _remove_undurable(self) -> None:
+        for path in self._folders.staging.iterdir():
+            if _sequence(self._part, path.name.removeprefix(".").removesuffix(".tmp")) is not None:
+                log.info("log.undurable_removed", file=path.name)
+                path.unlink()
+
+    def _refuse_what_state_does_not_know(self, state: StagedState | None) -> None:
+        beyond = sorted(
+            path.name
+            for path in self._folders.published.glob(f"{self._part}-*.parquet")
+            if (_sequence(self._part, path.name) or 0) >= self._seq or state is None
+        )
+        if beyond:
+            what = "there is no recovery state" if state is None else "the recovery state is older"
+            raise LogError(
+                f"{what}, but files are published ({beyond[0]}, {len(beyond)} in all): going on would write events twice",
+                where=self._folders.published,
+                todo=(
+                    "bring back the recovery folder that belongs to this log; to begin anew, move log, staging, "
+                    "dead letters, checkpoints and recovery away together"
+                ),
+            )
+
+
+def offset_ranges(table: pa.Table) -> dict[str, list[int]]:
+    """First and last source offset per source partition.
+
+    >>> offset_ranges(pa.table({"source_partition": ["a", "b", "a"], "source_offset": [4, 7, 2]}))
+    {'a': [2, 4], 'b': [7, 7]}
+    """
+    grouped = table.select(["source_partition", "source_offset"]).group_by("source_partition")
+    bounds = grouped.aggregate([("source_offset", "min"), ("source_offset", "max")]).to_pylist()
+    return {
+        row["source_partition"]: [row["source_offset_min"], row["source_offset_max"]]
+        for row in sorted(bounds, key=lambda row: str(row["source_partition"]))
+    }
+
+
+def count_reasons(stream: str, table: pa.Table) -> None:
+    """Count dead letters by reason in the metrics."""
+    for row in pc.value_counts(table["reason"]).to_pylist():
+        metrics.DEAD_LETTERS.labels(stream, row["values"]).inc(row["counts"])
+
+
+def _sequence(part: str, name: str) -> int | None:
+    """Number of a file of this part, None for any other file."""
+    found = re.fullmatch(re.escape(part) + r"-(\d+)\.parquet", name)
+    return int(found[1]) if found else None
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""Read back what the flow itself has logged: published files, and staged ones, which count just as much for a restart.
+
+A flow's states are pointers into the log; at a restart they are rebuilt from its rows. A file may move from staging to
+the log while we look, so staging is listed first and a file is opened wherever it is found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_repo.errors import LogError
+from flows.connectors.staged import OFFSETS_KEY, offset_ranges
+from flows.settings import FlowSettings
+from flows.streams import EventStream
+
+_TIMES: Final = pa.timestamp("us", tz="UTC")
+
+
+class LogFile:
+    """One file of the log, wherever it is at the moment."""
+
+    def __init__(self, name: str, folders: Sequence[Path]) -> None:
+        self.name = name
+        self._folders = folders
+        self._metadata: pq.FileMetaData | None = None
+
+    def read(self, columns: list[str], predicate: pc.Expression | None = None) -> pa.Table:
+        """Some columns of the rows a predicate picks."""
+        return pq.read_table(self._path(), columns=columns, filters=predicate)
+
+    def offsets(self) -> dict[str, list[int]]:
+        """First and last offset per source partition, from the footer (files of other writers are read instead)."""
+        stored = (self._footer().metadata or {}).get(OFFSETS_KEY)
+        if stored is None:
+            return offset_ranges(self.read(["source_partition", "source_offset"]))
+        ranges: dict[str, list[int]] = json.loads(stored)
+        return ranges
+
+    def newest_us(self) -> int:
+        """Highest event time in the file; files are sorted by it."""
+        footer = self._footer()
+        if not footer.num_rows:
+            return -(2**63)
+        column = footer.schema.to_arrow_schema().get_field_index("event_timestamp")
+        last = footer.row_group(footer.num_row_groups - 1).column(column).statistics
+        return int(pa.scalar(last.max, _TIMES).value)
+
+    def _footer(self) -> pq.FileMetaData:
+        if self._metadata is None:
+            self._metadata = pq.read_metadata(self._path())
+        return self._metadata
+
+    def _path(self) -> Path:
+        for _ in range(2):  # twice: it may move from staging to the log between two looks
+            for folder in self._folders:
+                if (folder / self.name).exists():
+                    return folder / self.name
+        raise LogError(
+            "a file of the log vanished while it was read", where=self.name, todo="start the flow again"
+        )
+
+
+def log_files(stream: EventStream, settings: FlowSettings, part: str = "") -> list[LogFile]:
+    """Files of a stream's log, published or staged, by name; of one log part if it is given."""
+    staging, published = stream.staging_folder(settings), stream.log_folder(settings)
+    pattern = f"{part}-*.parquet" if part else "*.parquet"
+    names = {path.name for folder in (staging, published) if folder.is_dir() for path in folder.glob(pattern)}
+    return [LogFile(name, (published, staging)) for name in sorted(names) if not name.startswith(".")]
+
+
+def recent_rows(
+    stream: EventStream, settings: FlowSettings, part: str, partition: str, *, since_us: int, last_offset: int
+) -> Iterator[pa.Table]:
+    """Ids and times of a partition's logged events from an event time on, up to an offset; newest files first.
+
+    Goes back only as far as needed: a row is never further than the lateness behind the watermark of its time, so once
+    a file's own rows of the partition end a lateness before `since_us`, no older file can hold a wanted one.
+    """
+    predicate = (
+        (pc.field("source_partition") == partition)
+        & (pc.field("source_offset") <= last_offset)
+        & (pc.field("event_timestamp") >= pa.scalar(since_us, pa.int64()).cast(_TIMES))
+    )
+    for file in reversed(log_files(stream, settings, part)):
+        if partition not in file.offsets():
+            continue
+        yield file.read([stream.id_column, "event_timestamp"], predicate)
+        if file.newest_us() < since_us - settings.lateness_us:
+            return

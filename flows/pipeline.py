@@ -1,0 +1,71 @@
+"""The flow of one kind of event, wired from its steps: the only place where parts are put together.
+
+Bus and files differ in the source and in their names (`run`): `bus` for the one flow that reads the bus, and
+`files-<fingerprint>` for a run over certain files, which has its own log part and its own recovery state, so that
+reading the same files again continues, or adds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import bytewax.operators as op
+import pyarrow as pa
+from bytewax.dataflow import Dataflow, Stream
+from bytewax.inputs import FixedPartitionedSource
+
+from feature_repo.settings import PROJECT_ROOT
+from flows.blocks import DEAD_LETTER, Events
+from flows.connectors.dead_letters import DeadLetterGauge, DeadLetterSink
+from flows.connectors.files import FileSource
+from flows.connectors.log_sink import LogSink
+from flows.connectors.redis_streams import RedisStreamSource
+from flows.settings import FlowSettings
+from flows.steps.admit import admission
+from flows.steps.check import Checker, load_suite
+from flows.steps.decode import Decoder
+from flows.streams import EventStream
+
+SUITES: Final = PROJECT_ROOT / "feature_repo" / "expectations"
+_NO_LETTERS: Final = pa.RecordBatch.from_pylist([], schema=DEAD_LETTER)
+
+
+def run_name(settings: FlowSettings) -> str:
+    """`bus`, or a name that belongs to exactly the files of the settings."""
+    if not settings.files:
+        return "bus"
+    parts = sorted(FileSource(settings.files, settings).paths)
+    return f"files-{hashlib.blake2b(chr(10).join(parts).encode(), digest_size=6).hexdigest()}"
+
+
+def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
+    """The dataflow of a stream, from the source the settings choose to the log, the dead letters and the online store."""
+    run = run_name(settings)
+    source: FixedPartitionedSource[Any, Any]
+    if settings.files:
+        source = FileSource(settings.files, settings)
+    else:
+        source = RedisStreamSource(stream.bus_parts(settings), settings)
+    checker = Checker(load_suite(SUITES / f"{stream.name}.json", stream.schema))
+    limit = DeadLetterGauge(settings.dead_letter_limit, stream)
+
+    flow = Dataflow(stream.name)
+    blocks: Stream[Any] = op.input("source", flow, source)  # RawBlock | ArrowBlock
+    decoded = op.map("decode", blocks, Decoder(stream))  # Events: rows and dead letters
+    checked = op.map("check", decoded, checker)  # Events
+    keyed = op.key_on("by_partition", checked, lambda events: events.partition)  # (partition, Events)
+    admitted = op.stateful_batch("admit", keyed, admission(stream, settings, run))  # (partition, Events)
+    passed = op.map_value("limit", admitted, limit)  # (partition, Events)
+
+    letters = op.flat_map_value("rejected", passed, _letters)  # (partition, RecordBatch of dead letters)
+    op.output("dead_letters", letters, DeadLetterSink(run, stream, settings))
+
+    accepted = op.map_value("accepted", passed, lambda events: events.rows)  # (partition, RecordBatch)
+    op.output("log", accepted, LogSink(run, stream, settings))
+    return flow
+
+
+def _letters(events: Events) -> tuple[pa.RecordBatch, ...]:
+    """Dead letters of a block; an empty batch keeps the sink's epochs going."""
+    return events.dead or (_NO_LETTERS,)

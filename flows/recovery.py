@@ -1,0 +1,146 @@
+"""Recovery is on by default: where a flow's durable state lives, and how `python -m bytewax.run` comes to use it.
+
+`bytewax.run` reads its command line before it imports the flow, so a flow cannot hand it a recovery folder any more.
+What it can do, and does, is begin again properly: `begin_again_with_recovery` replaces the process (same pid) by the
+very same command with Bytewax's own environment variables set (`BYTEWAX_RECOVERY_DIRECTORY`, `..._SNAPSHOT_INTERVAL`,
+`..._BACKUP_INTERVAL`), before anything heavy is imported, and says so in one log line. Whoever passes `-r`, or sets
+`MILLSTREAM_RECOVERY=off`, is left alone. `python -m flows.run` needs no such step.
+
+Beside the recovery partitions lies a fingerprint of the step ids. Bytewax would silently orphan the state of a renamed
+step, and with it lose or double events; we refuse to start instead. A lock keeps a second flow off the same home.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from bytewax import recovery as bytewax_recovery
+from bytewax.dataflow import Dataflow
+
+from feature_repo.errors import RecoveryError
+from flows.settings import FlowSettings
+
+log = structlog.get_logger(__name__)
+
+FINGERPRINT: Final = "steps.json"
+_held_locks: list[int] = []
+_init_db_dir: Any = bytewax_recovery.init_db_dir
+_RecoveryConfig: Any = bytewax_recovery.RecoveryConfig
+
+
+def folder(settings: FlowSettings, stream: str, run: str) -> Path:
+    """Recovery folder of a stream's flow: `run` tells the bus flow from runs over files."""
+    return settings.recovery / f"{stream}-{run}"
+
+
+def prepare(path: Path, partitions: int) -> Path:
+    """Create the recovery partitions (mode 0700: snapshots are pickles, whoever can write there runs code)."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not any(path.glob("part-*.sqlite3")):
+        path.mkdir(exist_ok=True, mode=0o700)
+        _init_db_dir(path, partitions)
+    path.chmod(0o700)
+    return path
+
+
+def run_options() -> dict[str, Any] | None:
+    """The options of `python -m bytewax.run` if that is what this process is, else None."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is None or spec.name != "bytewax.run":
+        return None
+    options: dict[str, Any] = getattr(main, "kwargs", {})
+    return options
+
+
+def begin_again_with_recovery(settings: FlowSettings, stream: str, run: str) -> None:
+    """Under a plain `python -m bytewax.run`, replace this process by the same command with recovery; else return."""
+    options = run_options()
+    if options is None or options.get("recovery_config") is not None:
+        return
+    if settings.recovery_mode == "off":
+        log.warning(
+            "recovery.off", todo="nothing is remembered; unset MILLSTREAM_RECOVERY to continue after restarts"
+        )
+        return
+    path = prepare(folder(settings, stream, run), settings.recovery_partitions)
+    seconds = max(round(settings.epoch_ms / 1000), 1)
+    log.info(
+        "recovery.on",
+        folder=str(path),
+        epoch_seconds=seconds,
+        by="running this command again with recovery set",
+    )
+    os.environ["BYTEWAX_RECOVERY_DIRECTORY"] = str(path)
+    os.environ["BYTEWAX_SNAPSHOT_INTERVAL"] = str(seconds)
+    os.environ["BYTEWAX_RECOVERY_BACKUP_INTERVAL"] = "0"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def config(settings: FlowSettings, stream: str, run: str) -> Any:
+    """A `RecoveryConfig` for `cli_main`, None if it is switched off."""
+    if settings.recovery_mode == "off":
+        return None
+    path = prepare(folder(settings, stream, run), settings.recovery_partitions)
+    return _RecoveryConfig(str(path), timedelta(0))
+
+
+def guard(flow: Dataflow, settings: FlowSettings, stream: str, path: Path) -> None:
+    """Refuse to run a flow of another shape on this recovery folder, or a second flow on this home."""
+    _lock(settings.recovery / f"{stream}.lock")
+    steps = step_ids(flow)
+    stored = path / FINGERPRINT
+    if stored.exists():
+        known: list[str] = json.loads(stored.read_text(encoding="utf-8"))["steps"]
+        if known != steps:
+            gone, new = sorted(set(known) - set(steps)), sorted(set(steps) - set(known))
+            raise RecoveryError(
+                f"the flow has other steps than its recovery state (gone: {gone or 'none'}; new: {new or 'none'})",
+                where=path,
+                todo=(
+                    "run the version that wrote it; or let that version finish reading the bus, then move recovery, "
+                    "log, staging, dead letters and checkpoints away together and read everything again"
+                ),
+            )
+        return
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = stored.with_suffix(".tmp")
+    aside.write_text(json.dumps({"steps": steps}, indent=1) + "\n", encoding="utf-8")
+    aside.rename(stored)
+
+
+def step_ids(flow: Dataflow) -> list[str]:
+    """Full ids of all steps, inner ones too, sorted."""
+    found, todo = [], list(flow.substeps)
+    while todo:
+        step = todo.pop()
+        found.append(step.step_id)
+        todo += step.substeps
+    return sorted(found)
+
+
+def _lock(path: Path) -> None:
+    options = run_options() or {}
+    if options.get("process_id"):  # process 0 of a cluster holds the lock for all of them
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RecoveryError(
+            "another flow process of this stream works in the same home",
+            where=path,
+            todo="stop it first, or set MILLSTREAM_HOME to another folder",
+        ) from None
+    _held_locks.append(descriptor)  # until the process ends

@@ -1,0 +1,137 @@
+"""Everything an operator can set about a flow, as one frozen object per process (`MILLSTREAM_...` variables).
+
+Made once, at the edge of a process (`flows.payments`, `flows.run`, `flows.backfill_files`), and passed on from there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from feature_repo.settings import RepoSettings
+
+
+class FlowSettings(RepoSettings):
+    """Settings of the dataflows; folders and addresses come from `RepoSettings`.
+
+    >>> FlowSettings(source_files="/data/a.parquet:/data/b.parquet").files[1].name
+    'b.parquet'
+    """
+
+    source_files: str = Field(
+        default="",
+        description="Read these files (separated like PATH) to their end instead of the bus: backfill is the same flow",
+    )
+    bus_partitions: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        description="Number of `millstream:payments:{p}` streams; producers must agree",
+    )
+    bus_gap: Literal["stop", "accept"] = Field(
+        default="stop",
+        description="What to do when the bus no longer has entries the flow has not read: stop, or accept the loss",
+    )
+    block_events: int = Field(
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="Most events in one block from the bus or a JSON-lines file",
+    )
+    file_block_events: int = Field(
+        default=32_768, ge=1, le=1_000_000, description="Most events in one block from a Parquet file"
+    )
+    linger_ms: float = Field(
+        default=5.0,
+        ge=0.5,
+        le=1000,
+        description="How long events wait on the bus for company before they are read",
+    )
+    epoch_ms: int = Field(
+        default=1000,
+        ge=50,
+        le=60_000,
+        description="Length of an epoch: what a crash replays (whole seconds under python -m bytewax.run)",
+    )
+    epoch_events: int = Field(
+        default=250_000,
+        ge=1,
+        description="Most events one source partition emits in an epoch; bounds the memory of one file of the log",
+    )
+    lateness_seconds: float = Field(
+        default=600.0,
+        ge=0,
+        description="An event further than this behind its partition's watermark is a dead letter `late`",
+    )
+    ahead_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        description="An event further than this ahead of its accept time is a dead letter `future` (bus only)",
+    )
+    dead_letter_limit: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Stop when more than this share of at least 10,000 events became dead letters; 1 never stops",
+    )
+    recovery_mode: Literal["on", "off"] = Field(
+        default="on",
+        validation_alias="MILLSTREAM_RECOVERY",
+        description="`off` remembers nothing: for a throw-away home only, the log refuses a second start",
+    )
+    recovery_partitions: int = Field(
+        default=16,
+        ge=1,
+        description="Recovery partitions of a new store; resuming one large partition is slow",
+    )
+    key_shards: int = Field(
+        default=16,
+        ge=1,
+        le=99,
+        description="Fold parts per entity, keyed 00, 01, ...; the most workers that help",
+    )
+    checkpoint_seconds: float = Field(
+        default=30.0, gt=0, description="How often a fold part writes its states to a checkpoint file"
+    )
+    checkpoint_events: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="A checkpoint is also written after so many events of a fold part",
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65_535, description="Serve Prometheus metrics at this loopback port; 0 does not"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto",
+        description="Form of the process's own log lines; auto is text on a terminal, else JSON",
+    )
+
+    @staticmethod
+    def join_files(paths: Iterable[Path]) -> str:
+        """Paths as one value of `source_files`."""
+        return os.pathsep.join(str(path) for path in paths)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files to read instead of the bus, if any."""
+        return tuple(Path(part).resolve() for part in self.source_files.split(os.pathsep) if part)
+
+    @property
+    def epoch_interval(self) -> timedelta:
+        """Length of an epoch."""
+        return timedelta(milliseconds=self.epoch_ms)
+
+    @property
+    def lateness_us(self) -> int:
+        """Lateness in microseconds."""
+        return round(self.lateness_seconds * 1_000_000)
+
+    @property
+    def ahead_us(self) -> int:
+        """How far ahead of its accept time an event may lie, in microseconds."""
+        return round(self.ahead_seconds * 1_000_000)

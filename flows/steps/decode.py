@@ -1,0 +1,254 @@
+"""Bytes into columns: one record batch per block, in the log's schema; what is no event becomes a dead letter.
+
+One record may hold anything and never spoils its neighbours: each is decoded by itself, strictly (a string is no
+number, NaN is no JSON), by a msgspec struct made from the Arrow schema. A block with no bad record takes no
+per-record Python beyond that one call.
+
+Measured on blocks of 4,096 payments of 340 bytes, us of CPU per event: this module 1.9; `pyarrow.json.read_json` with
+an explicit schema 3.2 to 3.5, and it cannot tell which record was the bad one; msgspec structs turned into columns by
+`zip` 3.9. For a single event: 0.12 ms against 0.22 ms.
+
+Blocks that are columnar at their source are cast to the schema instead: a file's column has one type, so a wrong type
+is an error of the file, while each row's value obeys the same rules (valid UTF-8; NaN counts as null).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.errors import SchemaError
+from flows.blocks import TIMESTAMP, ArrowBlock, Events, RawBlock, SourceBlock, dead_letters
+from flows.streams import EventStream
+
+MALFORMED = "malformed"
+"""Reason of what is not a JSON object in UTF-8."""
+SCHEMA = "schema"
+"""Reason of a JSON object with a missing field, or a value of the wrong type."""
+
+EARLIEST_US = 0
+LATEST_US = 9_214_646_400_000_000
+"""Event times from 1970 up to 2262: pandas, and with it Feast, counts nanoseconds in 64 bits and ends there."""
+
+_PYTHON_TYPES: dict[pa.DataType, Any] = {
+    pa.string(): str,
+    pa.float64(): float,
+    pa.bool_(): bool,
+    pa.int64(): int,
+    TIMESTAMP: str,  # cast in bulk: 0.03 us each, against 0.5 us through datetime objects
+}
+
+
+class Decoder:
+    """Decodes the blocks of one stream; call it with a block."""
+
+    def __init__(self, stream: EventStream) -> None:
+        self._stream = stream
+        required = [(n, _PYTHON_TYPES[stream.schema.field(n).type]) for n in stream.required]
+        optional = [
+            (f.name, _PYTHON_TYPES[f.type] | None, None)
+            for f in stream.schema
+            if f.name not in stream.required
+        ]
+        struct = msgspec.defstruct(stream.name, [*required, *optional], kw_only=True, gc=False)
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct).decode
+        self._columns = [
+            (operator.attrgetter(f.name), pa.string() if f.type == TIMESTAMP else f.type)
+            for f in stream.schema
+        ]
+
+    def __call__(self, block: SourceBlock) -> Events:
+        """Columns of a block, and the dead letters it contained."""
+        if isinstance(block, ArrowBlock):
+            return self._cast(block)
+        return self._parse(block)
+
+    def _parse(self, block: RawBlock) -> Events:
+        failures: list[tuple[int, str, str]] = []
+        decode = self._decode
+        try:
+            records = [decode(payload) for payload in block.payloads]
+        except Exception:  # noqa: BLE001  RecursionError and friends: whatever a record does, it is that record's fault
+            records = self._parse_each(block.payloads, failures)
+        arrays = [pa.array(list(map(get, records)), kind) for get, kind in self._columns]
+        kept = np.delete(np.arange(len(block.payloads)), [index for index, _, _ in failures])
+        time_at = self._stream.schema.get_field_index("event_timestamp")
+        times, bad_times = _timestamps(arrays[time_at])
+        if bad_times.size:
+            texts = arrays[time_at]
+            failures += [
+                (
+                    int(kept[i]),
+                    SCHEMA,
+                    f"event_timestamp: {texts[int(i)].as_py()!r} is no RFC 3339 time with a zone",
+                )
+                for i in bad_times
+            ]
+            good = np.delete(np.arange(len(kept)), bad_times)
+            arrays = [column.take(pa.array(good)) for column in arrays]
+            times, kept = times.take(pa.array(good)), kept[good]
+        arrays[time_at] = times
+        offsets = block.offsets[kept]
+        created = times if block.accepted_us is None else pa.array(block.accepted_us[kept]).cast(TIMESTAMP)
+        events = Events(
+            partition=block.partition,
+            rows=self._batch(block.partition, arrays, created, offsets),
+            origin=block,
+            dead=self._letters(block, sorted(failures)),
+        )
+        return _reject_unreadable_times(events)
+
+    def _parse_each(self, payloads: Sequence[bytes], failures: list[tuple[int, str, str]]) -> list[Any]:
+        """One by one, each failure with its reason."""
+        records = []
+        for index, payload in enumerate(payloads):
+            try:
+                records.append(self._decode(payload))
+            except msgspec.ValidationError as error:
+                failures.append((index, SCHEMA, f"{error}{_value_of(payload, str(error))}"))
+            except Exception as error:  # noqa: BLE001  as above
+                failures.append((index, MALFORMED, f"{type(error).__name__}: {error}"))
+        return records
+
+    def _letters(self, block: RawBlock, failures: list[tuple[int, str, str]]) -> tuple[pa.RecordBatch, ...]:
+        if not failures:
+            return ()
+        indices = np.array([index for index, _, _ in failures])
+        if block.accepted_us is None:
+            accepted = pa.nulls(len(indices), TIMESTAMP)
+        else:
+            accepted = pa.array(block.accepted_us[indices]).cast(TIMESTAMP)
+        return (
+            dead_letters(
+                block.partition,
+                offsets=pa.array(block.offsets[indices]),
+                event_timestamps=accepted,
+                accepted=accepted,
+                payloads=[block.payloads[i] for i in indices.tolist()],
+                reasons=[reason for _, reason, _ in failures],
+                details=[detail for _, _, detail in failures],
+            ),
+        )
+
+    def _cast(self, block: ArrowBlock) -> Events:
+        """A file's own columns in our types; columns it does not have are null, columns we do not know are left out."""
+        rows, names = block.rows, set(block.rows.schema.names)
+        absent = [name for name in self._stream.required if name not in names]
+        if absent:
+            raise SchemaError(
+                f"the file has no column {', '.join(absent)}",
+                where=block.partition,
+                todo="see feature_repo/schemas for the columns, or bring the file in with a mapping (flows.bring)",
+            )
+        arrays = [
+            _cast_column(rows[f.name], f, block.partition)
+            if f.name in names
+            else pa.nulls(rows.num_rows, f.type)
+            for f in self._stream.schema
+        ]
+        times = arrays[self._stream.schema.get_field_index("event_timestamp")]
+        created = times
+        if "created_timestamp" in names:
+            field = self._stream.log_schema.field("created_timestamp")
+            created = pc.coalesce(_cast_column(rows["created_timestamp"], field, block.partition), times)
+        offsets = np.arange(block.first_offset, block.first_offset + rows.num_rows)
+        events = Events(block.partition, self._batch(block.partition, arrays, created, offsets), origin=block)
+        return _reject_unreadable_times(_reject_bad_text(events))
+
+    def _batch(
+        self, partition: str, arrays: list[pa.Array], created: pa.Array, offsets: np.typing.NDArray[np.int64]
+    ) -> pa.RecordBatch:
+        partitions = pa.repeat(pa.scalar(partition, pa.string()), len(offsets))
+        return pa.RecordBatch.from_arrays(
+            [*arrays, created, partitions, pa.array(offsets)], schema=self._stream.log_schema
+        )
+
+
+def _timestamps(texts: pa.Array) -> tuple[pa.Array, np.typing.NDArray[np.intp]]:
+    """RFC 3339 texts as timestamps, and the positions of those that are none (null there)."""
+    try:
+        return texts.cast(TIMESTAMP), np.empty(0, np.intp)
+    except pa.ArrowInvalid:
+        values = [_timestamp(text) for text in texts.to_pylist()]
+    return pa.array(values, pa.int64()).cast(TIMESTAMP), np.array(
+        [i for i, v in enumerate(values) if v is None]
+    )
+
+
+def _timestamp(text: str) -> int | None:
+    """One text as microseconds, by the very rules of the bulk cast."""
+    try:
+        value: int = pa.scalar(text).cast(TIMESTAMP).value
+    except pa.ArrowInvalid:
+        return None
+    return value
+
+
+def _value_of(payload: bytes, message: str) -> str:
+    """The value a validation message is about, for the person who reads the dead letter."""
+    _, found, path = message.partition("`$.")
+    if not found:
+        return ""
+    try:
+        return f" (value {msgspec.json.decode(payload)[path.strip('`')]!r})"
+    except Exception:  # noqa: BLE001  a nicety must not fail
+        return ""
+
+
+def _cast_column(column: pa.Array, field: pa.Field, where: str) -> pa.Array:
+    kind = column.type
+    if isinstance(kind, pa.DictionaryType):
+        column, kind = column.dictionary_decode(), kind.value_type
+    fits = {
+        pa.string(): pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind),
+        pa.float64(): pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind),
+        pa.bool_(): pa.types.is_boolean(kind),
+        TIMESTAMP: pa.types.is_timestamp(kind) and kind.tz is not None,
+    }
+    if not (fits.get(field.type, False) or pa.types.is_null(kind)):
+        raise SchemaError(
+            f"column {field.name} is {kind}, not {field.type}",
+            where=where,
+            todo="write it with that type, or bring the file in with a mapping (flows.bring)",
+        )
+    cast = column.cast(field.type, safe=False)  # nanoseconds are cut to microseconds
+    if field.type == pa.float64() and pc.any(pc.is_nan(cast)).as_py():
+        cast = pc.if_else(pc.is_nan(cast), pa.scalar(None, pa.float64()), cast)
+    return cast
+
+
+def _reject_unreadable_times(events: Events) -> Events:
+    """A time that pandas cannot hold would break every later reader of the log."""
+    bad = np.zeros(events.rows.num_rows, bool)
+    for name in ("event_timestamp", "created_timestamp"):
+        times = events.rows[name].cast(pa.int64()).fill_null(EARLIEST_US).to_numpy()
+        bad |= (times < EARLIEST_US) | (times >= LATEST_US)
+    if not bad.any():
+        return events
+    count = int(bad.sum())
+    detail = "event_timestamp: a time before 1970 or after 2261 cannot be kept"
+    return events.reject(bad, [SCHEMA] * count, [detail] * count)
+
+
+def _reject_bad_text(events: Events) -> Events:
+    """Parquet does not promise that its strings are UTF-8; a row that is not would break every reader of the log."""
+    try:
+        events.rows.validate(full=True)
+    except pa.ArrowInvalid:
+        bad = np.zeros(events.rows.num_rows, bool)
+        for row in range(events.rows.num_rows):
+            try:
+                events.rows.slice(row, 1).validate(full=True)
+            except pa.ArrowInvalid:
+                bad[row] = True
+        count = int(bad.sum())
+        return events.reject(bad, [MALFORMED] * count, ["a text of the row is not valid UTF-8"] * count)
+    return events

@@ -1,0 +1,44 @@
+"""The streams of events the flows know: what identifies an event, which columns it has, where it lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from feature_repo.schemas.label import LABEL, LABEL_LOG
+from feature_repo.schemas.label import REQUIRED as LABEL_REQUIRED
+from feature_repo.schemas.payment import PAYMENT, PAYMENT_LOG
+from feature_repo.schemas.payment import REQUIRED as PAYMENT_REQUIRED
+from flows.settings import FlowSettings
+
+
+@dataclass(frozen=True)
+class EventStream:
+    """A kind of event with a log of its own."""
+
+    name: str
+    schema: pa.Schema
+    log_schema: pa.Schema
+    required: tuple[str, ...]
+    id_column: str
+
+    def bus_parts(self, settings: FlowSettings) -> list[str]:
+        """Source partitions on the bus; `bus:payments:0` is the Redis stream `millstream:payments:0`."""
+        count = settings.bus_partitions if self.name == "payments" else 1
+        return [f"bus:{self.name}:{p}" for p in range(count)]
+
+    def log_folder(self, settings: FlowSettings) -> Path:
+        """Published files of the log."""
+        return settings.log_dir / self.name
+
+    def staging_folder(self, settings: FlowSettings) -> Path:
+        """Files of the log that belong to an epoch not yet durable."""
+        return settings.staging / self.name
+
+
+PAYMENTS: Final = EventStream("payments", PAYMENT, PAYMENT_LOG, PAYMENT_REQUIRED, "event_id")
+LABELS: Final = EventStream("labels", LABEL, LABEL_LOG, LABEL_REQUIRED, "label_id")
+STREAMS: Final = {stream.name: stream for stream in (PAYMENTS, LABELS)}
