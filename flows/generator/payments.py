@@ -26,7 +26,7 @@ _KIND_WEIGHT = np.cumsum([0.80, 0.075, 0.055, 0.02, 0.05])
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of time to plan for; in real time (live) people act now, not at the hours they are used to."""
+    """A stretch of time to plan for; in real time people act now, not at their usual hours."""
 
     start: int
     end: int

@@ -37,7 +37,7 @@ class Places:
         cities = int(np.clip(merchants // 12, 1, 40))
         weight = 1.0 / np.arange(1, cities + 1) ** 0.8
         merchant_city = rng.choice(cities, merchants, p=weight / weight.sum())
-        popularity: Floats = 1.0 / (1.0 + rng.permutation(merchants)) ** 0.9
+        popularity = ((1.0 + rng.permutation(merchants)) ** -0.9).astype(np.float64)
         everywhere = _by_popularity(np.arange(merchants), popularity, _CUSTOMERS_OF_ALL)
         of_city = [
             # A city without shops sends people on.
