@@ -1,0 +1,180 @@
+"""One row per payment, as of its event time: the feature service's columns in their order, as one float32 matrix.
+
+NaN is missing. float32 is what XGBoost and the ONNX runtime compute with, so the model is trained on exactly the values
+it will be asked about. The feature store is asked for payments only: it never sees a label.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.errors import DataError, DefinitionError, SchemaError
+from feature_repo.windows.spec import is_windowed, view_spec
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+NUMERIC: Final = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL"})
+"""Feast value types that are numbers to a model."""
+
+ZERO_WHEN_EMPTY: Final = frozenset({"count", "count_distinct", "sum"})
+"""Aggregations that are 0, not null, over an empty window."""
+
+NON_NEGATIVE: Final = frozenset(
+    {"count", "count_distinct", "std", "var", "seconds_since_last", "mean_hop_count"}
+)
+"""Aggregations that cannot be negative, whatever they aggregate."""
+
+NON_NEGATIVE_COLUMNS: Final = frozenset({"amount"})
+"""Columns of which no aggregation can be negative."""
+
+Matrix = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A column of the model: name, Feast value type (such as INT64), and what its meaning says about its values."""
+
+    name: str
+    kind: str
+    view: str = ""
+    never_null: bool = False
+    at_least: float | None = None
+
+
+class FeatureSource(Protocol):
+    """Where a training run gets its features from, and how serving is to read the same ones."""
+
+    service: str
+    features: Sequence[Feature]
+
+    def fetch(self, payments: pa.Table) -> pa.Table:
+        """Columns event_id and all features, one row per payment, in any order."""
+        ...
+
+    def save_plan(self, path: Path) -> None:
+        """Write the compiled reading plan the scorer starts from."""
+        ...
+
+
+class FeastSource:
+    """The feature service of a Feast repository, read through the store named in its feature_store.yaml."""
+
+    def __init__(self, store: "FeatureStore", service: str) -> None:
+        """Read the service's columns from the registry; refuses a column that is not a number."""
+        self._store = store
+        self._service: Any = store.get_feature_service(service)
+        self.service = service
+        self.features: Sequence[Feature] = tuple(
+            feature
+            for projection in self._service.feature_view_projections
+            for feature in _described(store, projection)
+        )
+        check_features(self.features, where=f"feature service {service}")
+
+    def fetch(self, payments: pa.Table) -> pa.Table:
+        """Point-in-time join of every view, then the on-demand views."""
+        job = self._store.get_historical_features(entity_df=payments.to_pandas(), features=self._service)
+        return cast("pa.Table", job.to_arrow()).select(["event_id", *(f.name for f in self.features)])
+
+    def save_plan(self, path: Path) -> None:
+        """Export the reading plan, so that the scorer need not import Feast."""
+        from feature_repo.stores.plan import compile_plan  # pulls in Feast, which is seconds
+
+        compile_plan(self._store, self.service).save(path)
+
+
+def _described(store: "FeatureStore", projection: Any) -> list[Feature]:
+    """The columns of one view; an aggregation says of itself whether it can be null or negative."""
+    view = store.registry.get_any_feature_view(projection.name, store.project)
+    aggregates = {a.name: a for a in view_spec(cast("Any", view)).aggregates} if is_windowed(view) else {}
+    described = []
+    for field in projection.features:
+        aggregate = aggregates.get(field.name)
+        positive = aggregate is not None and (
+            aggregate.function in NON_NEGATIVE or aggregate.column in NON_NEGATIVE_COLUMNS
+        )
+        described.append(
+            Feature(
+                name=field.name,
+                kind=field.dtype.to_value_type().name,
+                view=projection.name,
+                never_null=aggregate is not None and aggregate.function in ZERO_WHEN_EMPTY,
+                at_least=0.0 if positive else None,
+            )
+        )
+    return described
+
+
+def check_features(features: Sequence[Feature], *, where: str) -> None:
+    """A model takes numbers, each under one name."""
+    for feature in features:
+        if feature.kind not in NUMERIC:
+            raise DefinitionError(
+                f"feature {feature.name} is {feature.kind}, and a model takes numbers only",
+                where=where,
+                todo="encode it in an on-demand view, or leave it out of the service",
+            )
+    names = [feature.name for feature in features]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DefinitionError(
+            f"features named twice: {', '.join(twice)}",
+            where=where,
+            todo="give each feature a name of its own",
+        )
+    if not names:
+        raise DefinitionError("no features", where=where, todo="add a view to the service")
+
+
+def fetch_features(source: FeatureSource, payments: pa.Table) -> pa.Table:
+    """Features aligned with the payments, row by row: rows in equal rows out, or an error that says how many."""
+    fetched = source.fetch(payments)
+    if fetched.num_rows != payments.num_rows:
+        raise DataError(
+            f"{payments.num_rows} payments in, {fetched.num_rows} rows out",
+            where=f"get_historical_features of {source.service}",
+            todo="look for repeated event_ids in the log, or a store that drops rows",
+        )
+    names = [feature.name for feature in source.features]
+    missing = sorted({"event_id", *names} - set(fetched.column_names))
+    if missing:
+        raise SchemaError(
+            f"columns {', '.join(missing)} did not come back",
+            where=f"get_historical_features of {source.service}",
+            todo="apply the feature repository again",
+        )
+    place = pc.index_in(payments["event_id"], value_set=fetched["event_id"].combine_chunks())
+    if place.null_count or pc.count_distinct(place).as_py() != payments.num_rows:
+        raise DataError(
+            "the rows that came back are of other payments",
+            where=f"get_historical_features of {source.service}",
+            todo="look for repeated event_ids in the log",
+        )
+    return fetched.select(names).take(place)
+
+
+def to_matrix(table: pa.Table) -> Matrix:
+    """float32 [rows, columns], null and NaN both NaN."""
+    matrix = np.empty((table.num_rows, table.num_columns), np.float32)
+    for place, name in enumerate(table.column_names):
+        column = pc.fill_null(table[name].cast(pa.float64()), float("nan"))
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the gate refuses by name
+            matrix[:, place] = column.to_numpy()
+    return matrix
+
+
+def schema_hash(service: str, features: Sequence[Feature]) -> str:
+    """sha256 of what a model depends on: the service, its columns, their order and types."""
+    text = json.dumps(
+        [service, [[feature.name, feature.kind] for feature in features]], separators=(",", ":")
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

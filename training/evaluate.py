@@ -1,0 +1,136 @@
+"""One set of numbers per model, on payments it has not seen, each with an interval.
+
+Ranking metrics are computed from one sort, with a weight per payment, so that a bootstrap resample is a vector of weights.
+Whole accounts are drawn (Poisson weights): the payments of one fraud belong together, and drawing them singly would make
+the intervals too narrow.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Targets = npt.NDArray[np.uint8]
+
+METRICS: Final = ("average_precision", "roc_auc", "recall_at_1pct_fpr")
+FPR: Final = 0.01
+"""Recall is stated at the highest threshold set at which at most this share of honest payments is flagged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and the bounds of its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+Estimates = Mapping[str, Estimate]
+
+
+class Ranking:
+    """A scored, labelled set, sorted once by falling score; payments with equal scores stay one step."""
+
+    def __init__(self, target: Targets, score: Floats) -> None:
+        """Sort; scores may be any numbers, higher meaning more suspicious."""
+        order = np.argsort(-score, kind="stable")
+        ordered = score[order]
+        self._order = order
+        self._fraud = target[order].astype(np.float64)
+        self._ends = np.concatenate([np.flatnonzero(np.diff(ordered)), [len(ordered) - 1]])
+        self.thresholds = ordered[self._ends]
+
+    def counts(self, weight: Floats | None = None) -> tuple[Floats, Floats]:
+        """Cumulative weight of frauds and of honest payments at or above each distinct score."""
+        ordered = np.ones(len(self._order)) if weight is None else weight[self._order]
+        caught = np.cumsum(ordered * self._fraud)[self._ends]
+        return caught, np.cumsum(ordered)[self._ends] - caught
+
+    def metrics(self, weight: Floats | None = None) -> Floats:
+        """`METRICS` in order; NaN where one of the two classes has no weight."""
+        caught, alarms = self.counts(weight)
+        frauds, honest = caught[-1], alarms[-1]
+        if frauds <= 0 or honest <= 0:
+            return np.full(len(METRICS), np.nan)
+        new = np.diff(caught, prepend=0.0)
+        flagged = np.maximum(caught + alarms, 1e-300)
+        ap = float(np.sum(new * caught / flagged) / frauds)
+        auc = 1.0 - float(np.sum(new * (alarms - np.diff(alarms, prepend=0.0) / 2))) / (frauds * honest)
+        within = int(np.searchsorted(alarms, FPR * honest * (1 + 1e-12), side="right"))
+        recall = float(caught[within - 1] / frauds) if within else 0.0
+        return np.array([ap, auc, recall])
+
+
+def estimate(
+    rankings: Mapping[str, Ranking],
+    accounts: npt.NDArray[Any],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, npt.NDArray[np.float64]]]:
+    """Metrics with intervals per ranking of the same payments, and the draws [resamples, metrics] behind them.
+
+    Every ranking sees the same resamples, so draws of two models may be subtracted.
+    """
+    codes = np.unique(accounts, return_inverse=True)[1]
+    rng = np.random.default_rng(seed)
+    draws = {name: np.empty((resamples, len(METRICS))) for name in rankings}
+    for i in range(resamples):
+        weight = rng.poisson(1.0, int(codes.max()) + 1).astype(np.float64)[codes]
+        for name, ranking in rankings.items():
+            draws[name][i] = ranking.metrics(weight)
+    estimates = {
+        name: _intervals(ranking.metrics(), draws[name], confidence) for name, ranking in rankings.items()
+    }
+    return estimates, draws
+
+
+def difference(first: Floats, second: Floats, *, confidence: float) -> dict[str, Estimate]:
+    """By how much the first model's draws are above the second's: median and interval per metric."""
+    gap = first - second
+    return _intervals(np.nanmedian(gap, axis=0), gap, confidence)
+
+
+def by_fraud_type(
+    target: Targets,
+    fraud_type: npt.NDArray[Any],
+    score: Floats,
+    accounts: npt.NDArray[Any],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, tuple[int, dict[str, Estimate]]]:
+    """Per kind of fraud: how many, and the metrics of that kind against all honest payments."""
+    result = {}
+    for kind in sorted({str(kind) for kind in fraud_type[target == 1] if kind is not None}):
+        keep = (target == 0) | (fraud_type == kind)
+        estimates, _ = estimate(
+            {kind: Ranking(target[keep], score[keep])},
+            accounts[keep],
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+        )
+        result[kind] = (int(target[keep].sum()), estimates[kind])
+    return result
+
+
+def to_json(estimates: Estimates) -> dict[str, Any]:
+    """Values under the metrics' names, intervals beside them."""
+    return {
+        **{name: e.value for name, e in estimates.items()},
+        "intervals": {name: [e.low, e.high] for name, e in estimates.items()},
+    }
+
+
+def _intervals(values: Floats, draws: Floats, confidence: float) -> dict[str, Estimate]:
+    tail = (1 - confidence) / 2
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    return {name: Estimate(float(values[i]), float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}

@@ -1,0 +1,75 @@
+"""The booster as ONNX: input `features` float32 [n, k] with NaN for missing, output `probabilities` float32 [n, 2] (honest, fraud).
+
+XGBoost compares float32 with float32 and `<`, and so does the ONNX tree operator; the sums of the leaves may differ in their
+last bits, hence a tolerance. The export is compared on real rows before anything is written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import xgboost as xgb
+from onnxmltools import convert_xgboost
+from onnxmltools.convert.common.data_types import FloatTensorType
+
+from feature_repo.errors import ArtefactError
+from training.dataset import Matrix
+
+INPUT: Final = "features"
+OUTPUT: Final = "probabilities"
+TOLERANCE: Final = 1e-6
+"""Largest accepted absolute difference of a probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The ONNX bytes, the rows they were compared on, and the largest difference found."""
+
+    onnx: bytes
+    compared: int
+    max_difference: float
+
+
+def export(booster: xgb.Booster, rows: Matrix) -> Exported:
+    """Convert, then compare on `rows`; raises if any probability differs by more than the tolerance."""
+    nameless = booster.copy()
+    nameless.feature_names = [
+        f"f{i}" for i in range(rows.shape[1])
+    ]  # the converter reads columns by such names only
+    model: Any = convert_xgboost(
+        nameless, name="millstream", initial_types=[(INPUT, FloatTensorType([None, rows.shape[1]]))]
+    )
+    content: bytes = model.SerializeToString()
+    expected = np.asarray(booster.inplace_predict(rows, missing=np.nan), np.float64)
+    worst = float(np.abs(predict(content, rows) - expected).max(initial=0.0))
+    if not worst <= TOLERANCE:
+        raise ArtefactError(
+            f"the ONNX export differs from XGBoost by {worst:.2e}, more than {TOLERANCE:.0e}",
+            where=f"{len(rows)} test rows",
+            todo="use versions of xgboost and onnxmltools that fit together",
+        )
+    return Exported(content, len(rows), worst)
+
+
+def predict(content: bytes, rows: Matrix, *, threads: int = 1) -> npt.NDArray[np.float64]:
+    """Probability of fraud per row, as the scorer computes it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run([OUTPUT], {INPUT: np.ascontiguousarray(rows, np.float32)})
+    return np.asarray(probabilities, np.float64)[:, 1]
+
+
+def golden(
+    content: bytes, rows: Matrix, scores: npt.NDArray[np.float64], *, count: int = 16
+) -> dict[str, Any]:
+    """Rows spread evenly over the range of scores, with what the model says to each; a missing value is null."""
+    order = np.argsort(scores, kind="stable")
+    chosen = rows[order[np.unique(np.linspace(0, len(order) - 1, count).astype(np.int64))]]
+    inputs: Sequence[Sequence[float | None]] = [
+        [None if np.isnan(value) else float(value) for value in row] for row in chosen
+    ]
+    return {"inputs": inputs, "predictions": [float(p) for p in predict(content, chosen)]}

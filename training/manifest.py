@@ -1,0 +1,76 @@
+"""One JSON object per model: all that a reader needs to trust and use it, without any library of ours."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from training import evaluate, export
+from training.dataset import Feature, Matrix
+from training.report import Findings
+
+
+def manifest(found: Findings, features: Sequence[Feature], test_rows: Matrix) -> dict[str, Any]:
+    """Everything but `version` and `files`, which the artefact adds when it is written."""
+    ours, config = found.ours, found.config
+    return {
+        "name": config.name,
+        "version": found.version,
+        "created": found.created.isoformat(),
+        "service": found.service,
+        "schema_hash": found.schema_hash,
+        "features": [feature.name for feature in features],
+        "feature_types": {feature.name: feature.kind for feature in features},
+        "onnx": {
+            "input": export.INPUT,
+            "output": export.OUTPUT,
+            "fraud_column": 1,
+            "tolerance": export.TOLERANCE,
+        },
+        "threshold": asdict(ours.thresholds),
+        "cost": config.cost.model_dump(),
+        "data": {
+            "rows": {
+                name: {"payments": rows, "frauds": frauds} for name, (rows, frauds) in found.rows.items()
+            },
+            **{name: part.to_json() for name, part in found.split.items()},
+            "label_delay_days": config.data.label_delay_days,
+            "all_missing": list(found.all_missing),
+        },
+        "validation": {
+            "success": found.gate.success,
+            "expectations": sum(verdict.expectations for verdict in found.gate.verdicts),
+            "failures": [str(failure) for failure in found.gate.failures],
+        },
+        "metrics": metrics(found),
+        "model": {
+            "settings": config.model.model_dump(),
+            "candidates": [asdict(candidate) for candidate in found.trained.candidates],
+            "chosen": asdict(found.trained.chosen),
+            "importance": found.importance,
+        },
+        "libraries": dict(found.libraries),
+        "golden": export.golden(found.exported.onnx, test_rows, ours.scores.test),
+    }
+
+
+def metrics(found: Findings) -> dict[str, Any]:
+    """On the test days: ours first, by kind of fraud, what the thresholds do, and the simpler models."""
+    ours = found.ours
+    return {
+        **evaluate.to_json(ours.estimates),
+        "by_fraud_type": {
+            kind: {"frauds": frauds, **evaluate.to_json(estimates)}
+            for kind, (frauds, estimates) in found.kinds.items()
+        },
+        "amount_caught": ours.outcome.caught_share,
+        "outcome": asdict(ours.outcome),
+        "onnx_max_difference": found.exported.max_difference,
+        "others": {
+            name: {
+                **evaluate.to_json(judged.estimates),
+                "amount_caught": judged.outcome.caught_share,
+                "cost": judged.outcome.cost,
+            }
+            for name, judged in list(found.models.items())[1:]
+        },
+    }

@@ -1,0 +1,188 @@
+"""One run: log in, artefact out. Everything it depends on is an argument; the clock is read by the caller.
+
+payments, labels -> features -> gate -> split -> trees | logistic | rules -> thresholds -> evaluation -> artefact
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from feature_repo.settings import RepoSettings
+from training import artefact, baselines, evaluate, export, model, report
+from training.dataset import FeatureSource, schema_hash
+from training.gate import Failure, Gate
+from training.judge import Scores, judge
+from training.manifest import manifest as make_manifest
+from training.progress import Steps
+from training.report import Findings
+from training.settings import TrainingConfig
+from training.split import PARTS
+from training.threshold import Thresholds
+from training.trainingset import TrainingSet, assemble, read
+
+OURS: Final = "XGBoost"
+LOGISTIC: Final = "logistic regression"
+RULES: Final = "rules"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a run made and what it is worth; `metrics` are those of the manifest."""
+
+    version: str
+    path: Path
+    promoted: bool
+    rows: int
+    features: Sequence[str]
+    validation_success: bool
+    failures: Sequence[Failure]
+    data_docs: Path
+    metrics: Mapping[str, Any]
+    thresholds: Thresholds
+    seconds: Mapping[str, float]
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.path / "report.html"
+
+
+def run(
+    source: FeatureSource,
+    config: TrainingConfig,
+    settings: RepoSettings,
+    *,
+    repo: Path,
+    now: datetime,
+    steps: Steps,
+    gated: bool = True,
+    promote: bool = True,
+) -> TrainingResult:
+    """Train one model and write its artefact; raises a `MillstreamError` that says what to do."""
+    gate = Gate(settings.home / "data_docs")
+    rows, split = read(config, settings, gate, repo, steps, gated=gated)
+    data = assemble(source, rows, split, config, settings, gate, steps, gated=gated)
+    trained = _grow(data, source, config, steps)
+    scores, unused = _score(data, source, trained, config, steps)
+
+    with steps.step("evaluate", "Thresholds and evaluation") as step:
+        valid = data.sample("valid", config.split.valid_days)
+        test = data.sample("test", config.split.test_days)
+        models, gaps = judge(scores, valid, test, config)
+        kinds = evaluate.by_fraud_type(
+            test.target,
+            data.labels.fraud_type.to_numpy(zero_copy_only=False)[data.of("test")],
+            scores[OURS].test,
+            test.account,
+            resamples=config.report.bootstrap,
+            confidence=config.report.confidence,
+            seed=config.model.seed,
+        )
+        exported = export.export(trained.booster, data.matrix[data.of("test")])
+        estimates = models[OURS].estimates
+        step.found = (
+            f"average precision {estimates['average_precision'].value:.3f}, ROC AUC {estimates['roc_auc'].value:.4f}, "
+            f"recall at 1% false positives {estimates['recall_at_1pct_fpr'].value:.3f}"
+        )
+
+    with steps.step("write", "Report and artefact") as step:
+        trees = bytes(trained.booster.save_raw("ubj"))
+        found = Findings(
+            version=artefact.new_version(now, trees),
+            created=now,
+            config=config,
+            service=source.service,
+            schema_hash=schema_hash(source.service, source.features),
+            libraries=artefact.libraries(),
+            split=split,
+            rows={
+                name: (int(data.of(name).sum()), int(data.labels.target[data.of(name)].sum()))
+                for name in PARTS
+            },
+            gate=gate,
+            trained=trained,
+            exported=exported,
+            models=models,
+            gaps=gaps,
+            kinds=kinds,
+            valid=valid,
+            test=test,
+            unused_rules=unused,
+            all_missing=data.all_missing,
+            importance=trained.importance(),
+        )
+        manifest = make_manifest(found, source.features, data.matrix[data.of("test")])
+        place = _write(found, manifest, trees, source, settings.models / config.name)
+        if promote:
+            artefact.promote(place.parent, place.name)
+        step.found = place.name + (", now champion" if promote else "")
+
+    return TrainingResult(
+        version=place.name,
+        path=place,
+        promoted=promote,
+        rows=len(data.matrix),
+        features=[feature.name for feature in source.features],
+        validation_success=gate.success,
+        failures=gate.failures,
+        data_docs=gate.docs / "index.html",
+        metrics=manifest["metrics"],
+        thresholds=models[OURS].thresholds,
+        seconds=dict(steps.seconds),
+    )
+
+
+def _grow(data: TrainingSet, source: FeatureSource, config: TrainingConfig, steps: Steps) -> model.Trained:
+    train, valid = data.of("train"), data.of("valid")
+    with steps.step("train", "Growing trees") as step:
+        trained = model.fit(
+            data.matrix[train],
+            data.labels.target[train],
+            data.matrix[valid],
+            data.labels.target[valid],
+            [feature.name for feature in source.features],
+            config.model,
+            lambda weighting, tree, of, ap: step.advance(f"weighting {weighting}: {ap:.4f}", tree, of),
+        )
+        chosen = trained.chosen
+        step.found = f"{chosen.trees} trees, weighting {chosen.weighting}, {chosen.average_precision:.3f} on validation"
+    return trained
+
+
+def _score(
+    data: TrainingSet, source: FeatureSource, trained: model.Trained, config: TrainingConfig, steps: Steps
+) -> tuple[dict[str, Scores], list[str]]:
+    """Scores of our model and of the simpler ones, and the features whose rules could not be used."""
+    train, valid, test = (data.matrix[data.of(name)] for name in PARTS)
+    with steps.step("baselines", "Simpler models") as step:
+        logistic = baselines.fit_logistic(
+            train, data.labels.target[data.of("train")], threads=config.model.threads, seed=config.model.seed
+        )
+        scores = {
+            OURS: Scores(trained.predict(valid), trained.predict(test)),
+            LOGISTIC: Scores(logistic.predict(valid), logistic.predict(test)),
+        }
+        names = [feature.name for feature in source.features]
+        usable, unused = baselines.usable_rules(names, config.rules)
+        if usable:
+            scores[RULES] = Scores(*(baselines.apply_rules(part, names, usable) for part in (valid, test)))
+        step.found = ", ".join(list(scores)[1:])
+    return scores, [rule.feature for rule in unused]
+
+
+def _write(
+    found: Findings, manifest: Mapping[str, Any], trees: bytes, source: FeatureSource, folder: Path
+) -> Path:
+    def fill(building: Path) -> None:
+        (building / "model.ubj").write_bytes(trees)
+        (building / "model.onnx").write_bytes(found.exported.onnx)
+        source.save_plan(building / "plan.json")
+        drawn = report.draw(found)
+        (building / "plots").mkdir()
+        for name, svg in drawn.items():
+            (building / "plots" / f"{name}.svg").write_text(svg, encoding="utf-8")
+        (building / "report.html").write_text(report.render(found, drawn), encoding="utf-8")
+
+    return artefact.write(folder, found.version, manifest, fill)

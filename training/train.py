@@ -1,0 +1,122 @@
+"""`python -m training.train --service fraud_detection_v1`: one model per run, made from the log as it is now.
+
+This is the edge of the process: here the clock, the environment and the registry are read, once.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from feature_repo.errors import DefinitionError, MillstreamError
+from feature_repo.settings import PROJECT_ROOT, RepoSettings
+from training.settings import DEFAULT_CONFIG, TrainingConfig, utc
+
+if TYPE_CHECKING:
+    from training.pipeline import TrainingResult
+
+DEFAULT_REPO = PROJECT_ROOT / "feature_repo"
+DEFAULT_SERVICE = "fraud_detection_v1"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+
+def train(
+    service: str = DEFAULT_SERVICE,
+    *,
+    config: TrainingConfig | None = None,
+    repo: Path = DEFAULT_REPO,
+    home: Path | None = None,
+    now: datetime | None = None,
+    promote: bool = True,
+    gated: bool = True,
+    console: Console | None = None,
+) -> "TrainingResult":
+    """Train a model on a feature service of a Feast repository; raises `MillstreamError`.
+
+    `home` is where the log is read and the artefact written (default: MILLSTREAM_HOME); `now` stamps the version.
+    """
+    if home is not None:
+        os.environ["MILLSTREAM_HOME"] = str(home.resolve())  # Feast's stores of this process read it too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin on a shared machine
+    steps_console = console or Console(quiet=True)
+
+    from training.progress import Steps  # from here on imports take seconds, and --help must not
+
+    steps = Steps(steps_console)
+    with steps.step("import", "Starting Feast") as step:
+        from training.dataset import FeastSource
+        from training.pipeline import run
+
+        source = FeastSource(_open(repo), service)
+        step.found = f"{service}: {len(source.features)} features"
+    return run(
+        source,
+        config or TrainingConfig.load(),
+        RepoSettings(),
+        repo=repo,
+        now=now or datetime.now(UTC),
+        steps=steps,
+        gated=gated,
+        promote=promote,
+    )
+
+
+def _open(repo: Path) -> Any:
+    if not (repo / "feature_store.yaml").is_file():
+        raise DefinitionError("no feature_store.yaml", where=repo, todo="name a Feast repository with --repo")
+    from feast import FeatureStore
+
+    return FeatureStore(repo_path=str(repo))
+
+
+@app.command()
+def main(
+    service: Annotated[str, typer.Option(help="Feature service to train on")] = DEFAULT_SERVICE,
+    repo: Annotated[Path, typer.Option(help="Feast repository, applied before")] = DEFAULT_REPO,
+    config: Annotated[Path, typer.Option(help="Training configuration (YAML)")] = DEFAULT_CONFIG,
+    home: Annotated[
+        Path | None, typer.Option(help="Where the log is and models go [MILLSTREAM_HOME]")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--from", help="First event time, such as 2026-10-01")] = None,
+    until: Annotated[str | None, typer.Option(help="End of event time, exclusive")] = None,
+    cutoff: Annotated[str | None, typer.Option(help="Labels known after this do not exist")] = None,
+    valid_days: Annotated[float | None, typer.Option(help="Days that decide thresholds")] = None,
+    test_days: Annotated[float | None, typer.Option(help="Last days, held out")] = None,
+    label_delay_days: Annotated[float | None, typer.Option(help="When most fraud has been reported")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of XGBoost")] = None,
+    promote: Annotated[bool, typer.Option(help="Make the model the champion")] = True,
+    gate: Annotated[bool, typer.Option(help="Stop when the data does not pass its checks")] = True,
+) -> None:
+    """Learn a fraud model from the event log: training set, checks, trees, thresholds, report, artefact."""
+    console = Console()
+    try:
+        wanted = TrainingConfig.load(config).replace(
+            **{
+                "data.since": utc(since) if since else None,
+                "data.until": utc(until) if until else None,
+                "data.cutoff": utc(cutoff) if cutoff else None,
+                "data.label_delay_days": label_delay_days,
+                "split.valid_days": valid_days,
+                "split.test_days": test_days,
+                "model.threads": threads,
+            }
+        )
+        result = train(
+            service, config=wanted, repo=repo, home=home, promote=promote, gated=gate, console=console
+        )
+    except MillstreamError as error:
+        Console(stderr=True).print(
+            f"[red]✗[/] {type(error).__name__}: ", error, sep="", markup=True, highlight=False
+        )
+        raise typer.Exit(1) from None
+    console.print(
+        f"\nReport     {result.report}\nData Docs  {result.data_docs}", highlight=False, soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    app()
