@@ -85,7 +85,7 @@ class Accounts:
         return np.where(online, self.places.shop_anywhere(pick), self.places.shop(self.home[account], pick))
 
     def device(self, account: Ints, t: Ints, *, card: Bools) -> Ints:
-        """Code of the card or the phone in use at t; phones last one to four months, cards eight times that."""
+        """Code of the card or the phone in use at t; phones last 1 to 4 months, cards 8 times that."""
         subject = Subject.DEVICE
         period = 30.0 + 90.0 * uniform(self.seed, subject, account, card.astype(np.int64))
         period = np.where(card, 8.0 * period, period)

@@ -1,6 +1,6 @@
 """A foreign file to canonical Parquet: one row per payment and one per label, each sorted by event_timestamp.
 
-Memory is bounded: the file is read in batches, and if it is not in time order already, DuckDB sorts it on disk.
+Memory is bounded: the file is read in batches, and DuckDB sorts it on disk if it is not in time order.
 """
 
 import csv
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import numpy as np
@@ -86,7 +86,7 @@ def _convert_batch(
         if how is None or not batch.has(_columns(how)):
             columns.append(pa.nulls(len(batch), wanted.type))
         elif isinstance(how, Time):
-            columns.append(spread.apply(batch.time(how), batch))
+            columns.append(spread.apply(batch.time(how)))
         elif pa.types.is_floating(wanted.type):
             columns.append(batch.number(how))
         else:
@@ -188,7 +188,7 @@ class _Reader:
         self._wanted = [name for name in self.columns if name in wanted]
 
     def batches(self, only: str | None = None) -> Iterator[Batch]:
-        """Read from the start, up to the limit; CSV values stay text, so that a bad one is a row's problem only."""
+        """Read from the start, up to the limit; CSV values stay text, so a bad one is its row's problem."""
         wanted = [only] if only else self._wanted
         row, left = 0, self._limit
         for record_batch in self._open(wanted):
@@ -220,7 +220,7 @@ class _Reader:
 
 
 class _Spread:
-    """Gives rows that share one coarse instant (PaySim's hour) instants of their own, evenly and in file order."""
+    """Gives rows that share one coarse instant (PaySim's hour) their own, evenly and in file order."""
 
     def __init__(self, how: Time, reader: _Reader) -> None:
         self._width = UNIT_US[how.unit] if how.spread and how.unit else 0
@@ -232,7 +232,7 @@ class _Spread:
                 for instant, count in _count(batch.time(how)):
                     self._rows[instant] = self._rows.get(instant, 0) + count
 
-    def apply(self, times: Any, batch: Batch) -> Any:
+    def apply(self, times: Any) -> Any:
         """Move the instants of a batch apart."""
         if not self._width:
             return times
@@ -266,7 +266,7 @@ class _Sorted:
         self._last: Any = None
         self._in_order = True
 
-    def __enter__(self) -> "_Sorted":
+    def __enter__(self) -> Self:
         self._writer = pq.ParquetWriter(self._draft, self._schema, compression="zstd")
         return self
 

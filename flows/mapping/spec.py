@@ -11,8 +11,15 @@ from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic import model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from feature_repo.errors import MappingError
 
@@ -223,8 +230,9 @@ def load(name_or_path: str) -> Mapping:
 def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
-        known = {"payment": PaymentMapping, "label": LabelMapping}.get(str(problem["loc"][0]), Mapping)
-        model = {1: Mapping, 2: known}.get(len(problem["loc"]), Value)
+        parts: dict[str, type[BaseModel]] = {"payment": PaymentMapping, "label": LabelMapping}
+        depths: dict[int, type[BaseModel]] = {1: Mapping, 2: parts.get(str(problem["loc"][0]), Mapping)}
+        model = depths.get(len(problem["loc"]), Value)
         near = get_close_matches(str(problem["loc"][-1]), list(model.model_fields), n=1)
         return f"{place} is not a known key" + (f", did you mean {near[0]!r}?" if near else "")
     return f"{place}: {problem['msg'].removeprefix('Value error, ')}"

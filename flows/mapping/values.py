@@ -1,6 +1,6 @@
 """Columns of a foreign file to canonical columns, a batch at a time. Pure: no file is touched here.
 
-A value that cannot be read becomes null and its row is rejected, with the row number, the column and the value.
+A value that cannot be read becomes null and its row is rejected: row number, column, value and reason.
 """
 
 from datetime import timedelta
@@ -116,7 +116,7 @@ class Batch:
                 self.rejects.append(Reject(self.first_row + at, name, None, "is empty"))
 
     def kept(self) -> Any:
-        """Indices of the rows that were not rejected."""
+        """Find the rows that were not rejected, by index in the batch."""
         bad = np.array(sorted({reject.row - self.first_row for reject in self.rejects}), dtype=np.int64)
         return pa.array(np.setdiff1d(np.arange(len(self)), bad, assume_unique=True))
 
@@ -167,7 +167,7 @@ def delays(delay: Delay, n: int, first_row: int) -> npt.NDArray[np.int64]:
 
 
 def _cast_or_null(array: Any, kind: Any) -> tuple[Any, npt.NDArray[np.bool_]]:
-    """Cast, with null and a mark where a value does not fit. Arrow fails as a whole, so the bad ones are cornered."""
+    """Cast, with null and a mark where a value does not fit; Arrow fails as a whole, so we corner the bad."""
     bad = np.zeros(len(array), np.bool_)
 
     def attempt(low: int, high: int) -> list[Any]:
