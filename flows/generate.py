@@ -19,7 +19,7 @@ from rich.progress import Progress, track
 from feature_repo.errors import MillstreamError
 from feature_repo.schemas.label import LABEL
 from feature_repo.schemas.payment import PAYMENT
-from flows.generator import World, epoch_us, split_labels
+from flows.generator import World, epoch_us, payments_a_day, split_labels
 from flows.generator.bus import publish_labels, publish_payments
 from flows.settings import FlowSettings
 
@@ -99,21 +99,6 @@ def publish_live(
     return payments
 
 
-def open_world(
-    folder: Path, *, seed: int, accounts: int, merchants: int, payments: int, days: float, fraud_share: float
-) -> World:
-    """Take up the world that the history in this folder ended with, else draw a new one."""
-    if (folder / "world.npz").exists():
-        return World.open(folder)
-    return World(
-        seed,
-        accounts=accounts,
-        merchants=merchants,
-        payments_a_day=payments / days,
-        fraud_share=fraud_share,
-    )
-
-
 def pending_labels(folder: Path) -> pa.Table:
     """Read the labels that were not yet known when the history in this folder ended."""
     path = folder / "pending_labels.parquet"
@@ -134,7 +119,7 @@ def main(
     ] = None,
     accounts: Annotated[int, typer.Option(min=10)] = 5_000,
     merchants: Annotated[int, typer.Option(min=10)] = 500,
-    payments: Annotated[int, typer.Option(min=1, help="About how many payments, within 2 %.")] = 225_000,
+    payments: Annotated[int, typer.Option(min=1, help="About how many payments.")] = 225_000,
     fraud_share: Annotated[float, typer.Option(min=0, max=0.5)] = 0.008,
     rate: Annotated[float, typer.Option(min=0.1, help="Bus only: payments a second.")] = 200.0,
     seconds: Annotated[
@@ -144,19 +129,23 @@ def main(
     """Generate a history of payments, or live traffic that goes on where it ended."""
     settings = FlowSettings()
     folder = out or settings.home / "generated"
+    end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
+    start = end - timedelta(days=days)
     began = time.perf_counter()
     try:
-        if to is Target.BUS:
-            world = open_world(
-                folder,
-                seed=seed,
+        if to is Target.BUS and (folder / "world.npz").exists():
+            world = World.open(folder)
+        else:
+            world = World(
+                seed,
                 accounts=accounts,
                 merchants=merchants,
-                payments=payments,
-                days=days,
+                payments_a_day=payments_a_day(payments, epoch_us(start), epoch_us(end)),
                 fraud_share=fraud_share,
             )
-            with redis.Redis.from_url(settings.redis_url) as client:
+        if to is Target.BUS:
+            where = settings.redis_url
+            with redis.Redis.from_url(where) as client:
                 count = publish_live(
                     client,
                     world,
@@ -165,18 +154,9 @@ def main(
                     seconds=seconds or None,
                     partitions=settings.bus_partitions,
                 )
-            where = settings.redis_url
         else:
-            end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
-            world = World(
-                seed,
-                accounts=accounts,
-                merchants=merchants,
-                payments_a_day=payments / days,
-                fraud_share=fraud_share,
-            )
-            count = write_history(world, end - timedelta(days=days), end, folder, progress=True)
             where = str(folder)
+            count = write_history(world, start, end, folder, progress=True)
     except (MillstreamError, redis.RedisError) as error:
         console.print(f"[red]{error}[/red]")
         raise typer.Exit(1) from error

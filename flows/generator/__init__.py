@@ -6,6 +6,6 @@
 """
 
 from flows.generator.history import History, epoch_us, generate, live, split_labels
-from flows.generator.world import Events, World
+from flows.generator.world import Events, World, payments_a_day
 
-__all__ = ["Events", "History", "World", "epoch_us", "generate", "live", "split_labels"]
+__all__ = ["Events", "History", "World", "epoch_us", "generate", "live", "payments_a_day", "split_labels"]

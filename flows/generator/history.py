@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.schemas.payment import TIMESTAMP
-from flows.generator.world import Events, World
+from flows.generator.world import Events, World, payments_a_day
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -32,20 +32,20 @@ def generate(
     payments: int = 225_000,
     fraud_share: float = 0.008,
 ) -> History:
-    """Generate about `payments` payments (within 2 %) of `days` days from `start` on.
+    """Generate about `payments` payments (within a few percent) of `days` days from `start` on.
 
     >>> history = generate(7, days=2, accounts=50, merchants=20, payments=1_000)
     >>> history.payments.schema.names[:4]
     ['event_id', 'event_timestamp', 'account_id', 'merchant_id']
     """
+    end = start + timedelta(days=days)
     world = World(
         seed,
         accounts=accounts,
         merchants=merchants,
-        payments_a_day=payments / days,
+        payments_a_day=payments_a_day(payments, epoch_us(start), epoch_us(end)),
         fraud_share=fraud_share,
     )
-    end = start + timedelta(days=days)
     events = list(world.payments(epoch_us(start), epoch_us(end)))
     labels, pending = split_labels([part.labels for part in events], end)
     return History(pa.concat_tables(part.payments for part in events), labels, pending, world)

@@ -28,7 +28,7 @@ from flows.generator.plan import CHANNELS, NOTHING, Channel, Kind, Plan, concat,
 
 CURRENCY = "EUR"
 _LIVE_CHUNK_US = 5_000_000
-_WEEK = np.array([1.0, 0.97, 1.0, 1.03, 1.12, 1.1, 0.78])  # Thursday first: the epoch began on one
+_WEEK = np.array([1.0, 1.12, 1.1, 0.78, 0.97, 1.0, 1.03])  # Thursday first: the epoch began on one
 _HONEST, _FRAUD, _LABELS, _WORLD = 1, 2, 3, 4
 
 
@@ -37,6 +37,13 @@ class Events(NamedTuple):
 
     payments: pa.Table
     labels: pa.Table
+
+
+def payments_a_day(payments: int, start: int, end: int) -> float:
+    """Daily rate (of an average day of the week) that makes so many payments in [start, end) microseconds."""
+    edges = [start, *range((start // DAY_US + 1) * DAY_US, end, DAY_US), end]
+    weight = sum((high - low) / DAY_US * _WEEK[low // DAY_US % 7] for low, high in pairwise(edges))
+    return float(payments / weight)
 
 
 class World:

@@ -100,7 +100,7 @@ class Batch:
             read = pc.strptime(text, format=value.format, unit="us", error_is_null=True)
             self._reject(pc.and_(pc.is_valid(text), pc.is_null(read)), text, value.column, "is not a time")
             return _to_utc(read, value.timezone)
-        zoned = pc.fill_null(pc.match_substring_regex(text, r"\d(Z|[+-]\d\d:?\d\d)$"), False)  # noqa: FBT003  Arrow's
+        zoned = pc.fill_null(pc.match_substring_regex(text, r"\d(Z|[+-]\d\d:?\d\d)$"), fill_value=False)
         nothing = pa.scalar(None, pa.string())
         local = self._cast(
             pc.if_else(zoned, nothing, text), pa.timestamp("us"), value.column, "is not a time"
