@@ -36,9 +36,14 @@ DEAD_LETTER: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class RawBlock:
-    """Undecoded events: one payload per offset. `accepted_us` is None where the source has no clock of its own."""
+    """Undecoded events: one payload per offset. `accepted_us` is None where the source has no clock of its own.
+
+    `after` is the offset the source stood at before this block (-1: at the beginning). At the first block after a start it
+    tells exactly which rows of the log are durable: a state built from the log takes the rows up to there.
+    """
 
     partition: str
+    after: int
     offsets: Int64s
     accepted_us: Int64s | None
     payloads: Sequence[bytes]
@@ -51,6 +56,11 @@ class ArrowBlock:
     partition: str
     first_offset: int
     rows: pa.RecordBatch
+
+    @property
+    def after(self) -> int:
+        """The offset the source stood at before this block."""
+        return self.first_offset - 1
 
 
 SourceBlock = RawBlock | ArrowBlock

@@ -54,5 +54,8 @@ def run(stream: str, settings: FlowSettings) -> None:
         recovery.guard(flow, settings, stream, recovery.folder(settings, stream, name))
     metrics.serve(settings.metrics_port)
     log.info("flow.start", stream=stream, run=name, home=str(settings.home), epoch_ms=settings.epoch_ms)
-    _cli_main(flow, epoch_interval=settings.epoch_interval, recovery_config=config)
+    try:
+        _cli_main(flow, epoch_interval=settings.epoch_interval, recovery_config=config)
+    finally:
+        recovery.release(settings, stream)
     log.info("flow.end", stream=stream, run=name)

@@ -29,6 +29,8 @@ class LogFile:
     def __init__(self, name: str, folders: Sequence[Path]) -> None:
         self.name = name
         self._folders = folders
+        self.written_ns = self._path().stat().st_mtime_ns
+        """Tells a file from an earlier, undurable one of the same name; a rename keeps it."""
         self._metadata: pq.FileMetaData | None = None
 
     def read(self, columns: list[str], predicate: pc.Expression | None = None) -> pa.Table:
@@ -67,12 +69,15 @@ class LogFile:
         )
 
 
-def log_files(stream: EventStream, settings: FlowSettings, part: str = "") -> list[LogFile]:
-    """Files of a stream's log, published or staged, by name; of one log part if it is given."""
-    staging, published = stream.staging_folder(settings), stream.log_folder(settings)
+def log_files(
+    stream: EventStream, settings: FlowSettings, part: str = "", *, staged: bool = True
+) -> list[LogFile]:
+    """Files of a stream's log by name, staged ones too or not; of one log part if it is given."""
+    published = stream.log_folder(settings)
+    folders = (stream.staging_folder(settings), published) if staged else (published,)
     pattern = f"{part}-*.parquet" if part else "*.parquet"
-    names = {path.name for folder in (staging, published) if folder.is_dir() for path in folder.glob(pattern)}
-    return [LogFile(name, (published, staging)) for name in sorted(names) if not name.startswith(".")]
+    names = {path.name for folder in folders if folder.is_dir() for path in folder.glob(pattern)}
+    return [LogFile(name, folders[::-1]) for name in sorted(names) if not name.startswith(".")]
 
 
 def recent_rows(

@@ -12,20 +12,30 @@ from typing import Any, Final
 
 import bytewax.operators as op
 import pyarrow as pa
+import structlog
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource
 
+from feature_repo.errors import DefinitionError
 from feature_repo.settings import PROJECT_ROOT
+from feature_repo.stores.projection import EntityProjection
+from feature_repo.stores.specs import AppliedViews, read_views
 from flows.blocks import DEAD_LETTER, Events
 from flows.connectors.dead_letters import DeadLetterGauge, DeadLetterSink
 from flows.connectors.files import FileSource
 from flows.connectors.log_sink import LogSink
+from flows.connectors.online import OnlineSink, connect
 from flows.connectors.redis_streams import RedisStreamSource
+from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.admit import admission
 from flows.steps.check import Checker, load_suite
 from flows.steps.decode import Decoder
+from flows.steps.fold import FoldContext, folding
+from flows.steps.route import Router
 from flows.streams import EventStream
+
+log = structlog.get_logger(__name__)
 
 SUITES: Final = PROJECT_ROOT / "feature_repo" / "expectations"
 _NO_LETTERS: Final = pa.RecordBatch.from_pylist([], schema=DEAD_LETTER)
@@ -63,7 +73,41 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
 
     accepted = op.map_value("accepted", passed, lambda events: events.rows)  # (partition, RecordBatch)
     op.output("log", accepted, LogSink(run, stream, settings))
+
+    fold = _fold_context(stream, settings, run, frozenset(source.list_parts()))
+    slices = op.flat_map(
+        "route", op.key_rm("any_key", passed), Router(fold.entities, settings.key_shards)
+    )  # (part, Slice)
+    states = op.stateful_batch("fold", slices, folding(fold))  # (part, OnlineRows)
+    op.output("online", states, OnlineSink(fold.projections, settings))
     return flow
+
+
+def _fold_context(stream: EventStream, settings: FlowSettings, run: str, own: frozenset[str]) -> FoldContext:
+    """The views of the last `feast apply`, and what their fold parts share."""
+    try:
+        views = read_views(settings.home / "views.json")
+    except DefinitionError:
+        log.warning(
+            "views.none",
+            then="only the log is written",
+            todo="run `feast apply` in feature_repo, then start again",
+        )
+        views = AppliedViews("", {})
+    entities = views.entities(stream.name)
+    client = connect(settings) if entities else None
+    return FoldContext(
+        stream=stream,
+        settings=settings,
+        entities=entities,
+        projections={
+            entity: EntityProjection(client, views.project, specs) for entity, specs in entities.items()
+        },
+        replay=LogReplay(stream, settings, entities),
+        own_partitions=own,
+        run=run,
+        live=not settings.files,
+    )
 
 
 def _letters(events: Events) -> tuple[pa.RecordBatch, ...]:

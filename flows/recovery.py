@@ -30,7 +30,7 @@ from flows.settings import FlowSettings
 log = structlog.get_logger(__name__)
 
 FINGERPRINT: Final = "steps.json"
-_held_locks: list[int] = []
+_held_locks: dict[Path, int] = {}
 _init_db_dir: Any = bytewax_recovery.init_db_dir
 _RecoveryConfig: Any = bytewax_recovery.RecoveryConfig
 
@@ -128,6 +128,13 @@ def step_ids(flow: Dataflow) -> list[str]:
     return sorted(found)
 
 
+def release(settings: FlowSettings, stream: str) -> None:
+    """Let another flow of the stream start, after one has ended in this process."""
+    descriptor = _held_locks.pop(settings.recovery / f"{stream}.lock", None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
 def _lock(path: Path) -> None:
     options = run_options() or {}
     if options.get("process_id"):  # process 0 of a cluster holds the lock for all of them
@@ -143,4 +150,4 @@ def _lock(path: Path) -> None:
             where=path,
             todo="stop it first, or set MILLSTREAM_HOME to another folder",
         ) from None
-    _held_locks.append(descriptor)  # until the process ends
+    _held_locks[path] = descriptor  # until the process, or `release`, ends it

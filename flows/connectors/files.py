@@ -118,7 +118,7 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
         self._awake = datetime.now(UTC) + _NAP
         if self._heartbeat_due:
             self._heartbeat_due = False
-            return [RawBlock(self._part, _EMPTY, None, [])]
+            return [RawBlock(self._part, self._position[0] - 1, _EMPTY, None, [])]
         return []
 
     def next_awake(self) -> datetime | None:
@@ -162,6 +162,7 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
         number, place = self._position
         with path.open("rb") as file:
             file.seek(place)
+            first = number
             offsets: list[int] = []
             payloads: list[bytes] = []
             for line in file:
@@ -173,8 +174,8 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
                 number += 1
                 if len(payloads) >= self._settings.block_events:
                     self._position = (number, place)
-                    yield RawBlock(self._part, np.array(offsets, np.int64), None, payloads)
-                    offsets, payloads = [], []
+                    yield RawBlock(self._part, first - 1, np.array(offsets, np.int64), None, payloads)
+                    first, offsets, payloads = number, [], []
             if payloads:
                 self._position = (number, place)
-                yield RawBlock(self._part, np.array(offsets, np.int64), None, payloads)
+                yield RawBlock(self._part, first - 1, np.array(offsets, np.int64), None, payloads)

@@ -107,7 +107,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             if not self._heartbeat_due:
                 return []
             self._heartbeat_due = False
-            return [RawBlock(self._part, _EMPTY, _EMPTY, [])]
+            return [RawBlock(self._part, self._after(), _EMPTY, _EMPTY, [])]
         self._idle = 0
         self._heartbeat_due = False
         self._in_epoch += len(entries)
@@ -216,13 +216,21 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             )
         position = self._position
         assert position is not None
+        after = self._after()
         self._position = BusPosition(ids[-1].decode(), position.read + len(ids))
         return RawBlock(
             partition=self._part,
+            after=after,
             offsets=(milliseconds << SEQUENCE_BITS) | sequence,
             accepted_us=milliseconds * 1000,
             payloads=[_payload(entry[1]) for entry in entries],
         )
+
+    def _after(self) -> int:
+        if self._position is None or self._position.last_id == "0-0":
+            return -1
+        milliseconds, _, sequence = self._position.last_id.partition("-")
+        return (int(milliseconds) << SEQUENCE_BITS) | int(sequence)
 
     def _back_off(self, error: Exception, now: datetime) -> None:
         self._failures += 1

@@ -1,0 +1,102 @@
+"""The online store as a sink: window states into Redis, compare-and-set on their version.
+
+Unit of parallelism: the key shard. Delivery: at least once, and idempotent: a state whose version is not newer than the
+stored one changes nothing. The snapshot is None; the sink is partitioned all the same, because Bytewax only waits for
+sinks that take part in snapshots: an epoch is durable when its states are in the store.
+
+While the server is unreachable the sink waits and tries again, and the flow with it; after a minute it gives up, which
+ends the process, and the next start replays the epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import redis
+import structlog
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from feature_repo.errors import OnlineStoreError
+from feature_repo.stores.projection import EntityProjection
+from flows import metrics
+from flows.settings import FlowSettings
+from flows.steps.fold import OnlineRows
+from flows.steps.route import EntityKeys
+
+log = structlog.get_logger(__name__)
+
+GIVE_UP_S: Final = 60.0
+_OUTAGE: Final = (redis.ConnectionError, redis.TimeoutError)
+
+
+class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
+    """One part per key shard; the key of an item ends in its shard (`account_id:03`)."""
+
+    def __init__(self, projections: dict[EntityKeys, EntityProjection], settings: FlowSettings) -> None:
+        self._projections = projections
+        self._shards = settings.key_shards
+
+    def list_parts(self) -> list[str]:
+        """`00`, `01`, ..."""
+        return [f"{shard:02d}" for shard in range(self._shards)]
+
+    def part_fn(self, item_key: str) -> int:
+        """The shard."""
+        return int(item_key.rpartition(":")[2])
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> OnlinePart:
+        """A writer; there is nothing to resume."""
+        del step_id, for_part, resume_state
+        return OnlinePart(self._projections)
+
+
+class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
+    """Writes what comes, at once."""
+
+    def __init__(self, projections: dict[EntityKeys, EntityProjection]) -> None:
+        self._projections = projections
+
+    def write_batch(self, values: list[OnlineRows]) -> None:
+        """One pipelined round trip per entity and batch."""
+        for states in values:
+            entity = "+".join(states.entity)
+            began = time.perf_counter()
+            self._send(self._projections[states.entity], states.rows)
+            metrics.ONLINE_WRITE.labels(entity).observe(time.perf_counter() - began)
+            metrics.STATES_WRITTEN.labels(entity).inc(len(states.rows))
+            if states.oldest_accepted_us:
+                metrics.FRESHNESS.labels(entity).observe(
+                    max(time.time() - states.oldest_accepted_us / 1e6, 0.0)
+                )
+
+    def snapshot(self) -> None:
+        """Nothing: what was written is in the store."""
+        return
+
+    def _send(self, projection: EntityProjection, rows: list[tuple[bytes, list[Any]]]) -> None:
+        give_up = time.monotonic() + GIVE_UP_S
+        wait = 0.05
+        while True:
+            try:
+                projection.send(rows)
+            except OnlineStoreError as error:
+                if not isinstance(error.__cause__, _OUTAGE) or time.monotonic() > give_up:
+                    raise
+                metrics.ONLINE_ERRORS.inc()
+                log.warning(
+                    "online.unreachable", error=str(error.__cause__), todo="the flow waits; check REDIS_URL"
+                )
+                time.sleep(wait)
+                wait = min(wait * 2, 2.0)
+            else:
+                return
+
+
+def connect(settings: FlowSettings) -> Any:
+    """The client all writers of a process share; a frozen server costs seconds, not minutes."""
+    return redis.Redis.from_url(
+        settings.redis_url, socket_timeout=5.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0)
+    )

@@ -1,0 +1,94 @@
+"""Log rows cut for the fold parts: what a part folds again after a restart, beyond its checkpoint.
+
+One row per logged event and entity. All parts of a process share one reader, so that a file of the log is opened, hashed
+and cut once for all shards, not once for each of them; what it keeps is bounded, beyond that files are read again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from threading import Lock
+from typing import Final
+
+import pyarrow.compute as pc
+
+from feature_repo.windows.spec import ViewSpec
+from flows.blocks import Int64s, Mask
+from flows.log_rows import LogFile, log_files
+from flows.settings import FlowSettings
+from flows.steps.route import EntityKeys, Slice, cut, pick
+from flows.streams import EventStream
+
+KEPT_ROWS: Final = 2_000_000
+
+Wanted = Callable[[str, Int64s], Mask]
+"""Source partition and offsets in, mask of the rows to fold out."""
+
+
+class LogReplay:
+    """The log of one stream, cut into slices; safe to use from several workers."""
+
+    def __init__(
+        self, stream: EventStream, settings: FlowSettings, entities: dict[EntityKeys, tuple[ViewSpec, ...]]
+    ) -> None:
+        self._stream = stream
+        self._settings = settings
+        self._entities = entities
+        columns = {"event_id", "event_timestamp", "created_timestamp", "source_partition", "source_offset"}
+        for entity, specs in entities.items():
+            columns.update(entity, *(spec.columns for spec in specs))
+        self._columns = sorted(columns)
+        self._files: dict[tuple[str, int], LogFile] = {}
+        self._cut: OrderedDict[tuple[str, int, EntityKeys], list[Slice]] = OrderedDict()
+        self._kept = 0
+        self._lock = Lock()
+
+    def published_offsets(self) -> dict[str, int]:
+        """Highest offset in the published log per source partition."""
+        highest: dict[str, int] = {}
+        with self._lock:
+            for file in self._list(staged=False):
+                for partition, (_, last) in file.offsets().items():
+                    highest[partition] = max(highest.get(partition, -1), last)
+        return highest
+
+    def slices(self, entity: EntityKeys, shard: int, within: dict[str, tuple[int, int]]) -> Iterator[Slice]:
+        """Rows of a part with `low < offset <= high` for the partitions of `within` (partition: (low, high))."""
+        with self._lock:
+            for file in self._list(staged=True):
+                held = file.offsets()
+                if not any(
+                    p in held and held[p][1] > low and held[p][0] <= high for p, (low, high) in within.items()
+                ):
+                    continue
+                for piece in self._pieces(file, entity):
+                    if piece.shard != shard or piece.partition not in within or not len(piece.offsets):
+                        continue
+                    low, high = within[piece.partition]
+                    wanted = (piece.offsets > low) & (piece.offsets <= high)
+                    if wanted.all():
+                        yield piece
+                    elif wanted.any():
+                        yield pick(piece, wanted)
+
+    def _list(self, *, staged: bool) -> list[LogFile]:
+        """Files by name; one seen before keeps its footer, for a file never changes."""
+        files = log_files(self._stream, self._settings, staged=staged)
+        return [self._files.setdefault((file.name, file.written_ns), file) for file in files]
+
+    def _pieces(self, file: LogFile, entity: EntityKeys) -> list[Slice]:
+        known = self._cut.get((file.name, file.written_ns, entity))
+        if known is not None:
+            return known
+        table = file.read(self._columns).combine_chunks()
+        pieces: list[Slice] = []
+        for partition in table["source_partition"].unique().to_pylist():
+            rows = table.filter(pc.equal(table["source_partition"], partition)).combine_chunks()
+            pieces += cut(rows, {entity: self._entities[entity]}, self._settings.key_shards, partition)
+        self._cut[file.name, file.written_ns, entity] = pieces
+        self._kept += table.num_rows
+        while self._kept > KEPT_ROWS and len(self._cut) > 1:
+            _, dropped = self._cut.popitem(last=False)
+            self._kept -= sum(len(piece.offsets) for piece in dropped)
+        return pieces

@@ -1,0 +1,144 @@
+"""Accepted rows to the fold parts that keep their keys: one item per entity and key shard of a block.
+
+A block's columns become flat arrays once, are sorted by shard once, and the items are slices of them. Only shards that
+occur get an item, with one exception: the first block of a source partition after a start goes to every part, empty if
+need be, so that each builds its state at once and not when its first event happens to come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from feature_repo.windows.columns import BlockColumns, Keys
+from feature_repo.windows.columns import Events as Columns
+from feature_repo.windows.spec import ViewSpec
+from flows.blocks import Events, Int64s
+
+EntityKeys = tuple[str, ...]
+"""The sorted join keys that name an entity, such as `("account_id",)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The rows of one block whose key of one entity lies in one shard; `columns` holds one entry per view."""
+
+    entity: EntityKeys
+    shard: int
+    partition: str
+    after: int
+    last_offset: int
+    oldest_accepted_us: int
+    keys: Keys
+    columns: tuple[Columns, ...]
+    offsets: Int64s
+
+
+class Router:
+    """Cuts blocks into slices; call it with admitted events."""
+
+    def __init__(self, entities: dict[EntityKeys, tuple[ViewSpec, ...]], shards: int) -> None:
+        self._entities = entities
+        self._shards = shards
+        self._greeted: set[str] = set()
+
+    def __call__(self, events: Events) -> list[tuple[str, Slice]]:
+        """(part key, slice) for each part that has something to do."""
+        greet = events.partition not in self._greeted
+        self._greeted.add(events.partition)
+        if not (greet or events.rows.num_rows):
+            return []
+        slices = cut(
+            events.rows, self._entities, self._shards, events.partition, events.origin.after, every=greet
+        )
+        return [(part_key(piece.entity, piece.shard), piece) for piece in slices]
+
+
+def part_key(entity: EntityKeys, shard: int) -> str:
+    """Key of a fold part.
+
+    >>> part_key(("account_id",), 3)
+    'account_id:03'
+    """
+    return f"{'+'.join(entity)}:{shard:02d}"
+
+
+def cut(
+    rows: pa.RecordBatch | pa.Table,
+    entities: dict[EntityKeys, tuple[ViewSpec, ...]],
+    shards: int,
+    partition: str = "",
+    after: int = -1,
+    *,
+    every: bool = False,
+) -> list[Slice]:
+    """Slices of log rows for all entities; of every shard, or of those that occur."""
+    if not entities:
+        return []
+    block = BlockColumns(rows)
+    offsets = rows["source_offset"].to_numpy()
+    accepted = (
+        rows["created_timestamp"].cast(pa.int64()).to_numpy() if rows.num_rows else np.empty(0, np.int64)
+    )
+    last = int(offsets[-1]) if len(offsets) else after
+    oldest = int(accepted.min()) if len(accepted) else 0
+    pieces = []
+    for entity, specs in entities.items():
+        keys = block.keys(entity)
+        of_row = keys.shards(shards)
+        order = np.argsort(of_row, kind="stable")
+        keys = _take(keys, order)
+        columns = [block.events(spec).take(order) for spec in specs]
+        bounds = np.searchsorted(of_row[order], np.arange(shards + 1))
+        placed = offsets[order]
+        for shard in range(shards):
+            a, b = int(bounds[shard]), int(bounds[shard + 1])
+            if a == b and not every:
+                continue
+            pieces.append(
+                Slice(
+                    entity=entity,
+                    shard=shard,
+                    partition=partition,
+                    after=after,
+                    last_offset=last,
+                    oldest_accepted_us=oldest,
+                    keys=_part(keys, a, b),
+                    columns=tuple(Columns(c.ints[a:b], c.floats[a:b]) for c in columns),
+                    offsets=placed[a:b],
+                )
+            )
+    return pieces
+
+
+def pick(piece: Slice, rows: npt.NDArray[np.bool_]) -> Slice:
+    """The rows of a mask."""
+    where = np.flatnonzero(rows)
+    return Slice(
+        entity=piece.entity,
+        shard=piece.shard,
+        partition=piece.partition,
+        after=piece.after,
+        last_offset=piece.last_offset,
+        oldest_accepted_us=piece.oldest_accepted_us,
+        keys=_take(piece.keys, where),
+        columns=tuple(c.take(where) for c in piece.columns),
+        offsets=piece.offsets[where],
+    )
+
+
+def _take(keys: Keys, rows: npt.NDArray[np.intp]) -> Keys:
+    """Keys in another order, without a loop over them."""
+    starts, lengths = keys.offsets[rows], np.diff(keys.offsets)[rows]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    gather = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return Keys(keys.hashes[rows], offsets, keys.data[gather])
+
+
+def _part(keys: Keys, a: int, b: int) -> Keys:
+    offsets = keys.offsets[a : b + 1]
+    return Keys(keys.hashes[a:b], offsets - offsets[0], keys.data[offsets[0] : offsets[-1]])
