@@ -4,8 +4,6 @@ NaN is missing. float32 is what XGBoost and the ONNX runtime compute with, so th
 it will be asked about. The feature store is asked for payments only: it never sees a label.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +53,8 @@ class FeatureSource(Protocol):
 
     service: str
     features: Sequence[Feature]
+    schema_hash: str
+    """sha256 of all that decides the values; the scorer holds the model and its plan against each other by it."""
 
     def fetch(self, payments: pa.Table) -> pa.Table:
         """Columns event_id and all features, one row per payment, in any order."""
@@ -70,15 +70,26 @@ class FeastSource:
 
     def __init__(self, store: "FeatureStore", service: str) -> None:
         """Read the service's columns from the registry; refuses a column that is not a number."""
+        from feature_repo.stores.plan import compile_plan  # pulls in Feast, which is seconds
+
+        self._plan = compile_plan(store, service)
         self._store = store
         self._service: Any = store.get_feature_service(service)
         self.service = service
+        self.schema_hash = self._plan.schema_hash
         self.features: Sequence[Feature] = tuple(
             feature
             for projection in self._service.feature_view_projections
             for feature in _described(store, projection)
         )
-        check_features(self.features, where=f"feature service {service}")
+        where = f"feature service {service}"
+        check_features(self.features, where=where)
+        if tuple(feature.name for feature in self.features) != self._plan.feature_names:
+            raise DefinitionError(
+                "the reading plan has other columns than the service",
+                where=where,
+                todo="run feast apply again",
+            )
 
     def fetch(self, payments: pa.Table) -> pa.Table:
         """Point-in-time join of every view, then the on-demand views."""
@@ -87,9 +98,7 @@ class FeastSource:
 
     def save_plan(self, path: Path) -> None:
         """Export the reading plan, so that the scorer need not import Feast."""
-        from feature_repo.stores.plan import compile_plan  # pulls in Feast, which is seconds
-
-        compile_plan(self._store, self.service).save(path)
+        self._plan.save(path)
 
 
 def _described(store: "FeatureStore", projection: Any) -> list[Feature]:
@@ -170,11 +179,3 @@ def to_matrix(table: pa.Table) -> Matrix:
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the gate refuses by name
             matrix[:, place] = column.to_numpy()
     return matrix
-
-
-def schema_hash(service: str, features: Sequence[Feature]) -> str:
-    """sha256 of what a model depends on: the service, its columns, their order and types."""
-    text = json.dumps(
-        [service, [[feature.name, feature.kind] for feature in features]], separators=(",", ":")
-    )
-    return hashlib.sha256(text.encode()).hexdigest()

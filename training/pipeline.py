@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from feature_repo.settings import RepoSettings
 from training import artefact, baselines, evaluate, export, model, report
-from training.dataset import FeatureSource, schema_hash
+from training.dataset import FeatureSource
 from training.gate import Failure, Gate
 from training.judge import Scores, judge
 from training.manifest import manifest as make_manifest
@@ -73,7 +73,7 @@ def run(
         models, gaps = judge(scores, valid, test, config)
         kinds = evaluate.by_fraud_type(
             test.target,
-            data.labels.fraud_type.to_numpy(zero_copy_only=False)[data.of("test")],
+            test.kind,
             scores[OURS].test,
             test.account,
             resamples=config.report.bootstrap,
@@ -94,7 +94,7 @@ def run(
             created=now,
             config=config,
             service=source.service,
-            schema_hash=schema_hash(source.service, source.features),
+            schema_hash=source.schema_hash,
             libraries=artefact.libraries(),
             split=split,
             rows={

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from training.evaluate import Ranking
+from training.evaluate import FPR, Ranking
 from training.threshold import Thresholds
 
 Floats = npt.NDArray[np.float64]
@@ -118,7 +118,7 @@ def score_distribution(target: Targets, score: Floats, thresholds: Thresholds) -
 
     def paint(axes: Axes) -> None:
         logit = np.clip(_logit(score), -12, 12)
-        bins = np.linspace(max(-12.0, float(logit.min())), min(12.0, float(logit.max())), 56)
+        bins = np.linspace(max(-12.0, float(logit.min())), min(12.0, float(logit.max())), 56).tolist()
         axes.hist(logit[target == 0], bins, color=HONEST, alpha=0.75, label="honest")
         axes.hist(logit[target == 1], bins, color=FRAUD, alpha=0.75, label="fraud")
         axes.set_yscale("log")
@@ -135,7 +135,7 @@ def score_distribution(target: Targets, score: Floats, thresholds: Thresholds) -
         axes.set_xticks(_logit(np.array(shown)), [f"{w * 100:.6g}%" for w in shown])
         axes.set(xlabel="score", ylabel="payments")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper center")
 
     return _draw(paint, "Scores")
 
@@ -190,6 +190,26 @@ def amount_caught(
     return _draw(paint, "Amount caught")
 
 
+def recall_by_kind(rankings: Mapping[str, Ranking]) -> str:
+    """Share of each kind of fraud found, by the share of honest payments flagged for it."""
+
+    def paint(axes: Axes) -> None:
+        for (kind, ranking), colour in zip(
+            rankings.items(), (MODEL, REVIEW, "#2e8b57", *OTHERS), strict=False
+        ):
+            caught, alarms = ranking.counts()
+            rate, found = alarms / alarms[-1], caught / caught[-1]
+            rate, found = np.concatenate([[1e-9], rate]), np.concatenate([[0.0], found])
+            axes.step(np.maximum(rate, 1e-4), found, where="post", color=colour, label=kind)
+        axes.axvline(FPR, color=MUTED, linewidth=1.2, linestyle=(0, (4, 4)))
+        axes.set(xscale="log", xlim=(1e-4, 1), ylim=(-0.02, 1.03))
+        axes.set(xlabel="share of honest payments flagged", ylabel="share of frauds found (recall)")
+        _percent(axes, "both")
+        axes.legend(loc="lower right")
+
+    return _draw(paint, "Recall by kind of fraud")
+
+
 def cost_curve(review: Floats, cost_per_day: Floats, chosen: float, *, approve_all: float) -> str:
     """Cost a day on the validation days for every place of the review threshold, decline left where it is."""
 
@@ -209,7 +229,7 @@ def cost_curve(review: Floats, cost_per_day: Floats, chosen: float, *, approve_a
 
 
 def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] = (5.6, 3.9)) -> str:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # a literal per key is more than a palette needs
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         paint(axes)

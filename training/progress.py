@@ -40,7 +40,9 @@ class Steps:
             MofNCompleteColumn(),
             TextColumn("[dim]{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as progress:
             step = Step(progress, progress.add_task(title, total=None, note=""))
             yield step
         self.seconds[name] = time.perf_counter() - started

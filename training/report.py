@@ -67,7 +67,8 @@ def draw(found: Findings) -> dict[str, str]:
     }
     scores = {name: judged.scores.test for name, judged in found.models.items()}
     touched = (ours.outcome.reviewed + ours.outcome.declined) / test.days
-    top = list(found.importance.items())[: found.config.report.top_features]
+    top = [(name, share) for name, share in found.importance.items() if share >= 0.0005]  # noqa: PLR2004  shows as 0.1%
+    top = top[: found.config.report.top_features]
     review = np.geomspace(1e-4, max(2e-4, ours.thresholds.decline), 120)
     costs = [
         threshold.apply(
@@ -92,6 +93,13 @@ def draw(found: Findings) -> dict[str, str]:
             ours.thresholds.review,
             approve_all=costs[0].cost_of_approving_all / valid.days,
         ),
+        "kinds": plots.recall_by_kind(
+            {
+                kind: evaluate.Ranking(test.target[keep], ours.scores.test[keep])
+                for kind in found.kinds
+                for keep in [(test.target == 0) | (test.kind == kind)]
+            }
+        ),
         "importance": plots.importance(top),
     }
 
@@ -102,6 +110,7 @@ CAPTIONS: Final = {
     "scores": "Both axes are stretched: most honest payments score far below one in a thousand.",
     "calibration": "Dots on the diagonal: a score can be read as a probability. Lines are 95% intervals.",
     "cost": "Lower is better. Fewer reviews to the right, more to the left.",
+    "kinds": "How many frauds of a kind are found when that share of the honest payments is flagged.",
     "importance": "Share of the total gain of all splits. Features that say the same share it between them.",
 }
 
@@ -130,7 +139,7 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
     cards += [
         {
             "name": "Stolen amount caught",
-            "value": f"{outcome.caught_share:.0%}",
+            "value": _share(outcome.caught_share),
             "note": f"{outcome.declined_fraud_amount / outcome.fraud_amount:.0%} declined at once",
         },
         {
@@ -151,7 +160,7 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
         "outcome": outcome,
         "confidence": f"{config.report.confidence:.0%}",
         "test_days": f"{days:g} days",
-        "headline": f"The model stops {outcome.caught_share:.0%} of the stolen money and touches "
+        "headline": f"The model stops {_share(outcome.caught_share)} of the stolen money and touches "
         f"{honest_touched / honest:.2%} of the honest payments.",
         "cards": cards,
         "comparison_sentence": _comparison(found),
@@ -159,7 +168,7 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
             {
                 "name": name,
                 "estimates": [judged.estimates[metric] for metric in METRICS],
-                "caught": f"{judged.outcome.caught_share:.0%}",
+                "caught": _share(judged.outcome.caught_share),
                 "cost": _money(judged.outcome.cost / days),
             }
             for name, judged in found.models.items()
@@ -294,6 +303,11 @@ def _block(kind: str, label: str, left: float, right: float) -> dict[str, Any]:
 
 def _money(amount: float) -> str:
     return f"{amount:,.0f}"
+
+
+def _share(share: float) -> str:
+    """Never rounds to all or nothing what is neither."""
+    return f"{share:.0%}" if share in {0.0, 1.0} else f"{min(max(share, 0.001), 0.999):.1%}"
 
 
 def _days(span: timedelta) -> str:

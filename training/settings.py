@@ -171,13 +171,25 @@ class TrainingConfig(_Frozen):
     name: str = Field(
         "fraud_detection", pattern=r"^[a-z][a-z0-9_]*$", description="Model name, and its folder's"
     )
-    data: DataSettings = Field(default_factory=DataSettings, description="Window, cut-off, label delay")
-    split: SplitSettings = Field(default_factory=SplitSettings, description="Validation and test days")
-    gate: GateSettings = Field(default_factory=GateSettings, description="Bounds of the training set")
-    model: ModelSettings = Field(default_factory=ModelSettings, description="XGBoost")
+    data: DataSettings = Field(
+        default_factory=lambda: DataSettings.model_validate({}), description="Window, cut-off, label delay"
+    )
+    split: SplitSettings = Field(
+        default_factory=lambda: SplitSettings.model_validate({}), description="Validation and test days"
+    )
+    gate: GateSettings = Field(
+        default_factory=lambda: GateSettings.model_validate({}), description="Bounds of the training set"
+    )
+    model: ModelSettings = Field(
+        default_factory=lambda: ModelSettings.model_validate({}), description="XGBoost"
+    )
     rules: tuple[Rule, ...] = Field((), description="The rules baseline")
-    cost: CostSettings = Field(default_factory=CostSettings, description="Cost table")
-    report: ReportSettings = Field(default_factory=ReportSettings, description="Intervals and plots")
+    cost: CostSettings = Field(
+        default_factory=lambda: CostSettings.model_validate({}), description="Cost table"
+    )
+    report: ReportSettings = Field(
+        default_factory=lambda: ReportSettings.model_validate({}), description="Intervals and plots"
+    )
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> Self:

@@ -68,8 +68,11 @@ def train(
 def _open(repo: Path) -> Any:
     if not (repo / "feature_store.yaml").is_file():
         raise DefinitionError("no feature_store.yaml", where=repo, todo="name a Feast repository with --repo")
+    import warnings
+
     from feast import FeatureStore
 
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"feast\.")  # "alpha", on every view
     return FeatureStore(repo_path=str(repo))
 
 

@@ -32,6 +32,8 @@ class Sample:
     target: npt.NDArray[np.uint8]
     amount: npt.NDArray[np.float64]
     account: npt.NDArray[np.object_]
+    kind: npt.NDArray[np.object_]
+    """`fraud_type` of the labels, None for honest payments."""
     days: float
 
 
@@ -58,6 +60,7 @@ class TrainingSet:
             target=self.labels.target[mask],
             amount=self.payments["amount"].to_numpy()[mask],
             account=self.payments["account_id"].to_numpy()[mask],
+            kind=self.labels.fraud_type.to_numpy(zero_copy_only=False)[mask],
             days=days,
         )
 
