@@ -177,7 +177,7 @@ def test_each_fraud_follows_its_script(history: History, kind: str) -> None:
 
 
 def largest(payments: list[dict[str, Any]]) -> float:
-    return max(p["account_balance_before"] for p in payments)
+    return float(max(p["account_balance_before"] for p in payments))
 
 
 def test_world_continues_from_its_file_as_it_does_in_memory(tmp_path: Path) -> None:
