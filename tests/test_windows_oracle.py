@@ -90,7 +90,7 @@ def close(x: float, y: float) -> bool:
 
 
 TIMES = [T0 + s * S + d for s in (0, 1, 4, 7, 16, 20, 31, 38, 41) for d in (-1, 0, 1)]
-relaxed = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
@@ -105,12 +105,11 @@ def test_every_function_equals_the_naive_oracle_in_any_arrival_order(hop_us: int
         bytes_ = packed(index, state, key)
         for t in TIMES:
             values, flags = read_state(bytes_, spec, t)
-            if flags & INCOMPLETE:
-                assert t < newest[key] - spec.grace_us or not spec.tiled  # the past is given up only beyond the grace
-                assert t <= newest[key]
-                continue
+            if flags & INCOMPLETE:  # the past is given up only beyond the grace, or where a hot key pushed it out
+                assert t < newest[key] - spec.grace_us or (not spec.tiled and t <= newest[key])
             for a, value in zip(spec.aggregates, values, strict=True):
-                assert close(value, answer(events, spec, a, key, t)), (a, key, t, value, answer(events, spec, a, key, t))
+                given_up = flags & INCOMPLETE and math.isnan(value)
+                assert given_up or close(value, answer(events, spec, a, key, t)), (a, key, t, value)
 
 
 @pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])

@@ -39,27 +39,34 @@ from feature_repo.windows.spec import (
 from feature_repo.windows.state import HEADER, NOTHING, check_header
 
 INCOMPLETE: Final = 1
-"""Flag: events this answer needs have been dropped from the state (the read lies too far in the past). Never silently wrong."""
+"""Flag: the read lies too far in the past for some window, whose events have been dropped from the state; its features are null."""
 CAPPED: Final = 2
 """Flag: a window held more than `capacity` events; the answer is from the newest of them."""
 
 _NEEDS_SUM, _NEEDS_SQUARES = 1, 2
 
 
-def read_state(state: bytes | None, spec: ViewSpec, t: int) -> tuple[npt.NDArray[np.float64], int]:
-    """The features of one key as of `t` (int64 UTC us) from its packed state, and the flags. No state: no event, ever.
+def read_state(state: bytes | None, spec: ViewSpec, t: int, floor: int = NOTHING) -> tuple[npt.NDArray[np.float64], int]:
+    """The features of one key as of `t` (int64 UTC us) from its packed state, and the flags.
 
-    Order of the values: `spec.feature_names`. Raises `StateError` for bytes that are not a state of this view.
+    Order of the values: `spec.feature_names`. A key without a state has no events after `floor` (see `forgotten_before`).
+    Raises `StateError` for bytes that are not a state of this view.
     """
     out = np.empty(len(spec.aggregates), np.float64)
-    words = np.frombuffer(state, np.int64) if state is not None else EMPTY
+    words = no_state(floor) if state is None else np.frombuffer(state, np.int64)
     if state is not None:
         check_header(words, spec)
     return out, int(finish_state(words, *read_tables(spec), t, out))
 
 
-EMPTY: Final = np.array([0, 0, 0, 0, NOTHING, NOTHING, 0, 0], np.int64)
-"""The header of a state without events."""
+def no_state(floor: int = NOTHING) -> Ints:
+    """The header of a state without events, of which those up to `floor` may have been forgotten."""
+    return np.array([0, 0, 0, 0, floor, NOTHING, 0, 0], np.int64)
+
+
+def forgotten_before(spec: ViewSpec, now: int) -> int:
+    """Online keys expire `retention_us` after their last write; so a key that is not there may have had events up to this time."""
+    return now - spec.retention_us
 
 
 def read_tables(spec: ViewSpec) -> tuple[Ints, Ints]:
@@ -172,6 +179,8 @@ def finish_events(
                 flags |= CAPPED
         elif floor >= window_start:
             flags |= INCOMPLETE
+            out[reads[r, 5]] = np.nan
+            continue
         out[reads[r, 5]] = _event_value(reads[r], t, seen, newest, n, sums, squares, extremes, n_hash)
     return flags
 
@@ -226,6 +235,8 @@ def finish_tiles(
         first_hop = (t - reads[r, 4]) // hop
         if floor >= first_hop * hop:
             flags |= INCOMPLETE
+            out[reads[r, 5]] = np.nan
+            continue
         sums = np.zeros(6, np.int64)
         count, hops, value, total = np.int64(0), 0, np.nan, 0.0
         row = stop - 1

@@ -1,0 +1,16 @@
+"""Whose features we keep. Keys are strings, so that key bytes are the same in the flow, in Feast and in the scorer."""
+
+from feast import Entity, ValueType
+
+account = Entity(
+    name="account",
+    join_keys=["account_id"],
+    value_type=ValueType.STRING,
+    description="Who pays: one account of the payment company's customers",
+)
+merchant = Entity(
+    name="merchant",
+    join_keys=["merchant_id"],
+    value_type=ValueType.STRING,
+    description="Who is paid: a merchant, or another account in a transfer",
+)

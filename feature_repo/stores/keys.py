@@ -1,0 +1,111 @@
+"""Names and bytes in the online store: the same hash per entity, key bytes and `_ts:<view>` field as Feast's own Redis store.
+
+A windowed view adds one field, `_state:<view>`, the packed state (`feature_repo.windows.state`). No Feast import: the flow and the
+scorer build these bytes themselves, a test holds them to Feast's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from feature_repo.windows.columns import FEAST_STRING
+
+_U32: Final = struct.Struct("<I")
+
+
+def key_prefix(join_keys: Sequence[str]) -> bytes:
+    """What stands before the values in a serialised entity key (version 3): the sorted names of the join keys."""
+    parts = [_U32.pack(len(join_keys))]
+    for name in sorted(join_keys):
+        text = name.encode()
+        parts += [_U32.pack(FEAST_STRING), _U32.pack(len(text)), text]
+    return b"".join(parts)
+
+
+def key_values(values: Sequence[str]) -> bytes:
+    """The value part of a key of strings, in the order of the sorted join keys; equal to `windows.columns.Keys.data`."""
+    parts = []
+    for value in values:
+        text = value.encode()
+        parts += [_U32.pack(FEAST_STRING), _U32.pack(len(text)), text]
+    return b"".join(parts)
+
+
+def state_field(view: str) -> bytes:
+    """The hash field with the packed state of a windowed view."""
+    return b"_state:" + view.encode()
+
+
+def time_field(view: str) -> bytes:
+    """The hash field with the view's newest event time, a protobuf Timestamp, as Feast writes it."""
+    return b"_ts:" + view.encode()
+
+
+def encode_timestamp(us: int) -> bytes:
+    """Microseconds UTC as the bytes of a `google.protobuf.Timestamp`; zero parts are left out, as protobuf does."""
+    seconds, rest = divmod(us, 1_000_000)
+    out = b""
+    if seconds:
+        out += b"\x08" + _varint(seconds & 0xFFFFFFFFFFFFFFFF)
+    if rest:
+        out += b"\x10" + _varint(rest * 1000)
+    return out
+
+
+def decode_timestamp(data: bytes) -> int:
+    """The inverse of `encode_timestamp`, to the microsecond."""
+    seconds = nanos = at = 0
+    while at < len(data):
+        field = data[at]
+        value, at = _read_varint(data, at + 1)
+        if field == 0x08:
+            seconds = value - (1 << 64) if value >> 63 else value
+        elif field == 0x10:
+            nanos = value
+    return seconds * 1_000_000 + nanos // 1000
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def decode_value(data: bytes) -> bool | bytes | str | int | float | None:
+    """The scalar in the bytes of a Feast `Value` message; None for null. Lists and maps are not features a scorer reads: ValueError."""
+    if not data:
+        return None
+    number, wire = data[0] >> 3, data[0] & 7
+    if number > 8 or (number != 8 and data[0] & 0x80):
+        if data[0] == 0x98 and data[1] == 0x01:  # null_val = 19
+            return None
+        msg = f"a stored feature value is not a scalar (protobuf field {number})"
+        raise ValueError(msg)
+    if wire == 0:
+        value, _ = _read_varint(data, 1)
+        if number == 7:
+            return bool(value)
+        return value - (1 << 64) if value >> 63 else value
+    if wire == 1:
+        return float(struct.unpack_from("<d", data, 1)[0])
+    if wire == 5:
+        return float(struct.unpack_from("<f", data, 1)[0])
+    size, at = _read_varint(data, 1)
+    text = data[at : at + size]
+    return text.decode() if number == 2 else text

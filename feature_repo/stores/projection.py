@@ -1,0 +1,103 @@
+"""Writing window states into Redis. The online store is a projection of the fold: idempotent to write, rebuildable at any time.
+
+One row per key and flush: the states of all views of an entity go into the entity's hash in one step, each only if it is newer than
+what stands there (its version, the number of events folded, grows with every event and is the same after any replay). So neither a
+replay nor a second writer moves a key backwards. A key expires when the longest window of its views has passed since its last write,
+unless a plain feature view, which never expires, lives in the same hash.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+from feature_repo.errors import OnlineStoreError
+from feature_repo.stores.keys import encode_timestamp, key_prefix, state_field, time_field
+from feature_repo.windows.columns import Ints
+from feature_repo.windows.spec import ViewSpec
+from feature_repo.windows.state import KeyIndex, ViewState
+
+BATCH: Final = 256
+"""Keys per script call: long enough that the call costs little, short enough that Redis answers readers in between."""
+
+# KEYS: hashes. ARGV: number of views, their state fields, their time fields, seconds to live; then per key: states, times.
+# Bytes 9-16 of a state are its layout's fingerprint, 25-32 its version (little-endian int64), see windows/state.py.
+_WRITE: Final = """
+local n, at, written = tonumber(ARGV[1]), 2 * tonumber(ARGV[1]) + 2, 0
+local seconds = ARGV[at]
+for i, key in ipairs(KEYS) do
+  local lasting = redis.call('TTL', key) == -1
+  local new = {}
+  for v = 1, n do
+    local state = ARGV[at + v]
+    local old = redis.call('HGET', key, ARGV[1 + v])
+    if not (old and string.sub(old, 9, 16) == string.sub(state, 9, 16)
+            and struct.unpack('<i8', old, 25) >= struct.unpack('<i8', state, 25)) then
+      new[#new + 1] = ARGV[1 + v]
+      new[#new + 1] = state
+      new[#new + 1] = ARGV[1 + n + v]
+      new[#new + 1] = ARGV[at + n + v]
+    end
+  end
+  if #new > 0 then
+    redis.call('HSET', key, unpack(new))
+    if not lasting then redis.call('EXPIRE', key, seconds) end
+    written = written + 1
+  end
+  at = at + 2 * n
+end
+return written
+"""
+
+
+class EntityProjection:
+    """Writes the states of one entity's views. `client` is a redis-py client with `decode_responses` off."""
+
+    def __init__(self, client: Any, project: str, specs: Sequence[ViewSpec]) -> None:
+        self._write = client.register_script(_WRITE)
+        self._prefix = key_prefix(specs[0].join_keys)
+        self._suffix = project.encode()
+        self._specs = tuple(specs)
+        names = [state_field(s.name) for s in specs] + [time_field(s.name) for s in specs]
+        seconds = max(s.retention_us for s in specs) // 1_000_000 + 1
+        self._head: list[Any] = [len(specs), *names, seconds]
+
+    def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:
+        """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""
+        return self.send(self.rows(index, states, slots))
+
+    def rows(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> list[tuple[bytes, list[Any]]]:
+        """(key, arguments) per slot, ready for `send`: bytes only, so they may travel between steps of a flow."""
+        packed = []
+        for state in states:
+            blob, offsets = state.pack(slots)
+            packed.append((memoryview(blob.tobytes()), offsets.tolist(), state.newest(slots).tolist()))
+        rows = []
+        for i, slot in enumerate(slots.tolist()):
+            arguments: list[Any] = [bytes(blob[o[i] : o[i + 1]]) for blob, o, _ in packed]
+            arguments += [encode_timestamp(times[i]) for _, _, times in packed]
+            rows.append((self._prefix + index.name(slot) + self._suffix, arguments))
+        return rows
+
+    def send(self, rows: Sequence[tuple[bytes, list[Any]]]) -> int:
+        """Compare-and-set the rows, one pipelined round trip for all of them."""
+        from redis.exceptions import RedisError
+
+        written = 0
+        try:
+            with self._write.registered_client.pipeline(transaction=False) as pipe:
+                for start in range(0, len(rows), BATCH):
+                    part = rows[start : start + BATCH]
+                    arguments = self._head + [a for _, row in part for a in row]
+                    self._write(keys=[key for key, _ in part], args=arguments, client=pipe)
+                written = sum(pipe.execute())
+        except RedisError as error:
+            msg = f"window states could not be written: {error}"
+            raise OnlineStoreError(msg, where="Redis", todo="see that the server at REDIS_URL runs and has memory") from error
+        return int(written)
+
+
+def state_version(state: bytes) -> int:
+    """The version in a packed state: events folded for its key."""
+    return int(struct.unpack_from("<q", state, 24)[0])

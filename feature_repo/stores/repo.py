@@ -1,0 +1,40 @@
+"""Opening the feature repo for a home folder other than the default one.
+
+`cd feature_repo && feast apply` works on `feature_store.yaml`, whose registry lies in the project's `var/`. A demo or a test has a
+home of its own: it gets a copy of the file there with the registry beside it, which Feast takes with `feast -f <file> apply`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import yaml
+from feast import FeatureStore
+from feast.repo_config import load_repo_config
+
+from feature_repo.settings import PROJECT_ROOT, RepoSettings
+
+REPO: Final = PROJECT_ROOT / "feature_repo"
+
+
+def config_file(settings: RepoSettings, repo: Path = REPO) -> Path:
+    """The `feature_store.yaml` for this home: the repo's own for the default home, else a copy written into the home."""
+    own = repo / "feature_store.yaml"
+    if repo == REPO and settings.home == RepoSettings.model_fields["home"].default:
+        return own
+    config = yaml.safe_load(own.read_text())
+    config["registry"] = str(settings.registry)
+    config["online_store"]["home"] = str(settings.home)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    copy = settings.home / "feature_store.yaml"
+    text = yaml.safe_dump(config, sort_keys=False)
+    if not copy.exists() or copy.read_text() != text:
+        copy.write_text(text)
+    return copy
+
+
+def open_store(settings: RepoSettings, repo: Path = REPO) -> FeatureStore:
+    """The Feast store of this home; `feast apply` must have been run for it."""
+    config = load_repo_config(repo, config_file(settings, repo))
+    return FeatureStore(config=config)

@@ -1,0 +1,30 @@
+"""What the merchant took in the last day, in whole hours. One value per merchant, as of the last full hour."""
+
+from datetime import timedelta
+
+from entities import merchant
+from feast import StreamFeatureView
+from feast.aggregation import Aggregation
+from schema_of import schema_of
+from sources import payments
+
+_SPAN = timedelta(days=1)
+
+_aggregations = [
+    Aggregation(name="merchant_payment_count_1d", function="count", column="event_id", time_window=_SPAN),
+    Aggregation(name="merchant_amount_sum_1d", function="sum", column="amount", time_window=_SPAN),
+    Aggregation(name="merchant_amount_mean_1d", function="mean", column="amount", time_window=_SPAN),
+    Aggregation(name="merchant_amount_max_1d", function="max", column="amount", time_window=_SPAN),
+]
+
+merchant_day = StreamFeatureView(
+    name="merchant_day",
+    entities=[merchant],
+    source=payments,
+    timestamp_field="event_timestamp",
+    aggregations=_aggregations,
+    schema=schema_of(_aggregations),
+    enable_tiling=True,
+    tiling_hop_size=timedelta(hours=1),
+    description="Tiled windows over the payments to a merchant",
+)
