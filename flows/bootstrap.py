@@ -11,8 +11,10 @@ from typing import Any
 
 import structlog
 from bytewax.dataflow import Dataflow
+from bytewax.errors import BytewaxRuntimeError
 from bytewax.run import cli_main
 
+from feature_repo.errors import MillstreamError
 from flows import logs, metrics, recovery
 from flows.settings import FlowSettings
 
@@ -56,6 +58,18 @@ def run(stream: str, settings: FlowSettings) -> None:
     log.info("flow.start", stream=stream, run=name, home=str(settings.home), epoch_ms=settings.epoch_ms)
     try:
         _cli_main(flow, epoch_interval=settings.epoch_interval, recovery_config=config)
+    except BytewaxRuntimeError as error:
+        ours = _ours(error)
+        if ours is None:
+            raise
+        raise ours from None
     finally:
         recovery.release(settings, stream)
     log.info("flow.end", stream=stream, run=name)
+
+
+def _ours(error: BaseException | None) -> MillstreamError | None:
+    """The error of ours that Bytewax has wrapped, if it is one."""
+    while error is not None and not isinstance(error, MillstreamError):
+        error = error.__cause__
+    return error

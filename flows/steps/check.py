@@ -12,6 +12,7 @@ without bad rows costs one vectorised pass per rule.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,9 @@ def _between(
 
 
 def _matches(kind: pa.DataType, *, regex: str) -> tuple[str, Rule]:
-    options = pc.MatchSubstringOptions(regex)
+    # In Python, and so in GX, a final $ forgives one newline at the end of the text; in RE2 it does not.
+    forgiving = regex[:-1] + r"\n?\z" if re.search(r"(?<!\\)(\\\\)*\$$", regex) else regex
+    options = pc.MatchSubstringOptions(forgiving)
     pc.call_function(
         "match_substring_regex", [pa.array(["x"], kind)], options
     )  # RE2 refuses at start what it cannot do
