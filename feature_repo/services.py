@@ -1,6 +1,7 @@
 """What models read. A whole view is named, so that a window added to it is in the service, and in the next training set."""
 
 from feast import FeatureService
+
 from on_demand.payment_in_context import payment_in_context
 from on_demand.payment_itself import payment_itself
 from views.account_daily import account_daily

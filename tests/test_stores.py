@@ -80,7 +80,10 @@ def test_online_features_at_t_equal_historical_features_at_t(world: World) -> No
     rng = np.random.default_rng(5)
     rows = world.payments.take(rng.integers(0, world.payments.num_rows, 60)).to_pandas()
     end = world.payments["event_timestamp"][-1].as_py()
-    rows["event_timestamp"] = [end + timedelta(microseconds=int(us)) for us in rng.integers(-500_000_000, 40 * 86_400_000_000, len(rows))]
+    rows["event_timestamp"] = [
+        end + timedelta(microseconds=int(us))
+        for us in rng.integers(-500_000_000, 40 * 86_400_000_000, len(rows))
+    ]
     history = world.offline(rows)
     for row, expected in zip(rows.to_dict("records"), history.to_dict("records"), strict=True):
         t = row["event_timestamp"].to_pydatetime()
@@ -104,22 +107,35 @@ def test_scoring_before_or_after_ingestion_gives_the_same_vector(world: World) -
     assert before.versions["account_recent"] == after.versions["account_recent"] - 1
 
 
-def test_rows_in_equal_rows_out_in_order_with_duplicates_unknown_entities_and_extra_columns(world: World) -> None:
+def test_rows_in_equal_rows_out_in_order_with_duplicates_unknown_entities_and_extra_columns(
+    world: World,
+) -> None:
     rows = world.payments.slice(2000, 50).to_pandas()
     rows = pd.concat([rows, rows.iloc[:5], rows.iloc[:1].assign(account_id="nobody")], ignore_index=True)
     rows["note"] = np.arange(len(rows))
     got = world.offline(rows)
     assert list(got["note"]) == list(rows["note"])
-    assert got.iloc[:5].drop(columns="note").equals(got.iloc[50:55].drop(columns="note").reset_index(drop=True))
-    assert (got.iloc[-1]["account_payment_count_30d"], math.isnan(got.iloc[-1]["account_amount_mean_30d"])) == (0, True)
+    assert (
+        got.iloc[:5].drop(columns="note").equals(got.iloc[50:55].drop(columns="note").reset_index(drop=True))
+    )
+    assert (
+        got.iloc[-1]["account_payment_count_30d"],
+        math.isnan(got.iloc[-1]["account_amount_mean_30d"]),
+    ) == (0, True)
 
 
 def test_unknown_entity_counts_zero_on_line_too(world: World) -> None:
     row = {**world.payments.slice(0, 1).to_pylist()[0], "account_id": "nobody", "merchant_id": "nowhere"}
     live, scored = world.online(row, NOW), world.score(row, NOW)
-    assert (live["account_payment_count_1d"], live["account_amount_sum_7d"], live["account_amount_mean_1d"]) == (0, 0.0, None)
+    assert (
+        live["account_payment_count_1d"],
+        live["account_amount_sum_7d"],
+        live["account_amount_mean_1d"],
+    ) == (0, 0.0, None)
     assert scored.newest_us is None
-    assert scored.values.tobytes() == world.reader.empty(row, pd.Timestamp(NOW).value // 1000).values.tobytes()
+    assert (
+        scored.values.tobytes() == world.reader.empty(row, pd.Timestamp(NOW).value // 1000).values.tobytes()
+    )
 
 
 def test_a_read_too_far_in_the_past_is_null_and_named_never_silently_wrong(world: World) -> None:
@@ -134,8 +150,18 @@ def test_a_read_too_far_in_the_past_is_null_and_named_never_silently_wrong(world
 
 def test_newest_event_time_is_readable_the_feast_way(world: World) -> None:
     account = world.payments["account_id"][-1].as_py()
-    response = world.store.get_online_features(["account_recent:account_payment_count_1h"], [{"account_id": account}])
-    newest = max(t for t, a in zip(world.payments["event_timestamp"].to_pylist(), world.payments["account_id"].to_pylist(), strict=True) if a == account)
+    response = world.store.get_online_features(
+        ["account_recent:account_payment_count_1h"], [{"account_id": account}]
+    )
+    newest = max(
+        t
+        for t, a in zip(
+            world.payments["event_timestamp"].to_pylist(),
+            world.payments["account_id"].to_pylist(),
+            strict=True,
+        )
+        if a == account
+    )
     assert response.proto.results[-1].event_timestamps[0].ToDatetime(tzinfo=UTC) == newest
 
 
@@ -151,7 +177,14 @@ def test_filter_by_created_timestamp_hides_payments_accepted_later(world: World,
     table = pq.read_table(logged)
     created = table["created_timestamp"].to_pylist()
     created[3000] += timedelta(hours=1)
-    pq.write_table(table.set_column(table.schema.get_field_index("created_timestamp"), "created_timestamp", pa.array(created, pa.timestamp("us", "UTC"))), logged)
+    pq.write_table(
+        table.set_column(
+            table.schema.get_field_index("created_timestamp"),
+            "created_timestamp",
+            pa.array(created, pa.timestamp("us", "UTC")),
+        ),
+        logged,
+    )
     try:
         hidden = world.offline(row, filter_by_created_timestamp=True)
         assert hidden["account_payment_count_5m"][0] == by_event["account_payment_count_5m"][0] - 1
@@ -168,7 +201,11 @@ def test_entity_rows_can_be_sql_over_the_log(world: World) -> None:
 
 def test_full_feature_names_and_renamed_keys_work_as_in_feast(world: World) -> None:
     rows = world.payments.slice(5000, 3).to_pandas().rename(columns={"account_id": "payer"})
-    view = world.store.get_stream_feature_view("account_recent").with_name("payer_recent").with_join_key_map({"account_id": "payer"})
+    view = (
+        world.store.get_stream_feature_view("account_recent")
+        .with_name("payer_recent")
+        .with_join_key_map({"account_id": "payer"})
+    )
     from feast import FeatureService
 
     service = FeatureService(name="renamed", features=[view[["account_payment_count_1d"]]])
@@ -241,5 +278,7 @@ def test_keys_expire_when_their_longest_window_has_passed_but_never_plain_featur
     key = world.reader.commands(row)[0][0]
     assert 0 <= timedelta(days=30, minutes=10).total_seconds() - world.client.ttl(key) <= 120
     world.client.persist(key)  # as a write of a plain view does
-    project(world.settings, pa.concat_tables([world.payments, world.payments.slice(world.payments.num_rows - 1)]))
+    project(
+        world.settings, pa.concat_tables([world.payments, world.payments.slice(world.payments.num_rows - 1)])
+    )
     assert world.client.ttl(key) == -1

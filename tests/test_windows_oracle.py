@@ -63,7 +63,9 @@ def histories(draw: st.DrawFn) -> list[Event]:
             "payee": draw(st.sampled_from(["m1", "m2", "m3", None])),
             "latitude": draw(st.sampled_from([None, 1.0])),
         }
-        events.append(Event(ts, f"e{draw(st.integers(0, 9))}-{i}", draw(st.sampled_from(["a", "bé", ""])), values))
+        events.append(
+            Event(ts, f"e{draw(st.integers(0, 9))}-{i}", draw(st.sampled_from(["a", "bé", ""])), values)
+        )
     return events
 
 
@@ -90,23 +92,29 @@ def close(x: float, y: float) -> bool:
 
 
 TIMES = [T0 + s * S + d for s in (0, 1, 4, 7, 16, 20, 31, 38, 41) for d in (-1, 0, 1)]
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+relaxed = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
 @relaxed
 @given(histories(), st.randoms(use_true_random=False))
-def test_every_function_equals_the_naive_oracle_in_any_arrival_order(hop_us: int, events: list[Event], random) -> None:  # noqa: ANN001
+def test_every_function_equals_the_naive_oracle_in_any_arrival_order(
+    hop_us: int, events: list[Event], random
+) -> None:
     spec = view(hop_us)
     shuffled = random.sample(events, len(events))
     index, state = folded(spec, shuffled)
     newest = {k: max((e.ts for e in events if e.key == k), default=0) for k in ("a", "bé", "")}
-    for key in newest:
+    for key, last in newest.items():
         bytes_ = packed(index, state, key)
         for t in TIMES:
             values, flags = read_state(bytes_, spec, t)
-            if flags & INCOMPLETE:  # the past is given up only beyond the grace, or where a hot key pushed it out
-                assert t < newest[key] - spec.grace_us or (not spec.tiled and t <= newest[key])
+            if (
+                flags & INCOMPLETE
+            ):  # the past is given up only beyond the grace, or where a hot key pushed it out
+                assert t < last - spec.grace_us or (not spec.tiled and t <= last)
             for a, value in zip(spec.aggregates, values, strict=True):
                 given_up = flags & INCOMPLETE and math.isnan(value)
                 assert given_up or close(value, answer(events, spec, a, key, t)), (a, key, t, value)
@@ -115,7 +123,7 @@ def test_every_function_equals_the_naive_oracle_in_any_arrival_order(hop_us: int
 @pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
 @relaxed
 @given(histories(), st.randoms(use_true_random=False))
-def test_state_bytes_are_a_function_of_the_set_of_events(hop_us: int, events: list[Event], random) -> None:  # noqa: ANN001
+def test_state_bytes_are_a_function_of_the_set_of_events(hop_us: int, events: list[Event], random) -> None:
     spec = view(hop_us)
     one = folded(spec, events, cuts=1)
     other = folded(spec, random.sample(events, len(events)), cuts=5)
@@ -126,7 +134,9 @@ def test_state_bytes_are_a_function_of_the_set_of_events(hop_us: int, events: li
 @pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
 @relaxed
 @given(histories(), st.integers(0, 24))
-def test_a_state_that_went_through_bytes_folds_on_as_if_it_had_not(hop_us: int, events: list[Event], cut: int) -> None:
+def test_a_state_that_went_through_bytes_folds_on_as_if_it_had_not(
+    hop_us: int, events: list[Event], cut: int
+) -> None:
     spec = view(hop_us)
     index, state = folded(spec, events[:cut])
     every = np.arange(len(index))
@@ -148,9 +158,13 @@ def test_history_equals_the_live_state_bit_for_bit(hop_us: int, events: list[Eve
     spec = view(hop_us)
     index, state = folded(spec, events)
     asked = [(key, t) for key in ("a", "bé", "", "nobody") for t in TIMES]
-    wanted = BlockColumns(pa.table({"account": pa.array([k for k, _ in asked], pa.string())})).keys(("account",))
+    wanted = BlockColumns(pa.table({"account": pa.array([k for k, _ in asked], pa.string())})).keys(
+        ("account",)
+    )
     block = BlockColumns(table(events))
-    out, history_flags = features_at(spec, block.keys(("account",)), block.events(spec), wanted, np.array([t for _, t in asked]))
+    out, history_flags = features_at(
+        spec, block.keys(("account",)), block.events(spec), wanted, np.array([t for _, t in asked])
+    )
     for (key, t), row, history_flag in zip(asked, out, history_flags, strict=True):
         values, flags = read_state(packed(index, state, key), spec, t)
         if not flags & INCOMPLETE:
@@ -161,11 +175,15 @@ def test_history_equals_the_live_state_bit_for_bit(hop_us: int, events: list[Eve
 @pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
 @relaxed
 @given(histories(), st.lists(st.integers(0, 12), min_size=24, max_size=24))
-def test_created_filter_hides_what_was_not_known_yet(hop_us: int, events: list[Event], delays: list[int]) -> None:
+def test_created_filter_hides_what_was_not_known_yet(
+    hop_us: int, events: list[Event], delays: list[int]
+) -> None:
     spec = view(hop_us)
     created = np.array([e.ts + d * S for e, d in zip(events, delays, strict=False)], np.int64)
     asked = [(key, t) for key in ("a", "bé") for t in TIMES]
-    wanted = BlockColumns(pa.table({"account": pa.array([k for k, _ in asked], pa.string())})).keys(("account",))
+    wanted = BlockColumns(pa.table({"account": pa.array([k for k, _ in asked], pa.string())})).keys(
+        ("account",)
+    )
     block = BlockColumns(table(events))
     times = np.array([t for _, t in asked])
     out, _ = features_at(spec, block.keys(("account",)), block.events(spec), wanted, times, created)
@@ -185,7 +203,10 @@ def test_event_at_the_window_start_counts_and_event_at_t_does_not() -> None:
 
 def test_hot_key_answers_from_the_newest_events_and_says_so() -> None:
     spec = view(0, capacity=3)
-    events = [Event(T0 + i, f"{i:04d}", "a", {"amount": float(i), "payee": "m", "latitude": None}) for i in range(50)]
+    events = [
+        Event(T0 + i, f"{i:04d}", "a", {"amount": float(i), "payee": "m", "latitude": None})
+        for i in range(50)
+    ]
     index, state = folded(spec, events)
     values, flags = read_state(packed(index, state, "a"), spec, T0 + S)
     named = dict(zip(spec.feature_names, values, strict=True))
@@ -194,7 +215,9 @@ def test_hot_key_answers_from_the_newest_events_and_says_so() -> None:
 
 def test_read_before_what_the_state_holds_is_marked_incomplete() -> None:
     spec = view(0, capacity=3)
-    events = [Event(T0 + i * S, f"{i:04d}", "a", {"amount": 1.0, "payee": "m", "latitude": None}) for i in range(60)]
+    events = [
+        Event(T0 + i * S, f"{i:04d}", "a", {"amount": 1.0, "payee": "m", "latitude": None}) for i in range(60)
+    ]
     index, state = folded(spec, events)
     bytes_ = packed(index, state, "a")
     assert read_state(bytes_, spec, T0 + 60 * S)[1] & INCOMPLETE == 0

@@ -8,6 +8,7 @@ from typing import Any
 from feast import Field
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64
+
 from sources import payment
 from views.account_daily import account_daily
 from views.account_merchant import account_merchant
@@ -54,12 +55,17 @@ def payment_in_context(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
         "amount_zscore_1d": [(a - mean) / std if std else None for a, mean, std in spread],
         "payee_is_new": [None if n is None else int(n == 0) for n in inputs["pair_payment_count_30d"]],
         "account_payment_count_1h_incl": [None if n is None else n + 1 for n in counts],
-        "account_amount_sum_1h_incl": [None if s is None else s + a for a, s in zip(amounts, sums, strict=True)],
+        "account_amount_sum_1h_incl": [
+            None if s is None else s + a for a, s in zip(amounts, sums, strict=True)
+        ],
         "account_amount_mean_1h_incl": [
             None if n is None else (s + a) / (n + 1) for a, n, s in zip(amounts, counts, sums, strict=True)
         ],
         "account_amount_max_1d_incl": [
-            a if m is None else max(a, m) for a, m in zip(amounts, inputs["account_amount_max_1d"], strict=True)
+            a if m is None else max(a, m)
+            for a, m in zip(amounts, inputs["account_amount_max_1d"], strict=True)
         ],
-        "account_count_1d_over_daily_mean": [n / mean if mean and n is not None else None for n, mean in a_day],
+        "account_count_1d_over_daily_mean": [
+            n / mean if mean and n is not None else None for n, mean in a_day
+        ],
     }

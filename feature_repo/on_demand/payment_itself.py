@@ -5,6 +5,7 @@ from typing import Any
 from feast import Field
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64
+
 from sources import payment
 
 
@@ -38,5 +39,7 @@ def payment_itself(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
         "payment_weekday": [t.weekday() for t in inputs["event_timestamp"]],
         "payment_is_night": [int(hour >= 22 or hour < 6) for hour in hours],
         "payment_balance_share": [a / b if b else None for a, b in zip(amounts, balances, strict=True)],
-        "payment_balance_left": [None if b is None else b - a for a, b in zip(amounts, balances, strict=True)],
+        "payment_balance_left": [
+            None if b is None else b - a for a, b in zip(amounts, balances, strict=True)
+        ],
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -37,7 +38,10 @@ def asof_join(
         return {name: pa.nulls(rows.num_rows, types[feature]) for feature, name in output.items()}
     in_file = {new: old for old, new in source.field_mapping.items()}
     keys = sorted(view.join_keys)
-    asked = pa.table({"row_number": range(rows.num_rows), "t": pa.array(times)} | {f"k{i}": rows.column(c) for i, c in enumerate(entity_columns)})
+    asked = pa.table(
+        {"row_number": range(rows.num_rows), "t": pa.array(times)}
+        | {f"k{i}": rows.column(c) for i, c in enumerate(entity_columns)}
+    )
     created = source.created_timestamp_column
     time = f"epoch_us({_name(in_file.get(source.timestamp_field, source.timestamp_field))})"
     created_us = f"epoch_us({_name(in_file.get(created, created))})" if created else "0"
@@ -54,20 +58,27 @@ def asof_join(
             FROM asked a JOIN features f ON {same_key} AND f.t <= a.t AND f.c <= a.t"""
         joined = f"SELECT a.row_number, {values} FROM asked a LEFT JOIN ({ranked}) f ON f.row_number = a.row_number AND f.rank = 1"
     else:
-        latest = "SELECT * FROM features QUALIFY row_number() OVER (PARTITION BY {} ORDER BY c DESC) = 1".format(
-            ", ".join([*(f"k{i}" for i in range(len(keys))), "t"])
+        latest = (
+            "SELECT * FROM features QUALIFY row_number() OVER (PARTITION BY {} ORDER BY c DESC) = 1".format(
+                ", ".join([*(f"k{i}" for i in range(len(keys))), "t"])
+            )
         )
         joined = f"SELECT a.row_number, {values} FROM asked a ASOF LEFT JOIN ({latest}) f ON {same_key} AND a.t >= f.t"
     with duckdb.connect() as connection:
         connection.register("asked", asked)
         try:
-            made = connection.execute(
+            made: Any = connection.execute(
                 f"WITH features AS ({feature_rows}) {joined} ORDER BY a.row_number", [[str(p) for p in files]]
             ).to_arrow_table()
         except duckdb.Error as error:
             msg = f"view {view.name!r} cannot be joined: {error}"
-            raise OfflineStoreError(msg, where=path, todo="see that the source has the view's keys, time and features") from error
-    return {name: made.column(f"v{i}").combine_chunks().cast(types[feature]) for i, (feature, name) in enumerate(output.items())}
+            raise OfflineStoreError(
+                msg, where=path, todo="see that the source has the view's keys, time and features"
+            ) from error
+    return {
+        name: made.column(f"v{i}").combine_chunks().cast(types[feature])
+        for i, (feature, name) in enumerate(output.items())
+    }
 
 
 def _name(column: str | None) -> str:

@@ -33,7 +33,11 @@ def log_schema(files: Sequence[Path]) -> pa.Schema:
 
 
 def scan_log(
-    log: Path, columns: Sequence[str], start: int | None = None, end: int | None = None, time_column: str = "event_timestamp"
+    log: Path,
+    columns: Sequence[str],
+    start: int | None = None,
+    end: int | None = None,
+    time_column: str = "event_timestamp",
 ) -> Iterator[pa.RecordBatch]:
     """The rows with `start <= time_column < end` (int64 UTC us), a batch at a time; only the columns asked for.
 
@@ -48,13 +52,21 @@ def scan_log(
         msg = f"the event log has no column {', '.join(map(repr, missing))}; it has {', '.join(schema.names)}"
         raise LogError(msg, where=log, todo="correct the view's columns or its source")
     dataset = ds.dataset([str(p) for p in files], schema=schema, format="parquet")
-    condition = _between(schema.field(time_column).type, time_column, start, end) if start is not None or end is not None else None
+    condition = (
+        _between(schema.field(time_column).type, time_column, start, end)
+        if start is not None or end is not None
+        else None
+    )
     try:
         for batch in dataset.to_batches(columns=list(columns), filter=condition, batch_size=1 << 17):
             if batch.num_rows:
                 yield batch
     except (pa.ArrowInvalid, OSError) as error:
-        raise LogError(f"the event log cannot be read: {error}", where=log, todo="restore the file it names from a backup") from error
+        raise LogError(
+            f"the event log cannot be read: {error}",
+            where=log,
+            todo="restore the file it names from a backup",
+        ) from error
 
 
 def read_log(
@@ -66,7 +78,10 @@ def read_log(
         return pa.table({c: pa.nulls(0) for c in columns or ()})
     schema = log_schema(files)
     names = list(columns) if columns is not None else schema.names
-    return pa.Table.from_batches(list(scan_log(log, names, start, end)), pa.schema([schema.field(n) for n in names if n in schema.names]))
+    return pa.Table.from_batches(
+        list(scan_log(log, names, start, end)),
+        pa.schema([schema.field(n) for n in names if n in schema.names]),
+    )
 
 
 def count_rows(log: Path) -> int:
@@ -87,4 +102,6 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise LogError(f"not a readable Parquet file: {error}", where=path, todo="restore it from a backup") from error
+        raise LogError(
+            f"not a readable Parquet file: {error}", where=path, todo="restore it from a backup"
+        ) from error

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +42,9 @@ from feature_repo.windows.spec import INTEGER_FUNCTIONS, is_windowed
 class MillstreamOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """As Feast's DuckDB store."""
 
-    type: Literal["feature_repo.stores.offline.MillstreamOfflineStore"] = "feature_repo.stores.offline.MillstreamOfflineStore"  # type: ignore[assignment]
+    type: Literal["feature_repo.stores.offline.MillstreamOfflineStore"] = (
+        "feature_repo.stores.offline.MillstreamOfflineStore"
+    )
 
 
 class MillstreamOfflineStore(DuckDBOfflineStore):
@@ -70,7 +71,10 @@ class MillstreamOfflineStore(DuckDBOfflineStore):
         """
         if entity_df is None or ranges:
             msg = "get_historical_features needs entity rows: a feature is a value of a key at a time"
-            raise OfflineStoreError(msg, todo='pass entity_df, a frame or SQL such as "SELECT account_id, event_timestamp FROM payments"')
+            raise OfflineStoreError(
+                msg,
+                todo='pass entity_df, a frame or SQL such as "SELECT account_id, event_timestamp FROM payments"',
+            )
         rows = _entity_rows(entity_df)
         time_column = infer_event_timestamp_from_entity_df(dict(zip(rows.columns, rows.dtypes, strict=True)))
         rows[time_column] = pd.to_datetime(rows[time_column], utc=True)
@@ -80,7 +84,15 @@ class MillstreamOfflineStore(DuckDBOfflineStore):
             raise OfflineStoreError(msg)
 
         def compute() -> pa.Table:
-            return _join(config, feature_views, feature_refs, rows, time_column, full_feature_names, filter_by_created_timestamp)
+            return _join(
+                config,
+                feature_views,
+                feature_refs,
+                rows,
+                time_column,
+                full_feature_names,
+                filter_by_created_timestamp,
+            )
 
         return _Job(
             compute,
@@ -102,7 +114,9 @@ class MillstreamOfflineStore(DuckDBOfflineStore):
         """Add rows to a plain view's folder as a new file, published by rename (Feast's own stores rewrite the whole file)."""
         if is_windowed(feature_view):
             msg = f"view {feature_view.name!r} is windowed: its history is the event log, which only the flow writes"
-            raise OfflineStoreError(msg, todo="publish events to the bus, or bring a file with `python -m flows.bring`")
+            raise OfflineStoreError(
+                msg, todo="publish events to the bus, or bring a file with `python -m flows.bring`"
+            )
         source = feature_view.batch_source
         assert isinstance(source, FileSource)
         folder = Path(FileSource.get_uri_for_file_path(config.repo_path, source.path))
@@ -122,7 +136,12 @@ class MillstreamOfflineStore(DuckDBOfflineStore):
 
 class _Job(RetrievalJob):
     def __init__(
-        self, compute: Callable[[], pa.Table], on_demand: list[OnDemandFeatureView], full_names: bool, metadata: RetrievalMetadata, repo: str
+        self,
+        compute: Callable[[], pa.Table],
+        on_demand: list[OnDemandFeatureView],
+        full_names: bool,
+        metadata: RetrievalMetadata,
+        repo: str,
     ) -> None:
         self._compute = compute
         self._on_demand = on_demand
@@ -134,7 +153,8 @@ class _Job(RetrievalJob):
         return self._compute()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._compute().to_pandas()
+        frame: pd.DataFrame = self._compute().to_pandas()
+        return frame
 
     @property
     def full_feature_names(self) -> bool:
@@ -148,7 +168,9 @@ class _Job(RetrievalJob):
     def metadata(self) -> RetrievalMetadata:
         return self._metadata
 
-    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+    def persist(
+        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
+    ) -> None:
         import ibis
 
         table = ibis.memtable(self.to_arrow(timeout=timeout))
@@ -161,17 +183,23 @@ def _entity_rows(entity_df: pd.DataFrame | str) -> pd.DataFrame:
     with duckdb.connect() as connection:
         for log in sorted(RepoSettings().log_dir.glob("*/")):
             if any(log.glob("*.parquet")):
-                connection.execute(f'CREATE VIEW "{log.name}" AS SELECT * FROM read_parquet(\'{log}/*.parquet\', union_by_name=true)')
+                connection.execute(
+                    f"CREATE VIEW \"{log.name}\" AS SELECT * FROM read_parquet('{log}/*.parquet', union_by_name=true)"
+                )
         try:
-            return connection.sql(entity_df).to_arrow_table().to_pandas()
+            rows = connection.sql(entity_df).to_arrow_table()
         except duckdb.Error as error:
             msg = f"the entity SQL cannot be run: {error}"
-            raise OfflineStoreError(msg, todo="write DuckDB SQL over the log tables (payments, labels, ...)") from error
+            raise OfflineStoreError(
+                msg, todo="write DuckDB SQL over the log tables (payments, labels, ...)"
+            ) from error
+    frame: pd.DataFrame = rows.to_pandas()
+    return frame
 
 
 def _join(
     config: RepoConfig,
-    views: list[FeatureView],
+    views: list[Any],
     refs: list[str],
     rows: pd.DataFrame,
     time_column: str,
@@ -197,7 +225,9 @@ def _join(
         created = source.created_timestamp_column if by_created else None
         lookups.append((Lookup(spec_of(view), path, tuple(entity_columns), created or None), output))
         columns |= dict.fromkeys(output.values())  # keeps the order of views
-    for (lookup, output), values in zip(lookups, point_in_time([look for look, _ in lookups], table, times), strict=True):
+    for (lookup, output), values in zip(
+        lookups, point_in_time([look for look, _ in lookups], table, times), strict=True
+    ):
         for a, column in zip(lookup.spec.aggregates, values.T, strict=True):
             if a.name in output:
                 kind = pa.int64() if a.function in INTEGER_FUNCTIONS else pa.float64()

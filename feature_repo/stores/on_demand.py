@@ -46,7 +46,11 @@ def locate(repo: Path, source: str) -> tuple[str, str, str]:
         raise DefinitionError(msg, todo="define it with def")
     for path in sorted(repo.rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and node.name == wanted.name and ast.dump(node) == ast.dump(wanted):
+            if (
+                isinstance(node, ast.FunctionDef)
+                and node.name == wanted.name
+                and ast.dump(node) == ast.dump(wanted)
+            ):
                 file = path.relative_to(repo).as_posix()
                 return file, node.name, _digest(_needed(path, node.name))
     msg = f"the on-demand function {wanted.name!r} of the registry is in no file of the repo"
@@ -62,7 +66,9 @@ def load(repo: Path, view: OnDemand) -> Transform:
     nodes = _needed(path, view.function)
     if _digest(nodes) != view.digest:
         msg = f"on-demand view {view.name!r} is not the one the plan was made with: its source has changed"
-        raise DefinitionError(msg, where=path, todo="train a model with the new definition, or install the old one")
+        raise DefinitionError(
+            msg, where=path, todo="train a model with the new definition, or install the old one"
+        )
     module = ast.Module(body=[_bare(node) for node in nodes], type_ignores=[])
     namespace: dict[str, Any] = {"__name__": f"on_demand.{view.name}"}
     exec(compile(module, str(path), "exec"), namespace)  # noqa: S102 - the repo's own code, held to its digest

@@ -80,7 +80,9 @@ return 1
 class MillstreamOnlineStoreConfig(RedisOnlineStoreConfig):
     """As Feast's Redis store; without a `connection_string`, the server is the one of `REDIS_URL` (see `feature_repo.settings`)."""
 
-    type: Literal["feature_repo.stores.online.MillstreamOnlineStore"] = "feature_repo.stores.online.MillstreamOnlineStore"  # type: ignore[assignment]
+    type: Literal["feature_repo.stores.online.MillstreamOnlineStore"] = (
+        "feature_repo.stores.online.MillstreamOnlineStore"  # type: ignore[assignment]
+    )
     connection_string: StrictStr = ""
     home: StrictStr = ""
     """Folder of run-time files, into which `feast apply` writes the applied views; default `MILLSTREAM_HOME`."""
@@ -132,11 +134,15 @@ class MillstreamOnlineStore(RedisOnlineStore):
             check_windowed(table)
         path = Path(config.online_store.home) / "views.json"
         gone = {t.name for t in (*tables_to_delete, *tables_to_keep)}
-        kept = read_views(path).streams if partial and path.exists() else {}  # partial: `store.apply([one view])`
+        kept = (
+            read_views(path).streams if partial and path.exists() else {}
+        )  # partial: `store.apply([one view])`
         pairs = [(stream, spec) for stream, specs in kept.items() for spec in specs if spec.name not in gone]
-        pairs += [(stream_of(t), view_spec(t)) for t in windowed]  # type: ignore[arg-type]
+        pairs += [(stream_of(t), view_spec(t)) for t in windowed]
         write_views(path, AppliedViews(config.project, group_by_stream(pairs)))
-        super().update(config, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial)
+        super().update(
+            config, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial
+        )
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Delete a view's fields of every entity. Windowed: its state and time."""
@@ -152,12 +158,19 @@ class MillstreamOnlineStore(RedisOnlineStore):
             pipe.execute()
 
     def online_write_batch(
-        self, config: RepoConfig, table: FeatureView, data: list[WriteRow], progress: Callable[[int], Any] | None
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[WriteRow],
+        progress: Callable[[int], Any] | None,
     ) -> None:
         """Plain views: write each row unless a newer one stands there. Raises `OnlineStoreError` for a windowed view."""
         if is_windowed(table):
             msg = f"view {table.name!r} is windowed: its online state is kept by the flow, not by push or materialize"
-            raise OnlineStoreError(msg, todo="publish events to the bus and run `python -m bytewax.run flows.payments`, or name other --views")
+            raise OnlineStoreError(
+                msg,
+                todo="publish events to the bus and run `python -m bytewax.run flows.payments`, or name other --views",
+            )
         client = self._get_client(config.online_store)
         write = client.register_script(_WRITE_PLAIN)
         name = _versioned_fv_name(table, config)
@@ -171,20 +184,31 @@ class MillstreamOnlineStore(RedisOnlineStore):
                 for field, value in zip(fields, values.values(), strict=False):
                     arguments += [field, value.SerializeToString()]
                 write(keys=[key], args=arguments, client=pipe)
-                pipe.expire(key, ttl) if ttl else pipe.persist(key)  # a hash shared with windows must not expire with them
+                pipe.expire(key, ttl) if ttl else pipe.persist(
+                    key
+                )  # a hash shared with windows must not expire with them
             pipe.execute()
         if progress:
             progress(len(data))
 
     def online_read(
-        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
     ) -> list[Row]:
         """One row per entity key, in order: (event time of the newest event, values by feature)."""
         work = _Work(self, config, table, entity_keys, requested_features)
-        return work.rows(self._read_hash_fields(config, work.commands), read_time_us())
+        replies: Any = self._read_hash_fields(config, work.commands)
+        return work.rows(replies, read_time_us())
 
     async def online_read_async(
-        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
     ) -> list[Row]:
         """As `online_read`."""
         work = _Work(self, config, table, entity_keys, requested_features)
@@ -200,11 +224,15 @@ class MillstreamOnlineStore(RedisOnlineStore):
         replies = await self._fetch_async(config, [c for work, _, _ in works for c in work.commands])
         _answer(works, replies, *rest[2:])
 
-    def _works(self, config: RepoConfig, grouped_refs: Any, join_key_values: Any, entity_to_join_key: Any) -> list[Any]:
+    def _works(
+        self, config: RepoConfig, grouped_refs: Any, join_key_values: Any, entity_to_join_key: Any
+    ) -> list[Any]:
         works = []
         for table, requested in grouped_refs:
             values, indexes, length = _get_unique_entities(table, join_key_values, entity_to_join_key)
-            works.append((_Work(self, config, table, _get_entity_key_protos(values), requested), indexes, length))
+            works.append(
+                (_Work(self, config, table, _get_entity_key_protos(values), requested), indexes, length)
+            )
         return works
 
     async def _fetch_async(self, config: RepoConfig, commands: list[Any]) -> Any:
@@ -219,7 +247,12 @@ class _Work:
     """One view of a request: the fields to fetch per entity, and the way from replies to rows."""
 
     def __init__(
-        self, store: MillstreamOnlineStore, config: RepoConfig, table: FeatureView, entities: list[EntityKey], requested: list[str] | None
+        self,
+        store: MillstreamOnlineStore,
+        config: RepoConfig,
+        table: FeatureView,
+        entities: list[EntityKey],
+        requested: list[str] | None,
     ) -> None:
         self.table = table
         self.requested = list(requested or [f.name for f in table.features])
@@ -228,7 +261,9 @@ class _Work:
         if self._spec is not None:
             self._fields: list[Any] = [state_field(self._name), time_field(self._name)]
         else:
-            _, self._fields = store._generate_hset_keys_for_features(table, list(self.requested), fv_name_override=self._name)
+            _, self._fields = store._generate_hset_keys_for_features(
+                table, list(self.requested), fv_name_override=self._name
+            )
         keys = store._generate_redis_keys_for_entities(config, entities)
         self.commands = [(key, self._fields) for key in keys]
 
@@ -239,7 +274,9 @@ class _Work:
 
     def _windowed(self, state: bytes | None, time: bytes | None, spec: ViewSpec, now: int) -> Row:
         values, _ = read_state(state, spec, now, forgotten_before(spec, wall_clock_us()))
-        by_name = {a.name: _proto(v, a.function) for a, v in zip(spec.aggregates, values.tolist(), strict=True)}
+        by_name = {
+            a.name: _proto(v, a.function) for a, v in zip(spec.aggregates, values.tolist(), strict=True)
+        }
         return _when(time), {name: by_name[name] for name in self.requested}
 
     def _plain(self, reply: Sequence[bytes | None], now: int) -> Row:
@@ -249,7 +286,9 @@ class _Work:
         ttl = self.table.ttl
         if ttl and decode_timestamp(time) < now - ttl // timedelta(microseconds=1):
             return _when(time), {name: Value() for name in self.requested}
-        return _when(time), {n: Value.FromString(v) if v else Value() for n, v in zip(self.requested, values, strict=True)}
+        return _when(time), {
+            n: Value.FromString(v) if v else Value() for n, v in zip(self.requested, values, strict=True)
+        }
 
 
 def _answer(works: list[Any], replies: Any, response: Any, full_names: bool, with_versions: bool) -> None:
@@ -300,7 +339,9 @@ def check_windowed(table: FeatureView) -> None:
     for column in table.entity_columns:
         if column.dtype.to_value_type() is not ValueType.STRING:
             msg = f"view {table.name!r}: join key {column.name!r} is {column.dtype}; windowed views have String keys"
-            raise DefinitionError(msg, todo="give the entity value_type=ValueType.STRING and write the key as a string")
+            raise DefinitionError(
+                msg, todo="give the entity value_type=ValueType.STRING and write the key as a string"
+            )
     declared = {f.name for f in table.features}
     if declared != set(spec.feature_names):
         odd = sorted(declared.symmetric_difference(spec.feature_names))
@@ -316,4 +357,3 @@ def stream_of(table: FeatureView) -> str:
         msg = f"view {table.name!r} has no file source, so there is no event log to fold"
         raise DefinitionError(msg, todo="give its stream source a batch_source=FileSource(path=<log folder>)")
     return Path(path.rstrip("/")).name
-

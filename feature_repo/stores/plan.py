@@ -16,7 +16,7 @@ from feature_repo.stores.on_demand import OnDemand
 from feature_repo.windows.spec import INTEGER_FUNCTIONS, ViewSpec
 
 if TYPE_CHECKING:
-    from feast import FeatureStore, FeatureView, OnDemandFeatureView
+    from feast import FeatureStore
 
 INT, FLOAT, BOOL, STRING, TIME = "int64", "float64", "bool", "string", "timestamp"
 
@@ -55,7 +55,11 @@ class Plan:
     @property
     def entity_columns(self) -> tuple[str, ...]:
         """The request columns that name entities, sorted."""
-        return tuple(sorted({c for read in (*self.windowed, *self.plain) for c in read.entity_columns}))
+        return tuple(
+            sorted(
+                {c for reads in (self.windowed, self.plain) for read in reads for c in read.entity_columns}
+            )
+        )
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -84,15 +88,23 @@ class Plan:
             return cls(
                 project=made["project"],
                 service=made["service"],
-                windowed=tuple(WindowedRead(ViewSpec.from_dict(r["spec"]), tuple(r["entity_columns"])) for r in made["windowed"]),
+                windowed=tuple(
+                    WindowedRead(ViewSpec.from_dict(r["spec"]), tuple(r["entity_columns"]))
+                    for r in made["windowed"]
+                ),
                 plain=tuple(_plain_read(r) for r in made["plain"]),
-                on_demand=tuple(OnDemand(**(o | {"inputs": _pairs(o["inputs"]), "outputs": _pairs(o["outputs"])})) for o in made["on_demand"]),
+                on_demand=tuple(
+                    OnDemand(**(o | {"inputs": _pairs(o["inputs"]), "outputs": _pairs(o["outputs"])}))
+                    for o in made["on_demand"]
+                ),
                 request=_pairs(made["request"]),
                 columns=_pairs(made["columns"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             msg = f"not a reading plan: {error!r}"
-            raise DefinitionError(msg, where=path, todo="train the model again, or restore its folder") from error
+            raise DefinitionError(
+                msg, where=path, todo="train the model again, or restore its folder"
+            ) from error
 
 
 def compile_plan(store: FeatureStore, service: str, repo: Path | None = None) -> Plan:
@@ -101,7 +113,7 @@ def compile_plan(store: FeatureStore, service: str, repo: Path | None = None) ->
     Raises `DefinitionError` for what a scorer cannot read: an unknown service, an on-demand view in another mode than python.
     """
     from feast.errors import FeatureServiceNotFoundException
-    from feast.utils import _get_feature_views_to_use, _group_feature_refs, _get_features
+    from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
 
     from feature_repo.stores.repo import REPO
     from feature_repo.windows.spec import is_windowed
@@ -125,34 +137,50 @@ def compile_plan(store: FeatureStore, service: str, repo: Path | None = None) ->
     for view in on_demand:
         for name, kind in view.get_request_data_schema().items():
             request[name] = _type(kind)
-    types = {a.name: INT if a.function in INTEGER_FUNCTIONS else FLOAT for r in windowed for a in r.spec.aggregates}
-    types |= {f: kind for p in plain for f, kind, _ in p.features} | {f: kind for o in functions for f, kind in o.outputs}
-    columns = tuple((f.name, types[f.name]) for projection in found.feature_view_projections for f in projection.features)
-    return Plan(store.project, service, tuple(windowed), tuple(plain), functions, tuple(sorted(request.items())), columns)
+    types = {
+        a.name: INT if a.function in INTEGER_FUNCTIONS else FLOAT for r in windowed for a in r.spec.aggregates
+    }
+    types |= {f: kind for p in plain for f, kind, _ in p.features} | {
+        f: kind for o in functions for f, kind in o.outputs
+    }
+    columns = tuple(
+        (f.name, types[f.name]) for projection in found.feature_view_projections for f in projection.features
+    )
+    return Plan(
+        store.project,
+        service,
+        tuple(windowed),
+        tuple(plain),
+        functions,
+        tuple(sorted(request.items())),
+        columns,
+    )
 
 
-def _windowed_read(view: FeatureView) -> WindowedRead:
+def _windowed_read(view: Any) -> WindowedRead:
     from feature_repo.stores.online import spec_of
 
     return WindowedRead(spec_of(view), _entity_columns(view))
 
 
-def _plain_view(view: FeatureView, store: FeatureStore) -> PlainRead:
+def _plain_view(view: Any, store: FeatureStore) -> PlainRead:
     from datetime import timedelta
 
     from feast.infra.online_stores.helpers import _mmh3
 
-    features = tuple((f.name, _type(f.dtype.to_value_type()), _mmh3(f"{view.name}:{f.name}").hex()) for f in view.features)
+    features = tuple(
+        (f.name, _type(f.dtype.to_value_type()), _mmh3(f"{view.name}:{f.name}").hex()) for f in view.features
+    )
     ttl = (view.ttl or timedelta(0)) // timedelta(microseconds=1)
     return PlainRead(view.name, tuple(sorted(view.join_keys)), _entity_columns(view), features, ttl)
 
 
-def _entity_columns(view: FeatureView) -> tuple[str, ...]:
+def _entity_columns(view: Any) -> tuple[str, ...]:
     renamed = view.projection.join_key_map or {}
     return tuple(renamed.get(key, key) for key in sorted(view.join_keys))
 
 
-def _on_demand(view: OnDemandFeatureView, repo: Path) -> OnDemand:
+def _on_demand(view: Any, repo: Path) -> OnDemand:
     from feature_repo.stores.on_demand import locate
 
     mode = getattr(view.mode, "value", view.mode)
@@ -161,7 +189,9 @@ def _on_demand(view: OnDemandFeatureView, repo: Path) -> OnDemand:
         raise DefinitionError(msg, todo='declare it with mode="python" and without singleton')
     assert view.feature_transformation is not None
     file, function, digest = locate(repo, view.feature_transformation.udf_string)
-    inputs = [(f.name, p.name_to_use()) for p in view.source_feature_view_projections.values() for f in p.features]
+    inputs = [
+        (f.name, p.name_to_use()) for p in view.source_feature_view_projections.values() for f in p.features
+    ]
     inputs += [(name, "") for name in view.get_request_data_schema()]
     outputs = tuple((f.name, _type(f.dtype.to_value_type())) for f in view.features)
     return OnDemand(view.name, file, function, digest, tuple(inputs), outputs)
@@ -187,7 +217,9 @@ def _type(kind: Any) -> str:
 
 def _plain_read(made: dict[str, Any]) -> PlainRead:
     features = tuple((f, kind, field) for f, kind, field in made["features"])
-    return PlainRead(made["name"], tuple(made["join_keys"]), tuple(made["entity_columns"]), features, made["ttl_us"])
+    return PlainRead(
+        made["name"], tuple(made["join_keys"]), tuple(made["entity_columns"]), features, made["ttl_us"]
+    )
 
 
 def _pairs(made: list[list[str]]) -> tuple[tuple[str, str], ...]:

@@ -32,7 +32,9 @@ class Lookup:
     created_column: str | None
 
 
-def point_in_time(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, partition_rows: int = PARTITION_ROWS) -> list[Floats]:
+def point_in_time(
+    lookups: Sequence[Lookup], rows: pa.Table, times: Ints, partition_rows: int = PARTITION_ROWS
+) -> list[Floats]:
     """float64 [rows, features] per lookup (null = NaN), in the order of `spec.feature_names`.
 
     Lookups that share log, keys and clock share scans. Raises `LogError` for a column the log does not have.
@@ -40,13 +42,17 @@ def point_in_time(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, partit
     answers = [np.empty((rows.num_rows, len(look.spec.aggregates)), np.float64) for look in lookups]
     groups: dict[tuple[Path, tuple[str, ...], tuple[str, ...], str | None], list[int]] = {}
     for i, look in enumerate(lookups):
-        groups.setdefault((look.log, look.spec.join_keys, look.entity_columns, look.created_column), []).append(i)
+        groups.setdefault(
+            (look.log, look.spec.join_keys, look.entity_columns, look.created_column), []
+        ).append(i)
     for members in groups.values():
         _look_up([lookups[i] for i in members], rows, times, [answers[i] for i in members], partition_rows)
     return answers
 
 
-def _look_up(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, answers: Sequence[Floats], partition_rows: int) -> None:
+def _look_up(
+    lookups: Sequence[Lookup], rows: pa.Table, times: Ints, answers: Sequence[Floats], partition_rows: int
+) -> None:
     first = lookups[0]
     wanted = BlockColumns(rows.select(list(dict.fromkeys(first.entity_columns)))).keys(first.entity_columns)
     n = max(1, -(-count_rows(first.log) // partition_rows))
@@ -62,7 +68,9 @@ def _look_up(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, answers: Se
             answer[mine], _ = features_at(look.spec, keys, own_events, part, times[mine], created)
 
 
-def _scan(lookups: Sequence[Lookup], shard: int, n_shards: int, start: int, end: int) -> tuple[Keys, list[Events], Ints | None]:
+def _scan(
+    lookups: Sequence[Lookup], shard: int, n_shards: int, start: int, end: int
+) -> tuple[Keys, list[Events], Ints | None]:
     """The events of one key partition that windows of rows in [start, end] can reach."""
     first = lookups[0]
     columns = {"event_id", "event_timestamp", *first.spec.join_keys}
@@ -73,7 +81,9 @@ def _scan(lookups: Sequence[Lookup], shard: int, n_shards: int, start: int, end:
     keys: list[Keys] = []
     events: list[list[Events]] = [[] for _ in lookups]
     created: list[Ints] = []
-    for batch in scan_log(first.log, sorted(columns - (NEVER_NULL - {"event_id", "event_timestamp"})), start, end):
+    for batch in scan_log(
+        first.log, sorted(columns - (NEVER_NULL - {"event_id", "event_timestamp"})), start, end
+    ):
         block = BlockColumns(batch)
         block_keys = block.keys(first.spec.join_keys)
         mine = np.flatnonzero(block_keys.shards(n_shards) == shard)
@@ -83,7 +93,11 @@ def _scan(lookups: Sequence[Lookup], shard: int, n_shards: int, start: int, end:
         if first.created_column:
             created.append(block.times(first.created_column)[mine])
     all_events = [_concat(look.spec, part) for look, part in zip(lookups, events, strict=True)]
-    return concat_keys(keys), all_events, np.concatenate(created or [np.zeros(0, np.int64)]) if first.created_column else None
+    return (
+        concat_keys(keys),
+        all_events,
+        np.concatenate(created or [np.zeros(0, np.int64)]) if first.created_column else None,
+    )
 
 
 def _concat(spec: ViewSpec, parts: list[Events]) -> Events:

@@ -67,7 +67,9 @@ class EntityProjection:
         """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""
         return self.send(self.rows(index, states, slots))
 
-    def rows(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> list[tuple[bytes, list[Any]]]:
+    def rows(
+        self, index: KeyIndex, states: Sequence[ViewState], slots: Ints
+    ) -> list[tuple[bytes, list[Any]]]:
         """(key, arguments) per slot, ready for `send`: bytes only, so they may travel between steps of a flow."""
         packed = []
         for state in states:
@@ -94,7 +96,9 @@ class EntityProjection:
                 written = sum(pipe.execute())
         except RedisError as error:
             msg = f"window states could not be written: {error}"
-            raise OnlineStoreError(msg, where="Redis", todo="see that the server at REDIS_URL runs and has memory") from error
+            raise OnlineStoreError(
+                msg, where="Redis", todo="see that the server at REDIS_URL runs and has memory"
+            ) from error
         return int(written)
 
 

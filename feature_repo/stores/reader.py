@@ -16,10 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.errors import StateError
-from feature_repo.stores.keys import decode_timestamp, decode_value, key_prefix, key_values, state_field, time_field
+from feature_repo.stores.keys import (
+    decode_timestamp,
+    decode_value,
+    key_prefix,
+    key_values,
+    state_field,
+    time_field,
+)
 from feature_repo.stores.on_demand import load
 from feature_repo.stores.plan import BOOL, INT, PlainRead, Plan, WindowedRead
-from feature_repo.windows.read import CAPPED, INCOMPLETE, finish_state, forgotten_before, no_state, read_tables
+from feature_repo.windows.read import (
+    CAPPED,
+    INCOMPLETE,
+    finish_state,
+    forgotten_before,
+    no_state,
+    read_tables,
+)
 from feature_repo.windows.state import NOTHING, check_header
 
 Command = tuple[bytes, list[bytes]]
@@ -52,11 +66,14 @@ class Reader:
         self._functions = [(view, load(repo, view)) for view in plan.on_demand]
         self._windowed = [_Windowed(read) for read in plan.windowed]
         self._groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Windowed | _Plain]] = {}
-        for part in [*self._windowed, *map(_Plain, plan.plain)]:
+        parts: list[_Windowed | _Plain] = [*self._windowed, *map(_Plain, plan.plain)]
+        for part in parts:
             self._groups.setdefault((part.read_keys, part.entity_columns), []).append(part)
         self._fetches = []
         for (join_keys, entity_columns), parts in self._groups.items():
-            self._fetches.append((key_prefix(join_keys), entity_columns, [f for part in parts for f in part.fields]))
+            self._fetches.append(
+                (key_prefix(join_keys), entity_columns, [f for part in parts for f in part.fields])
+            )
         self._index = {name: i for i, (name, _) in enumerate(plan.columns)}
 
     def commands(self, row: Mapping[str, Any]) -> list[Command]:
@@ -66,7 +83,9 @@ class Reader:
             for prefix, columns, fields in self._fetches
         ]
 
-    def vector(self, row: Mapping[str, Any], replies: Sequence[Sequence[bytes | None]], as_of_us: int, now_us: int) -> Vector:
+    def vector(
+        self, row: Mapping[str, Any], replies: Sequence[Sequence[bytes | None]], as_of_us: int, now_us: int
+    ) -> Vector:
         """Finish the replies of `commands(row)` as of `as_of_us`. Raises `StateError` for a state of another definition.
 
         `row` holds the request columns; its `event_timestamp` may be missing, the time is `as_of_us`. `now_us` is the wall clock when
@@ -109,7 +128,9 @@ class Reader:
         for view, function in self._functions:
             inputs: dict[str, list[Any]] = {}
             for column, source in view.inputs:
-                value = [named.get(column) if source else when if column == "event_timestamp" else row.get(column)]
+                value = [
+                    named.get(column) if source else when if column == "event_timestamp" else row.get(column)
+                ]
                 inputs[column] = value
                 if source:
                     inputs[f"{source}__{column}"] = value

@@ -33,7 +33,10 @@ class AppliedViews:
 
 def write_views(path: Path, views: AppliedViews) -> None:
     """Replace the file atomically."""
-    made = {"project": views.project, "streams": {s: [v.to_dict() for v in specs] for s, specs in views.streams.items()}}
+    made = {
+        "project": views.project,
+        "streams": {s: [v.to_dict() for v in specs] for s, specs in views.streams.items()},
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(made, indent=1))
@@ -47,7 +50,9 @@ def read_views(path: Path) -> AppliedViews:
     except FileNotFoundError:
         msg = "no feature views have been applied"
         raise DefinitionError(msg, where=path, todo="run `feast apply` in feature_repo first") from None
-    return AppliedViews(made["project"], {s: tuple(map(ViewSpec.from_dict, specs)) for s, specs in made["streams"].items()})
+    return AppliedViews(
+        made["project"], {s: tuple(map(ViewSpec.from_dict, specs)) for s, specs in made["streams"].items()}
+    )
 
 
 def group_by_stream(views: Iterable[tuple[str, ViewSpec]]) -> dict[str, tuple[ViewSpec, ...]]:

@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 
-from entities import account
 from feast import StreamFeatureView
 from feast.aggregation import Aggregation
+
+from entities import account
 from schema_of import schema_of
 from sources import payments
 
@@ -15,14 +16,32 @@ _aggregations = [
         aggregation
         for window, span in _WINDOWS.items()
         for aggregation in (
-            Aggregation(name=f"account_payment_count_{window}", function="count", column="event_id", time_window=span),
-            Aggregation(name=f"account_amount_sum_{window}", function="sum", column="amount", time_window=span),
-            Aggregation(name=f"account_amount_mean_{window}", function="mean", column="amount", time_window=span),
-            Aggregation(name=f"account_amount_max_{window}", function="max", column="amount", time_window=span),
+            Aggregation(
+                name=f"account_payment_count_{window}", function="count", column="event_id", time_window=span
+            ),
+            Aggregation(
+                name=f"account_amount_sum_{window}", function="sum", column="amount", time_window=span
+            ),
+            Aggregation(
+                name=f"account_amount_mean_{window}", function="mean", column="amount", time_window=span
+            ),
+            Aggregation(
+                name=f"account_amount_max_{window}", function="max", column="amount", time_window=span
+            ),
         )
     ),
-    Aggregation(name="account_daily_count_mean_30d", function="mean_hop_count", column="event_id", time_window=timedelta(days=30)),
-    Aggregation(name="account_daily_max_mean_30d", function="mean_hop_max", column="amount", time_window=timedelta(days=30)),
+    Aggregation(
+        name="account_daily_count_mean_30d",
+        function="mean_hop_count",
+        column="event_id",
+        time_window=timedelta(days=30),
+    ),
+    Aggregation(
+        name="account_daily_max_mean_30d",
+        function="mean_hop_max",
+        column="amount",
+        time_window=timedelta(days=30),
+    ),
 ]
 
 account_daily = StreamFeatureView(

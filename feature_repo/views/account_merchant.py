@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 
-from entities import account, merchant
 from feast import StreamFeatureView
 from feast.aggregation import Aggregation
+
+from entities import account, merchant
 from schema_of import schema_of
 from sources import payments
 
@@ -12,7 +13,9 @@ _SPAN = timedelta(days=30)
 
 _aggregations = [
     Aggregation(name="pair_payment_count_30d", function="count", column="event_id", time_window=_SPAN),
-    Aggregation(name="pair_seconds_since_last", function="seconds_since_last", column="event_id", time_window=_SPAN),
+    Aggregation(
+        name="pair_seconds_since_last", function="seconds_since_last", column="event_id", time_window=_SPAN
+    ),
 ]
 
 account_merchant = StreamFeatureView(

@@ -2,15 +2,21 @@
 
 from datetime import timedelta
 
-from entities import account
 from feast import StreamFeatureView
 from feast.aggregation import Aggregation
+
+from entities import account
 from schema_of import schema_of
 from sources import payments
 
 _aggregations = [
     Aggregation(name="account_amount_last", function="last", column="amount", time_window=timedelta(days=30)),
-    Aggregation(name="account_seconds_since_last", function="seconds_since_last", column="event_id", time_window=timedelta(days=30)),
+    Aggregation(
+        name="account_seconds_since_last",
+        function="seconds_since_last",
+        column="event_id",
+        time_window=timedelta(days=30),
+    ),
 ]
 
 account_previous = StreamFeatureView(
@@ -21,5 +27,7 @@ account_previous = StreamFeatureView(
     aggregations=_aggregations,
     schema=schema_of(_aggregations),
     description="The previous payment",
-    tags={"capacity": "16"},  # only the newest counts; a few more, so that a late or concurrent read still finds its own
+    tags={
+        "capacity": "16"
+    },  # only the newest counts; a few more, so that a late or concurrent read still finds its own
 )

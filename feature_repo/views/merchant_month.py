@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 
-from entities import merchant
 from feast import StreamFeatureView
 from feast.aggregation import Aggregation
+
+from entities import merchant
 from schema_of import schema_of
 from sources import payments
 

@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 
-from entities import merchant
 from feast import StreamFeatureView
 from feast.aggregation import Aggregation
+
+from entities import merchant
 from schema_of import schema_of
 from sources import payments
 
@@ -13,7 +14,9 @@ _SPAN = timedelta(minutes=5)
 _aggregations = [
     Aggregation(name="merchant_payment_count_5m", function="count", column="event_id", time_window=_SPAN),
     Aggregation(name="merchant_amount_sum_5m", function="sum", column="amount", time_window=_SPAN),
-    Aggregation(name="merchant_payers_unique_5m", function="count_distinct", column="account_id", time_window=_SPAN),
+    Aggregation(
+        name="merchant_payers_unique_5m", function="count_distinct", column="account_id", time_window=_SPAN
+    ),
 ]
 
 merchant_recent = StreamFeatureView(

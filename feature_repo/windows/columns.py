@@ -178,7 +178,9 @@ def times_us(column: pa.Array | pa.ChunkedArray) -> Ints:
         msg = f"a time column has type {array.type}; it must be a timestamp"
         raise SchemaError(msg)
     if array.null_count:
-        msg = f"a time column has {array.null_count} nulls; every event and every row asked for needs its time"
+        msg = (
+            f"a time column has {array.null_count} nulls; every event and every row asked for needs its time"
+        )
         raise SchemaError(msg)
     micros = array.cast(pa.timestamp("us", array.type.tz), safe=False)
     return np.asarray(micros.cast(pa.int64()).to_numpy(zero_copy_only=False), np.int64)
@@ -189,8 +191,14 @@ def _utf8(array: pa.Array) -> tuple[Ints, Bytes]:
     if len(array) == 0:
         return np.zeros(1, np.int64), np.zeros(0, np.uint8)
     _, offset_buffer, data_buffer = array.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int32)[array.offset : array.offset + len(array) + 1].astype(np.int64)
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None and data_buffer.size else np.zeros(0, np.uint8)
+    offsets = np.frombuffer(offset_buffer, np.int32)[array.offset : array.offset + len(array) + 1].astype(
+        np.int64
+    )
+    data = (
+        np.frombuffer(data_buffer, np.uint8)
+        if data_buffer is not None and data_buffer.size
+        else np.zeros(0, np.uint8)
+    )
     return offsets, data
 
 

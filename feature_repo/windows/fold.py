@@ -21,7 +21,6 @@ from feature_repo.windows.spec import (
     PART_SUM,
     TILE_HOP,
     TILE_LAST_TS,
-    TILE_PARTS,
     TILE_ROWS,
 )
 
@@ -48,8 +47,7 @@ def fold_events(
     for i in range(start, len(slots)):
         segment = segments[slots[i]]
         ts = event_ints[i, 0]
-        if ts > segment[_NEWEST]:
-            segment[_NEWEST] = ts
+        segment[_NEWEST] = max(segment[_NEWEST], ts)
         if ts < segment[_NEWEST] - retention:
             segment[_FLOOR] = max(segment[_FLOOR], ts)
             segment[_VERSION] += 1
@@ -99,8 +97,7 @@ def fold_tiles(
     for i in range(start, len(slots)):
         segment = segments[slots[i]]
         ts = event_ints[i, 0]
-        if ts > segment[_NEWEST]:
-            segment[_NEWEST] = ts
+        segment[_NEWEST] = max(segment[_NEWEST], ts)
         oldest = (segment[_NEWEST] - retention) // hop
         number = ts // hop
         if number < oldest:
@@ -163,7 +160,14 @@ def add_to_tile(
         elif part == PART_FIRST or part == PART_LAST:
             order = np.int64(1)
             if not np.isnan(floats[row, f_at]):
-                order = _compare_words(event_ints[i, 0], event_ints[i, 1], event_ints[i, 2], words[at], words[at + 1], words[at + 2])
+                order = _compare_words(
+                    event_ints[i, 0],
+                    event_ints[i, 1],
+                    event_ints[i, 2],
+                    words[at],
+                    words[at + 1],
+                    words[at + 2],
+                )
                 order = -order if part == PART_FIRST else order
             if order > 0:
                 words[at], words[at + 1], words[at + 2] = event_ints[i, 0], event_ints[i, 1], event_ints[i, 2]
@@ -184,7 +188,9 @@ def _compare_words(a0: int, a1: int, a2: int, b0: int, b1: int, b2: int) -> Any:
 @nb.njit(cache=True, inline="always")
 def _compare(ints: Ints, row: int, event_ints: Ints, i: int) -> Any:
     """Order of a row and an event by (time, id): above 0 when the row comes after the event."""
-    return _compare_words(ints[row, 0], ints[row, 1], ints[row, 2], event_ints[i, 0], event_ints[i, 1], event_ints[i, 2])
+    return _compare_words(
+        ints[row, 0], ints[row, 1], ints[row, 2], event_ints[i, 0], event_ints[i, 1], event_ints[i, 2]
+    )
 
 
 @nb.njit(cache=True)

@@ -44,7 +44,20 @@ def features_at(
     flags = np.zeros(len(wanted), np.uint8)
     reads, meta = read_tables(spec)
     _read_history(
-        ints, floats, starts, rows, row_starts, times, created is not None, reads, meta, spec.layout.merge, spec.hop_us, spec.longest_us, out, flags
+        ints,
+        floats,
+        starts,
+        rows,
+        row_starts,
+        times,
+        created is not None,
+        reads,
+        meta,
+        spec.layout.merge,
+        spec.hop_us,
+        spec.longest_us,
+        out,
+        flags,
     )
     return out, flags
 
@@ -76,7 +89,9 @@ def _read_history(
         start, end = starts[key], starts[key + 1]
         tiles, tile_floats, n_tiles = _NO_INTS, _NO_FLOATS, 0
         if hop > 0 and not by_created and row_starts[key + 1] > row_starts[key]:
-            tiles, tile_floats, n_tiles = _tiles(ints, floats, start, end, hop, merge, n_ints, n_floats, NOTHING)
+            tiles, tile_floats, n_tiles = _tiles(
+                ints, floats, start, end, hop, merge, n_ints, n_floats, NOTHING
+            )
         at = start
         for q in range(row_starts[key], row_starts[key + 1]):
             row = rows[q]
@@ -85,14 +100,18 @@ def _read_history(
                 at += 1
             created = t if by_created else NOTHING
             if hop == 0:
-                flags[row] = finish_events(ints, floats, start, at, NOTHING, reads, meta, t, out[row], created)
+                flags[row] = finish_events(
+                    ints, floats, start, at, NOTHING, reads, meta, t, out[row], created
+                )
                 continue
             if by_created:
                 first = at
                 oldest = (t - longest) // hop * hop
                 while first > start and ints[first - 1, 0] >= oldest:
                     first -= 1
-                tiles, tile_floats, n_tiles = _tiles(ints, floats, first, at, hop, merge, n_ints, n_floats, created)
+                tiles, tile_floats, n_tiles = _tiles(
+                    ints, floats, first, at, hop, merge, n_ints, n_floats, created
+                )
             flags[row] = finish_tiles(tiles, tile_floats, 0, n_tiles, NOTHING, reads, meta, t, out[row])
 
 
@@ -102,7 +121,15 @@ _NO_FLOATS = np.zeros((0, 0), np.float64)
 
 @nb.njit(cache=True)
 def _tiles(
-    ints: Ints, floats: Floats, start: int, end: int, hop: int, merge: Ints, n_ints: int, n_floats: int, created: int
+    ints: Ints,
+    floats: Floats,
+    start: int,
+    end: int,
+    hop: int,
+    merge: Ints,
+    n_ints: int,
+    n_floats: int,
+    created: int,
 ) -> tuple[Any, Any, int]:
     """The tiles of sorted events; of those accepted by `created` only, unless it is NOTHING."""
     n = 0

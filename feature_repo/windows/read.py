@@ -46,7 +46,9 @@ CAPPED: Final = 2
 _NEEDS_SUM, _NEEDS_SQUARES = 1, 2
 
 
-def read_state(state: bytes | None, spec: ViewSpec, t: int, floor: int = NOTHING) -> tuple[npt.NDArray[np.float64], int]:
+def read_state(
+    state: bytes | None, spec: ViewSpec, t: int, floor: int = NOTHING
+) -> tuple[npt.NDArray[np.float64], int]:
     """The features of one key as of `t` (int64 UTC us) from its packed state, and the flags.
 
     Order of the values: `spec.feature_names`. A key without a state has no events after `floor` (see `forgotten_before`).
@@ -86,7 +88,9 @@ def finish_state(words: Any, reads: Ints, meta: Ints, t: int, out: Floats) -> in
     floats = words[middle : middle + rows * n_floats].view(np.float64).reshape((rows, n_floats))
     if meta[0] > 0:
         return finish_tiles(ints, floats, 0, rows, words[4], reads, meta, t, out)
-    return finish_events(ints, floats, 0, first_not_before(ints, 0, rows, t), words[4], reads, meta, t, out, NOTHING)
+    return finish_events(
+        ints, floats, 0, first_not_before(ints, 0, rows, t), words[4], reads, meta, t, out, NOTHING
+    )
 
 
 @nb.njit(cache=True)
@@ -136,14 +140,14 @@ def finish_events(
                 needs[reads[r, 2]] |= _NEEDS_SUM
             elif function == STD or function == VAR:
                 needs[reads[r, 2]] |= _NEEDS_SUM | _NEEDS_SQUARES
-    n = np.zeros(n_values, np.int64)
+    n: Any = np.zeros(n_values, np.int64)
     sums = np.zeros(n_values * 2, np.int64)
     squares = np.zeros(n_values * 4, np.int64)
     extremes = np.full((n_values, 4), np.nan)  # min, max, first, last
     n_hash = np.zeros((n_hashed, 2), np.int64)  # values, distinct values
     table = np.zeros((n_hashed, _table_size(min(end - start, capacity)) if n_hashed else 1), np.int64)
     seen = 0
-    newest = np.int64(NOTHING)
+    newest: Any = np.int64(NOTHING)
     flags = 0
     row = end - 1
     for r in range(len(reads)):
@@ -187,7 +191,15 @@ def finish_events(
 
 @nb.njit(cache=True)
 def _event_value(
-    read: Ints, t: int, seen: int, newest: int, n: Ints, sums: Ints, squares: Ints, extremes: Floats, n_hash: Ints
+    read: Ints,
+    t: int,
+    seen: int,
+    newest: int,
+    n: Ints,
+    sums: Ints,
+    squares: Ints,
+    extremes: Floats,
+    n_hash: Ints,
 ) -> float:
     function, kind, c = read[0], read[1], read[2]
     if function == COUNT:
@@ -238,7 +250,8 @@ def finish_tiles(
             out[reads[r, 5]] = np.nan
             continue
         sums = np.zeros(6, np.int64)
-        count, hops, value, total = np.int64(0), 0, np.nan, 0.0
+        count: Any = np.int64(0)
+        hops, value, total = 0, np.nan, 0.0
         row = stop - 1
         newest = np.int64(NOTHING)
         while row >= start and ints[row, TILE_HOP] >= first_hop:

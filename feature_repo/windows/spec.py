@@ -12,14 +12,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from feature_repo.errors import DefinitionError
 
-COUNT, SUM, MEAN, MIN, MAX, STD, VAR, COUNT_DISTINCT, FIRST, LAST, SECONDS_SINCE_LAST, MEAN_HOP_COUNT, MEAN_HOP_MAX = range(13)
+(
+    COUNT,
+    SUM,
+    MEAN,
+    MIN,
+    MAX,
+    STD,
+    VAR,
+    COUNT_DISTINCT,
+    FIRST,
+    LAST,
+    SECONDS_SINCE_LAST,
+    MEAN_HOP_COUNT,
+    MEAN_HOP_MAX,
+) = range(13)
 
 FUNCTIONS: Final[Mapping[str, int]] = {
     "count": COUNT,
@@ -43,7 +57,12 @@ EXACT_ONLY: Final = frozenset({"count_distinct"})
 INTEGER_FUNCTIONS: Final = frozenset({"count", "count_distinct"})
 """Functions whose value is a whole number; every other value is a float64. Both count 0, not null, on an empty window."""
 
-_VALUE_FUNCTIONS: Final = frozenset(FUNCTIONS) - {"count", "count_distinct", "seconds_since_last", "mean_hop_count"}
+_VALUE_FUNCTIONS: Final = frozenset(FUNCTIONS) - {
+    "count",
+    "count_distinct",
+    "seconds_since_last",
+    "mean_hop_count",
+}
 NEVER_NULL: Final = frozenset({"", "event_id", "event_timestamp", "label_id"})
 
 DEFAULT_CAPACITY: Final = 1024
@@ -62,28 +81,6 @@ class Aggregate:
     function: str
     column: str
     window_us: int
-
-
-class _AggregationLike(Protocol):
-    column: str
-    function: str
-    name: str
-    time_window: timedelta | None
-
-    def resolved_name(self, time_window: timedelta | None = ...) -> str: ...
-
-
-class WindowedView(Protocol):
-    """The part of Feast's `StreamFeatureView` that a spec is made from."""
-
-    name: str
-    aggregations: Sequence[Any]
-    enable_tiling: bool
-    tiling_hop_size: timedelta | None
-    tags: dict[str, str]
-
-    @property
-    def join_keys(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,15 @@ class ViewSpec:
     @property
     def fingerprint(self) -> int:
         """int64 digest of all that decides what the bytes of a state mean. Equal: a state can be read and folded on."""
-        what = [LAYOUT_VERSION, self.hop_us, self.capacity, self.retention_us, self.values, self.hashed, self.layout.parts]
+        what = [
+            LAYOUT_VERSION,
+            self.hop_us,
+            self.capacity,
+            self.retention_us,
+            self.values,
+            self.hashed,
+            self.layout.parts,
+        ]
         return int.from_bytes(hashlib.sha256(json.dumps(what).encode()).digest()[:8], "little", signed=True)
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,7 +185,7 @@ class Layout:
     reads: npt.NDArray[np.int64]
 
 
-def view_spec(view: WindowedView) -> ViewSpec:
+def view_spec(view: Any) -> ViewSpec:
     """The spec of a Feast `StreamFeatureView` that declares aggregations.
 
     Raises `DefinitionError` when Feast's words cannot be computed exactly: an unknown function, a missing window, a window
@@ -210,7 +215,7 @@ def _us(span: timedelta) -> int:
     return span // timedelta(microseconds=1)
 
 
-def _tag(view: WindowedView, tag: str, default: int) -> int:
+def _tag(view: Any, tag: str, default: int) -> int:
     text = view.tags.get(tag, str(default))
     if not text.isdecimal() or int(text) == 0:
         msg = f"feature view {view.name!r}: tag {tag}={text!r} is not a whole number above 0"
@@ -218,7 +223,7 @@ def _tag(view: WindowedView, tag: str, default: int) -> int:
     return int(text)
 
 
-def _aggregate(view: str, a: _AggregationLike) -> Aggregate:
+def _aggregate(view: str, a: Any) -> Aggregate:
     if a.time_window is None:
         msg = f"feature view {view!r}: the aggregation {a.function} of {a.column!r} has no time_window; add time_window=timedelta(...)"
         raise DefinitionError(msg)
@@ -272,7 +277,13 @@ def _event_layout(spec: ViewSpec) -> Layout:
         else:
             source = (ROWS, 0)
         reads.append((FUNCTIONS[a.function], *source, 0, a.window_us, out))
-    parts = ("event_timestamp", "event_id_hi", "event_id_lo", *(f"hash({c})" for c in spec.hashed), *spec.values)
+    parts = (
+        "event_timestamp",
+        "event_id_hi",
+        "event_id_lo",
+        *(f"hash({c})" for c in spec.hashed),
+        *spec.values,
+    )
     return Layout(
         n_ints=EVENT_HASHED + len(spec.hashed),
         n_floats=len(spec.values),
@@ -285,7 +296,15 @@ def _event_layout(spec: ViewSpec) -> Layout:
 # Tiled view: a row is a hop. Ints: hop number, rows, time of its last event; then the parts below, as the aggregates need them.
 TILE_HOP, TILE_ROWS, TILE_LAST_TS, TILE_PARTS = 0, 1, 2, 3
 PART_N, PART_SUM, PART_SQUARES, PART_MIN, PART_MAX, PART_FIRST, PART_LAST = range(7)
-_PART_WORDS: Final = {PART_N: (1, 0), PART_SUM: (2, 0), PART_SQUARES: (4, 0), PART_MIN: (0, 1), PART_MAX: (0, 1), PART_FIRST: (3, 1), PART_LAST: (3, 1)}
+_PART_WORDS: Final = {
+    PART_N: (1, 0),
+    PART_SUM: (2, 0),
+    PART_SQUARES: (4, 0),
+    PART_MIN: (0, 1),
+    PART_MAX: (0, 1),
+    PART_FIRST: (3, 1),
+    PART_LAST: (3, 1),
+}
 _PART_NAMES: Final = ("n", "sum", "sum_of_squares", "min", "max", "first", "last")
 _NEEDS: Final[Mapping[str, tuple[int, ...]]] = {
     "count": (PART_N,),
@@ -320,7 +339,7 @@ def _tile_layout(spec: ViewSpec) -> Layout:
         sources = [f if part in (PART_MIN, PART_MAX) else i for part, (i, f) in zip(needs, at, strict=True)]
         if needs in ((PART_FIRST,), (PART_LAST,)):
             sources = list(at[0])
-        a_, b_, c_ = (sources + [-1, -1, -1])[:3]
+        a_, b_, c_ = [*sources, -1, -1, -1][:3]
         reads.append((FUNCTIONS[a.function], a_, b_, c_, a.window_us, out))
     merge = [(part, column, i, f) for (column, part), (i, f) in offsets.items()]
     return Layout(
@@ -339,8 +358,12 @@ def _tile_needs(spec: ViewSpec, a: Aggregate) -> tuple[int, ...]:
 
 
 def _value_index(spec: ViewSpec, a: Aggregate) -> int:
-    return spec.values.index(a.column if a.column in spec.values else "?" + a.column) if _tile_needs(spec, a) else -1
+    return (
+        spec.values.index(a.column if a.column in spec.values else "?" + a.column)
+        if _tile_needs(spec, a)
+        else -1
+    )
 
 
-def _by_window(reads: list[tuple[int, ...]]) -> npt.NDArray[np.int64]:
+def _by_window(reads: Sequence[tuple[int, ...]]) -> npt.NDArray[np.int64]:
     return np.array(sorted(reads, key=lambda r: (r[4], r[5])), np.int64).reshape(-1, 6)

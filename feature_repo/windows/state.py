@@ -128,12 +128,31 @@ class ViewState:
         if spec.tiled:
             return int(
                 fold_tiles(
-                    a.ints, a.floats, a.segments, a.free, slots, events.ints, events.floats, start, spec.layout.merge, spec.hop_us, spec.retention_us
+                    a.ints,
+                    a.floats,
+                    a.segments,
+                    a.free,
+                    slots,
+                    events.ints,
+                    events.floats,
+                    start,
+                    spec.layout.merge,
+                    spec.hop_us,
+                    spec.retention_us,
                 )
             )
         return int(
             fold_events(
-                a.ints, a.floats, a.segments, a.free, slots, events.ints, events.floats, start, 2 * spec.capacity, spec.retention_us
+                a.ints,
+                a.floats,
+                a.segments,
+                a.free,
+                slots,
+                events.ints,
+                events.floats,
+                start,
+                2 * spec.capacity,
+                spec.retention_us,
             )
         )
 
@@ -146,7 +165,16 @@ class ViewState:
         offsets = np.zeros(len(slots) + 1, np.int64)
         np.cumsum(sizes, out=offsets[1:])
         words = np.empty(int(offsets[-1]), np.int64)
-        _pack(a.ints, a.floats, a.segments, slots, offsets, words, self.spec.fingerprint, 1 if self.spec.tiled else 0)
+        _pack(
+            a.ints,
+            a.floats,
+            a.segments,
+            slots,
+            offsets,
+            words,
+            self.spec.fingerprint,
+            1 if self.spec.tiled else 0,
+        )
         return words.view(np.uint8), offsets * 8
 
     def load(self, slots: Ints, blob: npt.NDArray[np.uint8], offsets: Ints) -> None:
@@ -155,7 +183,10 @@ class ViewState:
         for slot, at in zip(slots.tolist(), (offsets[:-1] // 8).tolist(), strict=True):
             rows = check_header(words[at:], self.spec)
             self._room_for_slots(slot + 1)
-            while _load(self._a.ints, self._a.floats, self._a.segments, self._a.free, slot, words[at:], rows) == FULL:
+            while (
+                _load(self._a.ints, self._a.floats, self._a.segments, self._a.free, slot, words[at:], rows)
+                == FULL
+            ):
                 self._grow_rows()
 
     def versions(self, slots: Ints) -> Ints:
@@ -244,7 +275,14 @@ def _find_slots(table: Ints, hashes: Ints, known: int, wanted: Ints, slots: Ints
 
 @nb.njit(cache=True)
 def _pack(
-    ints: Ints, floats: Floats, segments: Ints, slots: Ints, offsets: Ints, words: Ints, fingerprint: int, kind: int
+    ints: Ints,
+    floats: Floats,
+    segments: Ints,
+    slots: Ints,
+    offsets: Ints,
+    words: Ints,
+    fingerprint: int,
+    kind: int,
 ) -> None:
     n_ints, n_floats = ints.shape[1], floats.shape[1]
     as_floats = words.view(np.float64)
