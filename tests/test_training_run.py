@@ -1,0 +1,209 @@
+"""One run over a small world, from its logs to a verified artefact; and what stops a run."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from feature_repo.errors import ArtefactError, SettingsError, ValidationError
+from tests.test_training_world import START, World, make_world
+from training import artefact
+from training.dataset import Feature
+from training.gate import Gate, training_suite
+from training.pipeline import TrainingResult, run
+from training.progress import Steps
+from training.settings import GateSettings, Rule, TrainingConfig
+from training.split import time_split
+from training.labels import Window
+
+NOW = datetime(2026, 11, 22, 4, 19, 55, tzinfo=UTC)
+REPO = Path(__file__).parent.parent / "feature_repo"
+
+
+def _config() -> TrainingConfig:
+    config = TrainingConfig.load().replace(
+        **{"model.rounds": 30, "model.threads": 1, "report.bootstrap": 30, "split.min_fraud": 3}
+    )
+    rules = (Rule(feature="account_balance_share", at_least=0.8), Rule(feature="gone", at_least=1.0))
+    return config.model_copy(update={"rules": rules})
+
+
+def _run(world: World, **changes: Any) -> TrainingResult:
+    arguments = {"repo": REPO, "now": NOW, "steps": Steps(Console(quiet=True)), **changes}
+    return run(arguments.pop("source", world.source), _config(), world.settings, **arguments)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("training") / "home")
+
+
+@pytest.fixture(scope="module")
+def result(world: World) -> TrainingResult:
+    return _run(world)
+
+
+@pytest.fixture(scope="module")
+def manifest(result: TrainingResult) -> dict[str, Any]:
+    return artefact.verify(result.path)
+
+
+def test_a_run_makes_the_champion(world: World, result: TrainingResult) -> None:
+    assert result.version.startswith("20261122T041955Z-")
+    assert artefact.champion(world.settings.models / "fraud_detection") == result.path
+    assert result.metrics["average_precision"] > 0.5
+    assert result.validation_success
+
+
+def test_the_manifest_holds_every_file_and_no_file_is_a_pickle(result: TrainingResult, manifest: dict[str, Any]) -> None:
+    names = {path.relative_to(result.path).as_posix() for path in result.path.rglob("*") if path.is_file()}
+    assert names == {*manifest["files"], "manifest.json"}
+    assert {"model.ubj", "model.onnx", "plan.json", "report.html", "plots/precision_recall.svg"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
+
+
+def test_the_manifest_says_what_the_contract_asks(manifest: dict[str, Any], world: World) -> None:
+    assert {"name", "version", "service", "schema_hash", "features", "threshold", "cost", "data", "metrics"} <= set(manifest)
+    assert manifest["features"] == [feature.name for feature in world.source.features]
+    assert set(manifest["threshold"]) == {"review", "decline"}
+    assert manifest["data"]["label_delay_days"] == 3
+    assert set(manifest["metrics"]["by_fraud_type"]) == {"probe", "spread", "drain"}
+
+
+def test_golden_predictions_come_out_of_the_stored_model(result: TrainingResult, manifest: dict[str, Any]) -> None:
+    session = ort.InferenceSession(result.path / "model.onnx")
+    inputs = np.array(manifest["golden"]["inputs"], np.float32)
+    assert [(i.name, i.type, i.shape[1]) for i in session.get_inputs()] == [("features", "tensor(float)", 12)]
+    (probabilities,) = session.run(["probabilities"], {"features": inputs})
+    np.testing.assert_allclose(probabilities[:, 1], manifest["golden"]["predictions"], atol=1e-6)
+
+
+def test_the_report_loads_nothing_from_anywhere(result: TrainingResult) -> None:
+    page = result.report.read_text(encoding="utf-8")
+    assert page.count("<svg") == 7
+    assert "src=" not in page
+    assert "@import" not in page
+    assert "<link" not in page
+
+
+def test_the_report_names_rules_it_could_not_use(result: TrainingResult) -> None:
+    assert "<code>gone</code>" in result.report.read_text(encoding="utf-8")
+
+
+def test_a_second_run_gives_the_same_model(world: World, result: TrainingResult) -> None:
+    again = _run(world, now=NOW + timedelta(seconds=1), promote=False)
+    assert (again.path / "model.ubj").read_bytes() == (result.path / "model.ubj").read_bytes()
+    assert again.metrics == result.metrics
+    assert artefact.champion(world.settings.models / "fraud_detection") == result.path
+
+
+@pytest.mark.parametrize(
+    ("tamper", "told"),
+    [
+        (lambda a: (a / "model.onnx").write_bytes(b"x"), "model.onnx was changed"),
+        (lambda a: (a / "plan.json").unlink(), "plan.json is missing"),
+        (lambda a: (a / "extra.bin").write_bytes(b"x"), "extra.bin is not in the manifest"),
+        (lambda a: (a / "manifest.json").write_text("{"), "no readable manifest"),
+    ],
+)
+def test_a_tampered_file_is_noticed(tmp_path: Path, tamper: Any, told: str) -> None:
+    place = artefact.write(tmp_path, "v1", {"name": "m"}, _two_files)
+    tamper(place)
+    with pytest.raises(ArtefactError, match=told):
+        artefact.verify(place)
+    with pytest.raises(ArtefactError, match=told):
+        artefact.promote(tmp_path, "v1")
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fails(building: Path) -> None:
+        _two_files(building)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        artefact.write(tmp_path, "v1", {}, fails)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_promotion_replaces_the_alias_and_a_version_is_written_once(tmp_path: Path) -> None:
+    for version in ("v1", "v2"):
+        artefact.write(tmp_path, version, {}, _two_files)
+        artefact.promote(tmp_path, version)
+    assert artefact.champion(tmp_path).name == "v2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["champion", "v1", "v2"]
+    with pytest.raises(ArtefactError, match="exists already"):
+        artefact.write(tmp_path, "v2", {}, _two_files)
+
+
+def _two_files(building: Path) -> None:
+    (building / "model.onnx").write_bytes(b"trees")
+    (building / "plan.json").write_text("{}")
+
+
+def _spoilt(world: World, name: str, value: float | None) -> Any:
+    column = world.source.table[name].to_pylist()
+    column[::7] = [value] * len(column[::7])
+    index = world.source.table.column_names.index(name)
+    kind = world.source.table.schema.field(name).type
+    return replace(world.source, table=world.source.table.set_column(index, name, pa.array(column, kind)))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(None, "values to not be null"), (-1, "min to be between")]
+)
+def test_gate_refuses_a_bad_set_and_names_the_column(world: World, value: float | None, told: str) -> None:
+    bad = _spoilt(world, "account_amount_count_1h", value)
+    with pytest.raises(ValidationError, match=f"training set: account_amount_count_1h: expected {told}"):
+        _run(world, source=bad)
+    assert (world.settings.home / "data_docs" / "index.html").exists()
+
+
+def test_gate_refuses_an_infinite_feature(world: World) -> None:
+    with pytest.raises(ValidationError, match="noise_0: expected max"):
+        _run(world, source=_spoilt(world, "noise_0", float("inf")))
+
+
+def test_no_gate_trains_all_the_same_and_says_so(world: World) -> None:
+    bad = _spoilt(world, "account_amount_count_1h", -1)
+    result = _run(world, source=bad, gated=False, promote=False, now=NOW + timedelta(hours=1))
+    assert not result.validation_success
+    manifest = json.loads((result.path / "manifest.json").read_text(encoding="utf-8"))
+    assert "account_amount_count_1h" in manifest["validation"]["failures"][0]
+    assert "did not hold" in result.report.read_text(encoding="utf-8")
+
+
+def test_gate_names_a_batch_with_too_little_fraud(tmp_path: Path) -> None:
+    window = Window(START, START + timedelta(days=30), START + timedelta(days=30))
+    split = time_split(window, label_delay=timedelta(days=3), valid=timedelta(days=4), test=timedelta(days=5))
+    frame = pa.table(
+        {
+            "event_id": [f"p{i}" for i in range(10)],
+            "event_timestamp": pa.array([START + timedelta(days=i) for i in range(10)], pa.timestamp("us", "UTC")),
+            "target": pa.array([0] * 10),
+            "x": pa.array([1.0] * 10),
+        }
+    ).to_pandas()
+    gate = Gate(tmp_path / "docs")
+    verdict = gate.check("set", frame, training_suite([Feature("x", "DOUBLE")], split, GateSettings(min_rows=1)))
+    assert [failure.column for failure in verdict.failures] == ["target"]
+    assert "saw 0.0" in str(verdict.failures[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"model": {"trees": 3}}, "model.trees: Extra inputs"),
+        ({"split": {"test_days": 0}}, "split.test_days: Input should be greater than 0"),
+        ({"gate": {"min_fraud_share": 0.5}}, "above max_fraud_share"),
+    ],
+)
+def test_a_wrong_setting_is_named(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        TrainingConfig.checked(values, where="test")
