@@ -52,7 +52,11 @@ def _value(inside: list[Event], spec: ViewSpec, a: Aggregate, t: int) -> float:
             hops = _hops(inside, spec)
             return float(Fraction(len(inside), len(hops))) if hops else math.nan
         case "mean_hop_max":
-            maxima = [max(vs) for h in _hops(inside, spec).values() if (vs := [e.values[a.column] for e in h if e.values[a.column] is not None])]
+            maxima = [
+                max(vs)
+                for h in _hops(inside, spec).values()
+                if (vs := [e.values[a.column] for e in h if e.values[a.column] is not None])
+            ]
             return float(sum(map(Fraction, maxima)) / len(maxima)) if maxima else math.nan
         case "sum":
             return float(sum(map(Fraction, known), Fraction(0)))

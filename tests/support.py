@@ -21,7 +21,12 @@ from feature_repo.windows.state import KeyIndex, ViewState
 
 def feast(settings: RepoSettings, *arguments: str, repo: Path = REPO) -> str:
     """Run Feast's own command line on a home; returns what it printed."""
-    command = [str(Path(sys.executable).with_name("feast")), "-f", str(config_file(settings, repo)), *arguments]
+    command = [
+        str(Path(sys.executable).with_name("feast")),
+        "-f",
+        str(config_file(settings, repo)),
+        *arguments,
+    ]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
