@@ -60,7 +60,11 @@ def test_chargeback_after_cutoff_is_invisible_to_training(tmp_path: Path) -> Non
 
 
 @given(
-    events=st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 20)), max_size=25, unique_by=lambda e: (e[0], e[2])),
+    events=st.lists(
+        st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 20)),
+        max_size=25,
+        unique_by=lambda e: (e[0], e[2]),
+    ),
     asked=st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 21)), min_size=1, max_size=12),
 )
 def test_labels_agree_with_reading_the_statements_one_by_one(
@@ -99,7 +103,9 @@ def test_an_empty_log_says_which_flow_to_run(tmp_path: Path) -> None:
 def test_a_window_outside_the_log_says_what_the_log_spans(tmp_path: Path) -> None:
     world = make_world(tmp_path / "home", rows=50)
     with pytest.raises(DataError, match="2026-09-01"):
-        read_window(world.settings.payments_log, since=datetime(2030, 1, 1, tzinfo=UTC), until=None, cutoff=None)
+        read_window(
+            world.settings.payments_log, since=datetime(2030, 1, 1, tzinfo=UTC), until=None, cutoff=None
+        )
 
 
 MONTH = Window(START, _at(30), _at(30))
@@ -130,4 +136,6 @@ def test_payments_in_a_gap_belong_to_no_part() -> None:
 
 def test_history_too_short_for_a_split_says_how_much_it_takes() -> None:
     with pytest.raises(DataError, match=r"take 19 days.*--valid-days"):
-        time_split(Window(START, _at(12), _at(12)), label_delay=3 * DAY, valid=4 * DAY, test=5 * DAY, warmup=1 * DAY)
+        time_split(
+            Window(START, _at(12), _at(12)), label_delay=3 * DAY, valid=4 * DAY, test=5 * DAY, warmup=1 * DAY
+        )

@@ -25,7 +25,11 @@ def _data(rows: int = 1500, columns: int = 6, seed: int = 3) -> tuple[np.ndarray
 def _fit(settings: ModelSettings = QUICK) -> tuple[model.Trained, np.ndarray, np.ndarray]:
     matrix, target = _data()
     names = [f"account_amount_sum_{i}h" for i in range(matrix.shape[1])]
-    return model.fit(matrix[:1000], target[:1000], matrix[1000:], target[1000:], names, settings), matrix, target
+    return (
+        model.fit(matrix[:1000], target[:1000], matrix[1000:], target[1000:], names, settings),
+        matrix,
+        target,
+    )
 
 
 @given(
@@ -59,10 +63,11 @@ def test_each_kind_of_fraud_is_held_against_all_honest_payments() -> None:
     target = np.array([0, 0, 1, 1, 1], np.uint8)
     kind = np.array([None, None, "probe", "drain", None], object)
     score = np.array([0.2, 0.4, 0.9, 0.3, 0.1])
-    result = evaluate.by_fraud_type(
-        target, kind, score, np.arange(5), resamples=20, confidence=0.9, seed=1
-    )
-    assert {name: (n, e["roc_auc"].value) for name, (n, e) in result.items()} == {"probe": (1, 1.0), "drain": (1, 0.5)}
+    result = evaluate.by_fraud_type(target, kind, score, np.arange(5), resamples=20, confidence=0.9, seed=1)
+    assert {name: (n, e["roc_auc"].value) for name, (n, e) in result.items()} == {
+        "probe": (1, 1.0),
+        "drain": (1, 0.5),
+    }
 
 
 def test_the_same_seed_grows_the_same_trees() -> None:
@@ -89,7 +94,9 @@ def test_onnx_agrees_at_and_beside_every_split_value() -> None:
     trained, matrix, _ = _fit()
     frame = trained.booster.trees_to_dataframe()
     splits = frame["Split"].dropna().to_numpy(np.float32)
-    beside = np.concatenate([splits, np.nextafter(splits, np.float32(np.inf)), np.nextafter(splits, np.float32(-np.inf))])
+    beside = np.concatenate(
+        [splits, np.nextafter(splits, np.float32(np.inf)), np.nextafter(splits, np.float32(-np.inf))]
+    )
     rows = np.repeat(beside[:, None], matrix.shape[1], axis=1)
     assert export.export(trained.booster, rows).max_difference <= export.TOLERANCE
 

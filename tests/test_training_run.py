@@ -17,11 +17,11 @@ from tests.test_training_world import START, World, make_world
 from training import artefact
 from training.dataset import Feature
 from training.gate import Gate, training_suite
+from training.labels import Window
 from training.pipeline import TrainingResult, run
 from training.progress import Steps
 from training.settings import GateSettings, Rule, TrainingConfig
 from training.split import time_split
-from training.labels import Window
 
 NOW = datetime(2026, 11, 22, 4, 19, 55, tzinfo=UTC)
 REPO = Path(__file__).parent.parent / "feature_repo"
@@ -62,7 +62,9 @@ def test_a_run_makes_the_champion(world: World, result: TrainingResult) -> None:
     assert result.validation_success
 
 
-def test_the_manifest_holds_every_file_and_no_file_is_a_pickle(result: TrainingResult, manifest: dict[str, Any]) -> None:
+def test_the_manifest_holds_every_file_and_no_file_is_a_pickle(
+    result: TrainingResult, manifest: dict[str, Any]
+) -> None:
     names = {path.relative_to(result.path).as_posix() for path in result.path.rglob("*") if path.is_file()}
     assert names == {*manifest["files"], "manifest.json"}
     assert {"model.ubj", "model.onnx", "plan.json", "report.html", "plots/precision_recall.svg"} <= names
@@ -70,14 +72,26 @@ def test_the_manifest_holds_every_file_and_no_file_is_a_pickle(result: TrainingR
 
 
 def test_the_manifest_says_what_the_contract_asks(manifest: dict[str, Any], world: World) -> None:
-    assert {"name", "version", "service", "schema_hash", "features", "threshold", "cost", "data", "metrics"} <= set(manifest)
+    assert {
+        "name",
+        "version",
+        "service",
+        "schema_hash",
+        "features",
+        "threshold",
+        "cost",
+        "data",
+        "metrics",
+    } <= set(manifest)
     assert manifest["features"] == [feature.name for feature in world.source.features]
     assert set(manifest["threshold"]) == {"review", "decline"}
     assert manifest["data"]["label_delay_days"] == 3
     assert set(manifest["metrics"]["by_fraud_type"]) == {"probe", "spread", "drain"}
 
 
-def test_golden_predictions_come_out_of_the_stored_model(result: TrainingResult, manifest: dict[str, Any]) -> None:
+def test_golden_predictions_come_out_of_the_stored_model(
+    result: TrainingResult, manifest: dict[str, Any]
+) -> None:
     session = ort.InferenceSession(result.path / "model.onnx")
     inputs = np.array(manifest["golden"]["inputs"], np.float32)
     assert [(i.name, i.type, i.shape[1]) for i in session.get_inputs()] == [("features", "tensor(float)", 12)]
@@ -155,9 +169,7 @@ def _spoilt(world: World, name: str, value: float | None) -> Any:
     return replace(world.source, table=world.source.table.set_column(index, name, pa.array(column, kind)))
 
 
-@pytest.mark.parametrize(
-    ("value", "told"), [(None, "values to not be null"), (-1, "min to be between")]
-)
+@pytest.mark.parametrize(("value", "told"), [(None, "values to not be null"), (-1, "min to be between")])
 def test_gate_refuses_a_bad_set_and_names_the_column(world: World, value: float | None, told: str) -> None:
     bad = _spoilt(world, "account_amount_count_1h", value)
     with pytest.raises(ValidationError, match=f"training set: account_amount_count_1h: expected {told}"):
@@ -185,13 +197,17 @@ def test_gate_names_a_batch_with_too_little_fraud(tmp_path: Path) -> None:
     frame = pa.table(
         {
             "event_id": [f"p{i}" for i in range(10)],
-            "event_timestamp": pa.array([START + timedelta(days=i) for i in range(10)], pa.timestamp("us", "UTC")),
+            "event_timestamp": pa.array(
+                [START + timedelta(days=i) for i in range(10)], pa.timestamp("us", "UTC")
+            ),
             "target": pa.array([0] * 10),
             "x": pa.array([1.0] * 10),
         }
     ).to_pandas()
     gate = Gate(tmp_path / "docs")
-    verdict = gate.check("set", frame, training_suite([Feature("x", "DOUBLE")], split, GateSettings(min_rows=1)))
+    verdict = gate.check(
+        "set", frame, training_suite([Feature("x", "DOUBLE")], split, GateSettings(min_rows=1))
+    )
     assert [failure.column for failure in verdict.failures] == ["target"]
     assert "saw 0.0" in str(verdict.failures[0])
 

@@ -35,7 +35,10 @@ def test_threshold_minimises_cost_among_all_pairs_within_capacity(
     chosen = apply(target, score, amount, cost, choose(target, score, amount, cost, days=1.0))
     grid = [*np.unique(score), 2.0]
     outcomes = [
-        apply(target, score, amount, cost, Thresholds(float(r), float(d))) for r in grid for d in grid if r <= d
+        apply(target, score, amount, cost, Thresholds(float(r), float(d)))
+        for r in grid
+        for d in grid
+        if r <= d
     ]
     affordable = [o for o in outcomes if o.reviewed <= cost.reviews_per_day]
     assert chosen.reviewed <= cost.reviews_per_day
@@ -63,9 +66,13 @@ def test_thresholds_lie_between_scores_so_that_rounding_moves_no_payment() -> No
 
 
 def test_nothing_is_declined_when_declining_costs_more_than_fraud() -> None:
-    cost = CostSettings(review=100, declined_good=1000, missed_fraud=0, missed_fraud_share=0.1, reviews_per_day=5)
+    cost = CostSettings(
+        review=100, declined_good=1000, missed_fraud=0, missed_fraud_share=0.1, reviews_per_day=5
+    )
     target, score = np.array([0, 1, 0], np.uint8), np.array([0.5, 0.5, 1.0])
-    outcome = apply(target, score, np.full(3, 10.0), cost, choose(target, score, np.full(3, 10.0), cost, days=1.0))
+    outcome = apply(
+        target, score, np.full(3, 10.0), cost, choose(target, score, np.full(3, 10.0), cost, days=1.0)
+    )
     assert (outcome.declined, outcome.reviewed) == (0, 0)
 
 

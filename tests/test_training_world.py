@@ -85,7 +85,12 @@ def make_world(home: Path, *, rows: int = 12_000, days: int = 30, columns: int =
     known = t[stolen] + (np.clip(rng.lognormal(0, 0.7, len(stolen)), 0.05, 5) * DAY_US).astype(np.int64)
     labels = label_log(
         [
-            (f"p{i:07d}", True, KINDS[kind[i]], START + timedelta(microseconds=int(at) - int(START.timestamp()) * 10**6))
+            (
+                f"p{i:07d}",
+                True,
+                KINDS[kind[i]],
+                START + timedelta(microseconds=int(at) - int(START.timestamp()) * 10**6),
+            )
             for i, at in zip(stolen.tolist(), known.tolist(), strict=True)
         ]
     )
@@ -107,7 +112,9 @@ def label_log(rows: Sequence[tuple[str, bool, str | None, datetime]]) -> pa.Tabl
     return _table(
         LABEL_LOG,
         len(rows),
-        label_id=pa.array([f"{row[0]}:{us}" for row, us in zip(rows, at.cast(pa.int64()).to_pylist(), strict=True)]),
+        label_id=pa.array(
+            [f"{row[0]}:{us}" for row, us in zip(rows, at.cast(pa.int64()).to_pylist(), strict=True)]
+        ),
         event_timestamp=at,
         payment_id=pa.array([row[0] for row in rows]),
         is_fraud=pa.array([row[1] for row in rows]),
@@ -126,9 +133,13 @@ def _table(schema: pa.Schema, rows: int, **columns: pa.Array) -> pa.Table:
     )
 
 
-def _source(*rows: tuple[str, float | None], features: Sequence[Feature] = (Feature("x", "DOUBLE"),)) -> FeatureSource:
+def _source(
+    *rows: tuple[str, float | None], features: Sequence[Feature] = (Feature("x", "DOUBLE"),)
+) -> FeatureSource:
     return TableSource(
-        "s", features, pa.table({"event_id": [r[0] for r in rows], "x": pa.array([r[1] for r in rows], pa.float64())})
+        "s",
+        features,
+        pa.table({"event_id": [r[0] for r in rows], "x": pa.array([r[1] for r in rows], pa.float64())}),
     )
 
 

@@ -25,7 +25,7 @@ from training.split import Split
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read on import; a gate must not talk to the network
 
-import great_expectations as gx  # noqa: E402  after the line above
+import great_expectations as gx
 
 LARGEST: Final = float(np.finfo(np.float32).max)
 

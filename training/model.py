@@ -94,7 +94,9 @@ def _grow(
     progress: Progress | None,
 ) -> tuple[xgb.Booster, Candidate]:
     callbacks: list[xgb.callback.TrainingCallback] = [
-        xgb.callback.EarlyStopping(rounds=settings.patience, metric_name="aucpr", data_name="valid", maximize=True)
+        xgb.callback.EarlyStopping(
+            rounds=settings.patience, metric_name="aucpr", data_name="valid", maximize=True
+        )
     ]
     if progress:
         callbacks.append(_Report(progress, weighting, settings.rounds))

@@ -99,7 +99,7 @@ def calibration(target: Targets, score: Floats) -> str:
         for i in range(len(edges) - 1):
             inside = place == i
             n, frauds = int(inside.sum()), int(target[inside].sum())
-            if n < 10:  # noqa: PLR2004  a share of fewer payments says nothing
+            if n < 10:
                 continue
             x, y = max(float(score[inside].mean()), low), frauds / n
             below, above = _wilson(frauds, n)

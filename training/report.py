@@ -67,7 +67,7 @@ def draw(found: Findings) -> dict[str, str]:
     }
     scores = {name: judged.scores.test for name, judged in found.models.items()}
     touched = (ours.outcome.reviewed + ours.outcome.declined) / test.days
-    top = [(name, share) for name, share in found.importance.items() if share >= 0.0005]  # noqa: PLR2004  shows as 0.1%
+    top = [(name, share) for name, share in found.importance.items() if share >= 0.0005]
     top = top[: found.config.report.top_features]
     review = np.geomspace(1e-4, max(2e-4, ours.thresholds.decline), 120)
     costs = [
@@ -221,7 +221,7 @@ def _data(found: Findings) -> dict[str, Any]:
     timeline.append(_block("none", "too young", at(last), 100.0))
     moments = [start, *(part.since for _, part in found.split.items()), end]
     ticks = [{"left": at(moment), "label": f"{moment:%d %b %Y}"} for moment in dict.fromkeys(moments)]
-    if found.config.data.warmup and at(found.split.train.since) < 12:  # noqa: PLR2004  percent; labels would overlap
+    if found.config.data.warmup and at(found.split.train.since) < 12:
         ticks.pop(1)
     return {
         "timeline": timeline,
@@ -298,7 +298,7 @@ def _card(name: str, e: Estimate, note: str) -> dict[str, str]:
 
 def _block(kind: str, label: str, left: float, right: float) -> dict[str, Any]:
     wide = right - left
-    return {"kind": kind, "title": label, "label": label if wide > 5.5 else "", "left": left, "width": wide}  # noqa: PLR2004  percent
+    return {"kind": kind, "title": label, "label": label if wide > 5.5 else "", "left": left, "width": wide}
 
 
 def _money(amount: float) -> str:

@@ -102,7 +102,7 @@ class ModelSettings(_Frozen):
         30, ge=1, description="Stop when average precision has not improved for so many trees"
     )
     learning_rate: float = Field(0.1, gt=0, le=1, description="Shrinkage of every tree")
-    max_depth: int = Field(5, ge=1, le=16, description="Depth of a tree")
+    max_depth: int = Field(4, ge=1, le=16, description="Depth of a tree")
     max_bin: int = Field(
         1024, ge=16, description="Bins a feature is cut into; 256 would blur the tail of the amounts"
     )
@@ -116,10 +116,10 @@ class ModelSettings(_Frozen):
         description="Where boosting starts; the estimated fraud rate would freeze small leaves",
     )
     reg_lambda: float = Field(1.0, ge=0, description="L2 penalty on leaf values")
-    subsample: float = Field(1.0, gt=0, le=1, description="Share of rows a tree sees")
-    colsample: float = Field(1.0, gt=0, le=1, description="Share of features a tree sees")
+    subsample: float = Field(0.7, gt=0, le=1, description="Share of rows a tree sees")
+    colsample: float = Field(0.4, gt=0, le=1, description="Share of features a tree sees")
     weighting: tuple[Weighting, ...] = Field(
-        ("none", "sqrt"),
+        ("none",),
         min_length=1,
         description="Weights of a fraud to try (1, root of the imbalance, the imbalance); the best on the "
         "validation days is kept",
