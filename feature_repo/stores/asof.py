@@ -67,8 +67,9 @@ def asof_join(
     with duckdb.connect() as connection:
         connection.register("asked", asked)
         try:
-            made: Any = connection.execute(
-                f"WITH features AS ({feature_rows}) {joined} ORDER BY a.row_number", [[str(p) for p in files]]
+            made: Any = connection.sql(
+                f"WITH features AS ({feature_rows}) {joined} ORDER BY a.row_number",
+                params=[[str(p) for p in files]],
             ).to_arrow_table()
         except duckdb.Error as error:
             msg = f"view {view.name!r} cannot be joined: {error}"

@@ -179,7 +179,8 @@ def finish_events(
                         n_hash[c, 1] += _add_to_set(table[c], value)
             row -= 1
         if seen >= capacity:
-            if (row >= start and ints[row, 0] >= window_start) or floor >= window_start:
+            newest_only = reads[r, 0] == LAST or reads[r, 0] == SECONDS_SINCE_LAST  # the rest cannot change these
+            if not newest_only and ((row >= start and ints[row, 0] >= window_start) or floor >= window_start):
                 flags |= CAPPED
         elif floor >= window_start:
             flags |= INCOMPLETE
