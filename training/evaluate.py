@@ -90,6 +90,20 @@ def estimate(
     return estimates, draws
 
 
+def resample_totals(values: Floats, accounts: npt.NDArray[Any], *, resamples: int, seed: int) -> Floats:
+    """Totals [resamples, columns] of the columns of `values`, over the resamples `estimate` draws with that seed."""
+    names, codes = np.unique(accounts, return_inverse=True)
+    by_account = np.stack([np.bincount(codes, column, len(names)) for column in values.T], axis=1)
+    return np.asarray(np.random.default_rng(seed).poisson(1.0, (resamples, len(names))) @ by_account)
+
+
+def interval(value: float, draws: Floats, confidence: float) -> Estimate:
+    """A value with the bounds its draws give it."""
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))
+
+
 def difference(first: Floats, second: Floats, *, confidence: float) -> dict[str, Estimate]:
     """By how much the first model's draws are above the second's: median and interval per metric."""
     gap = first - second
@@ -130,7 +144,4 @@ def to_json(estimates: Estimates) -> dict[str, Any]:
 
 
 def _intervals(values: Floats, draws: Floats, confidence: float) -> dict[str, Estimate]:
-    tail = (1 - confidence) / 2
-    with np.errstate(invalid="ignore"):
-        low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
-    return {name: Estimate(float(values[i]), float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+    return {name: interval(float(values[i]), draws[:, i], confidence) for i, name in enumerate(METRICS)}

@@ -62,14 +62,15 @@ def metrics(found: Findings) -> dict[str, Any]:
             kind: {"frauds": frauds, **evaluate.to_json(estimates)}
             for kind, (frauds, estimates) in found.kinds.items()
         },
-        "amount_caught": ours.outcome.caught_share,
+        "amount_caught": ours.caught.value,
+        "amount_caught_interval": [ours.caught.low, ours.caught.high],
         "outcome": asdict(ours.outcome),
         "onnx_max_difference": found.exported.max_difference,
         "others": {
             name: {
                 **evaluate.to_json(judged.estimates),
-                "amount_caught": judged.outcome.caught_share,
-                "cost": judged.outcome.cost,
+                "amount_caught": judged.caught.value,
+                "cost": judged.cost.value,
             }
             for name, judged in list(found.models.items())[1:]
         },

@@ -48,7 +48,9 @@ _STYLE: Final[dict[str, Any]] = {
     "ytick.major.size": 0,
     "xtick.minor.size": 0,
     "ytick.minor.size": 0,
-    "legend.frameon": False,
+    "legend.framealpha": 0.88,
+    "legend.edgecolor": "none",
+    "legend.facecolor": "white",
     "lines.linewidth": 2.2,
 }
 
@@ -135,7 +137,8 @@ def score_distribution(target: Targets, score: Floats, thresholds: Thresholds) -
         axes.set_xticks(_logit(np.array(shown)), [f"{w * 100:.6g}%" for w in shown])
         axes.set(xlabel="score", ylabel="payments")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-        axes.legend(loc="upper center")
+        axes.set_ylim(0.7, axes.get_ylim()[1] * 8)  # room for the legend
+        axes.legend(loc="upper right", ncols=2)
 
     return _draw(paint, "Scores")
 

@@ -109,7 +109,7 @@ CAPTIONS: Final = {
     "amount_caught": "How much of the stolen money lies in the payments one would look at first.",
     "scores": "Both axes are stretched: most honest payments score far below one in a thousand.",
     "calibration": "Dots on the diagonal: a score can be read as a probability. Lines are 95% intervals.",
-    "cost": "Lower is better. Fewer reviews to the right, more to the left.",
+    "cost": "Fewer reviews to the right, more to the left. Lower costs left of the line would take more reviews than there are.",
     "kinds": "How many frauds of a kind are found when that share of the honest payments is flagged.",
     "importance": "Share of the total gain of all splits. Features that say the same share it between them.",
 }
@@ -133,14 +133,15 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
         for metric, name, note in (
             ("average_precision", "Average precision", f"by chance: {outcome.frauds / outcome.payments:.4f}"),
             ("roc_auc", "ROC AUC", "by chance: 0.5"),
-            ("recall_at_1pct_fpr", "Recall at 1% false positives", "by chance: 0.01"),
+            ("recall_at_1pct_fpr", "Recall at 1% FPR", "by chance: 0.01"),
         )
     ]
     cards += [
         {
             "name": "Stolen amount caught",
             "value": _share(outcome.caught_share),
-            "note": f"{outcome.declined_fraud_amount / outcome.fraud_amount:.0%} declined at once",
+            "note": f"{_share(ours.caught.low)} to {_share(ours.caught.high)}\n"
+            f"{outcome.declined_fraud_amount / outcome.fraud_amount:.0%} declined at once",
         },
         {
             "name": "Saved a day",
@@ -168,8 +169,10 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
             {
                 "name": name,
                 "estimates": [judged.estimates[metric] for metric in METRICS],
-                "caught": _share(judged.outcome.caught_share),
-                "cost": _money(judged.outcome.cost / days),
+                "caught": _share(judged.caught.value),
+                "caught_range": f"{_share(judged.caught.low)}\u2013{_share(judged.caught.high)}",
+                "cost": _money(judged.cost.value / days),
+                "cost_range": f"{_money(judged.cost.low / days)}\u2013{_money(judged.cost.high / days)}",
             }
             for name, judged in found.models.items()
         ],
@@ -253,11 +256,20 @@ def _comparison(found: Findings) -> str:
         else:
             verdict = f"not distinguishable from {name}"
         told.append(f"{verdict} ({e.low:+.3f} to {e.high:+.3f})")
+    saved = [_saving(name, gap["saved"], found.test.days) for name, gap in found.gaps.items()]
     return (
-        "Average precision of the trees is "
-        + " and ".join(told)
-        + ", each pair compared on the same resamples."
+        f"Average precision of the trees is {' and '.join(told)}, each pair compared on the same resamples. "
+        f"In money they {' and '.join(saved)}. A few large frauds decide the money, so its intervals are wide."
     )
+
+
+def _saving(name: str, saved: Estimate, days: float) -> str:
+    span = f"({saved.low / days:+,.0f} to {saved.high / days:+,.0f})"
+    if saved.low > 0:
+        return f"save {_money(saved.value / days)} a day against {name} {span}"
+    if saved.high < 0:
+        return f"cost {_money(-saved.value / days)} a day more than {name} {span}"
+    return f"cannot be told apart from {name} {span}"
 
 
 def _decisions(ours: Judged, days: float) -> list[dict[str, str]]:
@@ -293,7 +305,7 @@ def _decisions(ours: Judged, days: float) -> list[dict[str, str]]:
 
 
 def _card(name: str, e: Estimate, note: str) -> dict[str, str]:
-    return {"name": name, "value": f"{e.value:.3f}", "note": f"{e.low:.3f} to {e.high:.3f}; {note}"}
+    return {"name": name, "value": f"{e.value:.3f}", "note": f"{e.low:.3f} to {e.high:.3f}\n{note}"}
 
 
 def _block(kind: str, label: str, left: float, right: float) -> dict[str, Any]:

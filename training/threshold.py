@@ -82,11 +82,21 @@ def choose(
     )
 
 
+def costs(
+    target: npt.NDArray[np.uint8], score: Floats, amount: Floats, cost: CostSettings, thresholds: Thresholds
+) -> Floats:
+    """Cost of each payment under these thresholds."""
+    approved, declined = _per_payment(target, amount, cost)
+    return np.where(
+        score >= thresholds.decline, declined, np.where(score >= thresholds.review, cost.review, approved)
+    )
+
+
 def apply(
     target: npt.NDArray[np.uint8], score: Floats, amount: Floats, cost: CostSettings, thresholds: Thresholds
 ) -> Outcome:
     """Count and price what the thresholds do."""
-    approved, declined = _per_payment(target, amount, cost)
+    approved, _ = _per_payment(target, amount, cost)
     fraud = target.astype(bool)
     decline = score >= thresholds.decline
     review = (score >= thresholds.review) & ~decline
@@ -100,7 +110,7 @@ def apply(
         reviewed=int(review.sum()),
         reviewed_frauds=int((review & fraud).sum()),
         reviewed_fraud_amount=float(amount[review & fraud].sum()),
-        cost=float(declined[decline].sum() + cost.review * review.sum() + approved[~decline & ~review].sum()),
+        cost=float(costs(target, score, amount, cost, thresholds).sum()),
         cost_of_approving_all=float(approved.sum()),
     )
 
