@@ -1,0 +1,60 @@
+"""`uvicorn serving.app:app`: the scorer as a web application. Nothing is read or opened before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving import bootstrap
+from serving.bootstrap import Parts
+from serving.fast_route import TooLarge, answer, refuse
+from serving.routes import router
+
+DESCRIPTION = """Scores payments for fraud, with features as of each payment's own time.
+
+Every answer says which model decided, how fresh its features were, and whether anything was missing.
+When features or model cannot be had in time, a documented fallback decides and the answer is marked `degraded`."""
+
+
+def create_app(build: Callable[[], Parts] = bootstrap.from_environment) -> FastAPI:
+    """An application whose parts are built when it starts and stopped when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.parts = parts = build()
+        await parts.start()
+        try:
+            yield
+        finally:
+            await parts.stop()
+
+    app = FastAPI(
+        title="Millstream scorer",
+        description=DESCRIPTION,
+        version="0.1.0",
+        lifespan=lifespan,
+        openapi_tags=[
+            {"name": "scoring", "description": "Payments in, decisions out"},
+            {"name": "model", "description": "What decides"},
+            {"name": "operation", "description": "For those who run it"},
+        ],
+    )
+    app.include_router(router)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return refuse(error)
+
+    @app.exception_handler(TooLarge)
+    async def too_large(_: Request, error: TooLarge) -> Response:
+        return answer({"detail": str(error)}, 413)
+
+    return app
+
+
+app = create_app()

@@ -1,0 +1,89 @@
+"""The only place where the scorer is wired.
+
+`from_environment` is what `uvicorn serving.app:app` gets; tests pass their own settings or clock through the same door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from feature_repo.settings import PROJECT_ROOT
+from feature_repo.stores.clock import wall_clock_us
+from serving import logs
+from serving.champion import Champion
+from serving.connection import StoreConnection
+from serving.fallback import Fallback
+from serving.readiness import Readiness
+from serving.score_log import ScoreLog
+from serving.scorer import Scorer
+from serving.settings import ScorerSettings
+
+REPO = PROJECT_ROOT / "feature_repo"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Parts:
+    """A wired scorer. Single payments have a connection of their own, so that they never queue behind a batch's reply."""
+
+    settings: ScorerSettings
+    clock: Callable[[], int]
+    champion: Champion
+    store: StoreConnection
+    batch_store: StoreConnection
+    score_log: ScoreLog | None
+    scorer: Scorer
+    readiness: Readiness
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Load the model, connect, begin to log; none of them missing is an error."""
+        await asyncio.to_thread(self.champion.refresh)
+        await asyncio.gather(self.store.start(), self.batch_store.start())
+        if self.score_log is not None:
+            await self.score_log.start()
+        if self.settings.model_poll_seconds:
+            self._tasks.append(asyncio.create_task(self.champion.follow(self.settings.model_poll_seconds)))
+        gc.collect()
+        gc.freeze()  # a full collection over all modules would stop the loop for tens of milliseconds
+
+    async def stop(self) -> None:
+        """Stop asking, then write what is still to be logged."""
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await asyncio.gather(self.store.stop(), self.batch_store.stop())
+        if self.score_log is not None:
+            await self.score_log.stop()
+
+
+def from_environment() -> Parts:
+    """As its user starts it: settings from `MILLSTREAM_...`, the wall clock, logs on standard error."""
+    settings = ScorerSettings()
+    logs.configure(settings.log_format, access_log=settings.access_log)
+    return build(settings)
+
+
+def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us, repo: Path = REPO) -> Parts:
+    """Parts that fit together; nothing is opened yet. `repo` is where on-demand functions are taken from."""
+    champion = Champion(settings.models / settings.model_name, repo, threads=settings.threads)
+    store = StoreConnection(settings.redis_url, "single")
+    batch_store = StoreConnection(settings.redis_url, "batch")
+    score_log = None
+    if settings.score_log:
+        score_log = ScoreLog(
+            settings.scores,
+            _EPOCH + timedelta(microseconds=clock()),
+            flush_seconds=settings.score_log_flush_ms / 1000,
+            buffer=settings.score_log_buffer,
+        )
+    scorer = Scorer(champion, Fallback.of(settings), score_log, clock, most_reasons=settings.reasons)
+    readiness = Readiness(champion, batch_store, settings)
+    return Parts(settings, clock, champion, store, batch_store, score_log, scorer, readiness)

@@ -1,0 +1,32 @@
+"""Log lines of the scorer: structured, on standard error, text on a terminal and JSON elsewhere.
+
+No line at info level or above holds a payment's fields or features: those are in the score log.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+
+def configure(form: Literal["auto", "json", "text"], *, access_log: bool) -> None:
+    """Set up structlog once per process, and silence Uvicorn's line per request unless it is wanted."""
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    if not access_log:
+        access = logging.getLogger("uvicorn.access")  # Uvicorn asks for its handlers when a client connects
+        access.handlers.clear()
+        access.propagate = False

@@ -1,0 +1,99 @@
+"""Every metric of the scorer, in one typed catalogue: `/metrics`, the docs and the dashboards read it.
+
+>>> CATALOGUE["millstream_scorer_degraded_total"].labels
+('reason',)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from prometheus_client import Counter, Gauge, Histogram
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: its name as scraped, its kind, what it counts, its labels and, of a histogram, its buckets."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+CATALOGUE: Final[dict[str, Metric]] = {}
+
+_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+_AGES: Final = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0)
+_SHARES: Final = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    CATALOGUE[name] = Metric(name, "counter", meaning, labels)
+    return Counter(name.removesuffix("_total"), meaning, labels)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    CATALOGUE[name] = Metric(name, "gauge", meaning, labels)
+    return Gauge(name, meaning, labels)
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+    CATALOGUE[name] = Metric(name, "histogram", meaning, labels, buckets)
+    return Histogram(name, meaning, labels, buckets=buckets)
+
+
+REQUESTS: Final = _counter(
+    "millstream_scorer_requests_total", "Requests answered, by route and HTTP status", "route", "status"
+)
+REQUEST_SECONDS: Final = _histogram(
+    "millstream_scorer_request_seconds", "From the request's headers to its answer, in the process", "route"
+)
+PAYMENTS: Final = _counter("millstream_scorer_payments_total", "Payments decided, by decision", "decision")
+DEGRADED: Final = _counter(
+    "millstream_scorer_degraded_total",
+    "Payments decided by the fallback, by reason: store_timeout, store_unreachable, store_error, state_mismatch, "
+    "no_model, deadline, internal",
+    "reason",
+)
+SCORES: Final = _histogram(
+    "millstream_scorer_score", "Probabilities of fraud the model gave", buckets=_SHARES
+)
+FEATURE_AGE: Final = _histogram(
+    "millstream_scorer_feature_age_seconds",
+    "From the newest event known of a payment's keys to the payment",
+    buckets=_AGES,
+)
+INCOMPLETE: Final = _counter(
+    "millstream_scorer_incomplete_total",
+    "Payments that lay further back than a view's state can answer exactly",
+    "view",
+)
+CAPPED: Final = _counter(
+    "millstream_scorer_capped_total", "Payments whose exact view answered from its newest events only", "view"
+)
+STORE_SECONDS: Final = _histogram(
+    "millstream_scorer_store_seconds", "Round trip to the online store, answered or not", "lane"
+)
+STORE_CONNECTED: Final = _gauge(
+    "millstream_scorer_store_connected", "1 while a connection to the online store answers", "lane"
+)
+STORE_LOST: Final = _counter(
+    "millstream_scorer_store_lost_total", "Connections to the online store that ended or fell silent", "lane"
+)
+FRESH: Final = _gauge(
+    "millstream_scorer_fresh_share",
+    "Of the payments /readyz last looked up (accepted longer ago than the limit), the share that is readable",
+)
+LOG_WRITTEN: Final = _counter("millstream_scorer_log_written_total", "Answers written to the score log")
+LOG_DROPPED: Final = _counter(
+    "millstream_scorer_log_dropped_total",
+    "Answers not logged: the buffer was full, or the file not writable",
+    "reason",
+)
+MODEL: Final = _gauge("millstream_scorer_model_info", "1 for the model that scores", "name", "version")
+MODEL_REFUSED: Final = _counter(
+    "millstream_scorer_model_refused_total", "Champions that could not be loaded; the one before goes on"
+)

@@ -1,0 +1,105 @@
+"""What a client asks: one payment, in the canonical columns of `feature_repo.schemas.payment`, checked as the flow checks.
+
+Strict: a string is no number, an unknown field is a mistake, NaN and infinity are no amounts. So what is scored here is
+what the flow would accept from the bus.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MOST_PAYMENTS: Final = 1000
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST: Final = EARLIEST + timedelta(microseconds=9_214_646_400_000_000)
+"""Pandas, and with it Feast, counts nanoseconds in 64 bits and ends there."""
+
+EXAMPLE: Final[dict[str, Any]] = {
+    "event_id": "p-20261122-000017",
+    "event_timestamp": "2026-11-22T04:19:55.123456Z",
+    "account_id": "a-000042",
+    "merchant_id": "m-0007",
+    "type": "PAYMENT",
+    "amount": 129.9,
+    "currency": "EUR",
+    "account_balance_before": 2310.5,
+    "latitude": 48.14,
+    "longitude": 11.58,
+    "channel": "app",
+    "device_id": "d-8812",
+}
+SMALLEST: Final[dict[str, Any]] = {
+    k: EXAMPLE[k] for k in ("event_id", "account_id", "merchant_id", "type", "amount", "currency")
+}
+
+
+def _in_range(when: datetime) -> datetime:
+    if not EARLIEST <= when < LATEST:
+        raise PydanticCustomError("datetime_range", "Input should be between 1970 and 2262")
+    return when
+
+
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Note = Annotated[str, Field(max_length=128)]
+Balance = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+
+
+class Payment(BaseModel):
+    """One payment to be scored, before or after it was published to the bus: the answer is the same."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={"examples": [EXAMPLE, SMALLEST]},
+    )
+
+    event_id: Name = Field(description="Identity of the payment")
+    event_timestamp: Annotated[AwareDatetime, AfterValidator(_in_range)] | None = Field(
+        default=None,
+        description="When it happened, RFC 3339 with a time zone; its features are as of this instant. "
+        "Left out: the scorer's clock when the request arrives",
+    )
+    account_id: Name = Field(description="Payer")
+    merchant_id: Name = Field(description="Payee: a merchant, or the receiving account of a TRANSFER")
+    type: Literal["PAYMENT", "TRANSFER", "CASH_OUT", "CASH_IN", "DEBIT"] = Field(
+        description="Kind of payment"
+    )
+    amount: float = Field(
+        ge=0, le=1e12, allow_inf_nan=False, description="How much is moved, in major units of the currency"
+    )
+    currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217 code")
+    account_balance_before: Balance | None = Field(default=None, description="Payer's balance before")
+    account_balance_after: Balance | None = Field(default=None, description="Payer's balance after")
+    merchant_balance_before: Balance | None = Field(default=None, description="Payee's balance before")
+    merchant_balance_after: Balance | None = Field(default=None, description="Payee's balance after")
+    latitude: float | None = Field(
+        default=None, ge=-90, le=90, allow_inf_nan=False, description="Degrees north, WGS 84"
+    )
+    longitude: float | None = Field(
+        default=None, ge=-180, le=180, allow_inf_nan=False, description="Degrees east, WGS 84"
+    )
+    channel: Note | None = Field(default=None, description="How it is made: app, web, pos, atm, branch")
+    device_id: Note | None = Field(default=None, description="Card or device it is made with")
+
+
+class Batch(BaseModel):
+    """Up to 1,000 payments, each scored as of its own time; they do not see each other."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {"payments": [EXAMPLE, {**SMALLEST, "event_id": "p-20261122-000018", "amount": 3.5}]}
+            ]
+        },
+    )
+
+    payments: list[Payment] = Field(
+        min_length=1, max_length=MOST_PAYMENTS, description="Answered in this order"
+    )

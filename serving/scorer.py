@@ -1,0 +1,260 @@
+"""From payments to answers: one pipelined read, one vector per payment as of its own time, one call of the model.
+
+Nothing a payment, the store or a feature function does makes this raise: whatever is in the way of a score, the fallback
+decides in time and the answer says why. Clocks are passed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from feature_repo.errors import OnlineStoreError, StateError
+from feature_repo.stores.clock import to_us
+from feature_repo.stores.reader import Vector
+from serving import metrics
+from serving.champion import Champion
+from serving.connection import StoreConnection, StoreTimeout, StoreUnreachable
+from serving.fallback import Fallback
+from serving.model import Model
+from serving.payment import Payment
+from serving.reasons import explain
+from serving.resp import ReadPacker
+from serving.score_log import ScoreLog
+
+log = structlog.get_logger(__name__)
+
+CHUNK: Final = 16
+"""Payments of a batch finished before others get the event loop again: about 3 ms."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DECIDED: Final = {d: metrics.PAYMENTS.labels(d) for d in ("approve", "review", "decline")}
+
+
+@dataclass(slots=True)
+class Case:
+    """One payment on its way to an answer. Times are int64 UTC us; `now_us` is the wall clock when it arrived."""
+
+    payment: Payment
+    row: dict[str, Any]
+    as_of_us: int
+    now_us: int
+    replies: list[list[bytes | None]] = field(default_factory=list)
+    vector: Vector | None = None
+    score: float | None = None
+    decision: str = ""
+    reasons: list[dict[str, Any]] = field(default_factory=list)
+    failure: tuple[str, str] | None = None
+    """Why there is no vector or no score: (code, detail)."""
+
+
+class Scorer:
+    """`clock` gives int64 UTC us. Deadlines are seconds of `time.perf_counter`, counted from the request's arrival."""
+
+    def __init__(
+        self,
+        champion: Champion,
+        fallback: Fallback,
+        score_log: ScoreLog | None,
+        clock: Callable[[], int],
+        *,
+        most_reasons: int,
+    ) -> None:
+        self.champion = champion
+        self.clock = clock
+        self._fallback = fallback
+        self._log = score_log
+        self._most_reasons = most_reasons
+        self._packers: dict[str, ReadPacker] = {}
+
+    async def score(
+        self, payment: Payment, now_us: int, store: StoreConnection, until: float
+    ) -> dict[str, Any]:
+        """The answer to one payment; the store may take until `until`."""
+        case = _case(payment, now_us)
+        model = self.champion.current
+        if model is None:
+            case.failure = ("no_model", self.champion.problem)
+        elif await self._read(model, [case], store, until):
+            self._finish(model, case)
+            if case.vector is not None:
+                self._decide(model, [case])
+                self._explain(model, [case], until)
+        return self._answer(model, case)
+
+    async def score_batch(
+        self, payments: Sequence[Payment], now_us: int, store: StoreConnection, until: float
+    ) -> list[dict[str, Any]]:
+        """The answers to many, in order: still one read, and one call of the model off the event loop."""
+        cases = [_case(payment, now_us) for payment in payments]
+        model = self.champion.current
+        if model is None:
+            for case in cases:
+                case.failure = ("no_model", self.champion.problem)
+        elif await self._read(model, cases, store, until):
+            for start in range(0, len(cases), CHUNK):
+                late = time.perf_counter() > until
+                for case in cases[start : start + CHUNK]:
+                    if late:
+                        case.failure = ("deadline", "the batch's deadline had passed before this payment")
+                    else:
+                        self._finish(model, case)
+                await asyncio.sleep(0)
+            ready = [case for case in cases if case.vector is not None]
+            if ready:
+                await asyncio.to_thread(self._decide, model, ready)
+                await asyncio.to_thread(self._explain, model, ready, until)
+        answers = []
+        for i, case in enumerate(cases):
+            answers.append(self._answer(model, case))
+            if i % CHUNK == 0:
+                await asyncio.sleep(0)
+        return answers
+
+    async def _read(self, model: Model, cases: Sequence[Case], store: StoreConnection, until: float) -> bool:
+        """Fetch what the vectors need, each hash once; leaves the replies in the cases, or the failure."""
+        packer = self._packers.get(model.version)
+        if packer is None:
+            self._packers = {model.version: (packer := ReadPacker())}
+        places: dict[tuple[bytes, int], int] = {}
+        reads: list[tuple[bytes, list[bytes]]] = []
+        wanted = []
+        for case in cases:
+            mine = []
+            for key, fields in model.reader.commands(case.row):
+                place = places.setdefault((key, id(fields)), len(reads))
+                if place == len(reads):
+                    reads.append((key, fields))
+                mine.append(place)
+            wanted.append(mine)
+        if not reads:  # a service of on-demand features only
+            return True
+        try:
+            replies = await store.ask(packer.pack(reads), len(reads), until - time.perf_counter())
+        except OnlineStoreError as error:
+            code = (
+                "store_timeout"
+                if isinstance(error, StoreTimeout)
+                else "store_unreachable"
+                if isinstance(error, StoreUnreachable)
+                else "store_error"
+            )
+            for case in cases:
+                case.failure = (code, str(error))
+            return False
+        for case, mine in zip(cases, wanted, strict=True):
+            case.replies = [replies[place] for place in mine]
+        return True
+
+    def _finish(self, model: Model, case: Case) -> None:
+        try:
+            case.vector = model.reader.vector(case.row, case.replies, case.as_of_us, case.now_us)
+        except StateError as error:
+            case.failure = ("state_mismatch", str(error))
+        except Exception as error:  # a feature function met what its author did not think of
+            log.exception("features.failed", event_id=case.payment.event_id)
+            case.failure = ("internal", f"features could not be computed: {type(error).__name__}")
+
+    def _decide(self, model: Model, cases: Sequence[Case]) -> None:
+        try:
+            scores = model.predict(
+                np.stack([case.vector.values for case in cases if case.vector is not None])
+            )
+        except Exception as error:  # the runtime raises many kinds, all of its own
+            log.exception("model.failed", version=model.version)
+            for case in cases:
+                case.failure = ("internal", f"the model could not score: {type(error).__name__}")
+            return
+        for case, score in zip(cases, scores.tolist(), strict=True):
+            if score == score:  # noqa: PLR0124  NaN
+                case.score = score
+                case.decision = model.decide(score)
+            else:
+                case.failure = ("internal", "the model gave no number")
+
+    def _explain(self, model: Model, cases: Sequence[Case], until: float) -> None:
+        """Reasons for what is not approved; past the deadline, for nothing more."""
+        for case in cases:
+            if case.score is None or case.vector is None or case.decision == "approve":
+                continue
+            if time.perf_counter() > until:
+                return
+            with np.errstate(over="ignore"):
+                case.reasons = explain(model, case.vector.values.astype(np.float32), self._most_reasons)
+
+    def _answer(self, model: Model | None, case: Case) -> dict[str, Any]:
+        """The answer, counted and logged."""
+        failure, vector = case.failure, case.vector
+        if failure is not None:
+            case.decision, case.reasons = self._fallback.decide(case.payment)
+            metrics.DEGRADED.labels(failure[0]).inc()
+        newest = None if vector is None else vector.newest_us
+        age = None if newest is None else (case.as_of_us - newest) / 1e6
+        answer = {
+            "score_id": uuid.uuid4().hex,
+            "event_id": case.payment.event_id,
+            "score": case.score,
+            "decision": case.decision,
+            "reasons": case.reasons,
+            "model": None if model is None else {"name": model.name, "version": model.version},
+            "as_of": _EPOCH + timedelta(microseconds=case.as_of_us),
+            "features_freshness": {
+                "newest_event_timestamp": None if newest is None else _EPOCH + timedelta(microseconds=newest),
+                "age_seconds": age,
+            },
+            "degraded": failure is not None,
+            "degraded_reasons": [] if failure is None else [{"code": failure[0], "detail": failure[1]}],
+            "incomplete": [] if vector is None else vector.incomplete,
+            "capped": [] if vector is None else vector.capped,
+        }
+        self._count(case, age)
+        if self._log is not None:
+            self._log.append(self._record(model, case, answer))
+        return answer
+
+    def _count(self, case: Case, age: float | None) -> None:
+        _DECIDED[case.decision].inc()
+        if case.score is not None:
+            metrics.SCORES.observe(case.score)
+        if age is not None:
+            metrics.FEATURE_AGE.observe(age)
+        if case.vector is not None:
+            for view in case.vector.incomplete:
+                metrics.INCOMPLETE.labels(view).inc()
+            for view in case.vector.capped:
+                metrics.CAPPED.labels(view).inc()
+
+    def _record(self, model: Model | None, case: Case, answer: dict[str, Any]) -> dict[str, Any]:
+        """One line of the score log; what a skew report needs to make the same vector again is all in it."""
+        vector = case.vector
+        row = case.row | {"event_timestamp": case.row["event_timestamp"] and case.as_of_us}
+        named = {} if model is None or vector is None else {n: vector.named.get(n) for n in model.features}
+        return {
+            "score_id": answer["score_id"],
+            "scored_at": self.clock(),
+            "as_of": case.as_of_us,
+            **row,
+            "score": case.score,
+            "decision": case.decision,
+            "model_name": None if model is None else model.name,
+            "model_version": None if model is None else model.version,
+            "degraded": answer["degraded"],
+            "degraded_reasons": answer["degraded_reasons"],
+            "features": named,
+            "versions": {} if vector is None else vector.versions,
+            "newest_event": None if vector is None else vector.newest_us,
+            "arrived_at": case.now_us,
+            "flags": {"incomplete": answer["incomplete"], "capped": answer["capped"]},
+        }
+
+
+def _case(payment: Payment, now_us: int) -> Case:
+    when = payment.event_timestamp
+    return Case(payment, dict(payment.__dict__), now_us if when is None else to_us(when), now_us)

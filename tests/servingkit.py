@@ -1,0 +1,206 @@
+"""What the scorer's tests share: one applied repo with 4,000 folded payments, a small real model, and a server of its own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import redis
+import xgboost as xgb
+from starlette.testclient import TestClient
+
+from feature_repo.settings import PROJECT_ROOT, RepoSettings
+from feature_repo.stores.plan import compile_plan
+from feature_repo.stores.repo import open_store
+from flows.generator.history import generate
+from flows.stack import EmbeddedServer
+from serving import bootstrap
+from serving.app import create_app
+from serving.settings import ScorerSettings
+from tests.support import feast, log_payments, project
+from training import artefact, export
+
+SERVICE = "fraud_detection_v1"
+VERSION = "20261122T041955Z-00000001"
+
+
+class World:
+    """Payments of the last 20 days, logged and folded; half of the dearer ones are frauds to the model."""
+
+    def __init__(self, home: Path) -> None:
+        self.server = EmbeddedServer(home)
+        self.server.start()
+        atexit.register(self.server.stop)
+        self.url = self.server.url
+        self.home = home
+        self.settings = RepoSettings(home=home, redis_url=self.url)
+        with _environment(MILLSTREAM_HOME=str(home), REDIS_URL=self.url):
+            feast(self.settings, "apply")
+            start = datetime.now(UTC) - timedelta(days=20)
+            self.payments = generate(3, start, days=20, accounts=120, merchants=25, payments=4000).payments
+            log_payments(self.settings, self.payments)
+            project(self.settings, self.payments)
+            self.store = open_store(self.settings)
+            self.service = self.store.get_feature_service(SERVICE)
+            self.plan = compile_plan(self.store, SERVICE)
+            rows = self.payments.slice(2000, 600).to_pandas()
+            self.vectors = self.store.get_historical_features(rows, self.service).to_df()
+        self.client = redis.Redis.from_url(self.url)
+        self.write_model(home / "models" / "fraud_detection", VERSION)
+
+    def write_model(self, folder: Path, version: str, **changes: Any) -> Path:
+        """Train a small model and write it as training does."""
+        matrix = self.vectors[list(self.plan.feature_names)].to_numpy(np.float64, na_value=np.nan)
+        matrix = matrix.astype(np.float32)
+        rng = np.random.default_rng(1)
+        amounts = matrix[:, self.plan.feature_names.index("payment_amount")]
+        target = (amounts > np.quantile(amounts, 0.8)) & (rng.random(len(amounts)) < 0.8)
+        booster = xgb.train(
+            {"max_depth": 3, "objective": "binary:logistic", "base_score": 0.5, "nthread": 1},
+            xgb.DMatrix(matrix, target, feature_names=list(self.plan.feature_names)),
+            20,
+        )
+        exported = export.export(booster, matrix)
+        scores = export.predict(exported.onnx, matrix)
+        manifest = {
+            "name": "fraud_detection",
+            "created": "2026-11-22T04:19:55+00:00",
+            "service": SERVICE,
+            "schema_hash": self.plan.schema_hash,
+            "features": list(self.plan.feature_names),
+            "onnx": {"input": export.INPUT, "output": export.OUTPUT, "fraud_column": 1},
+            "threshold": {
+                "review": float(np.quantile(scores, 0.7)),
+                "decline": float(np.quantile(scores, 0.95)),
+            },
+            "metrics": {"average_precision": {"value": 0.5}},
+            "data": {"label_delay_days": 3},
+            "golden": export.golden(exported.onnx, matrix, scores),
+        }
+
+        def fill(building: Path) -> None:
+            (building / "model.onnx").write_bytes(exported.onnx)
+            (building / "model.ubj").write_bytes(bytes(booster.save_raw("ubj")))
+            self.plan.save(building / "plan.json")
+
+        written = artefact.write(folder, version, {**manifest, **changes}, fill)
+        artefact.promote(folder, version)
+        return written
+
+    def scorer_settings(self, **changes: Any) -> ScorerSettings:
+        return ScorerSettings(
+            **{"home": self.home, "redis_url": self.url, "score_log_flush_ms": 20, "model_poll_seconds": 0}
+            | changes
+        )
+
+    @contextlib.contextmanager
+    def scorer(self, **changes: Any) -> Iterator[TestClient]:
+        """A scorer in this process."""
+        settings = self.scorer_settings(**changes)
+        with TestClient(create_app(lambda: bootstrap.build(settings))) as client:
+            yield client
+
+    def payment(self, at: int = -1, **changes: Any) -> dict[str, Any]:
+        """A logged payment as a request, by default the newest."""
+        row = self.payments.slice(at % self.payments.num_rows, 1).to_pylist()[0]
+        row["event_timestamp"] = row["event_timestamp"].isoformat().replace("+00:00", "Z")
+        return {k: v for k, v in (row | changes).items() if v is not None}
+
+    def recent(self, n: int, seed: int = 0) -> pa.Table:
+        """Payments at random instants of the last minutes of the log, and after: where states answer exactly."""
+        rng = np.random.default_rng(seed)
+        table = self.payments.take(rng.integers(0, self.payments.num_rows, n))
+        end = self.payments["event_timestamp"][-1].as_py()
+        now = datetime.now(UTC)
+        span = int((now - end).total_seconds() * 1e6)
+        times = [end + timedelta(microseconds=int(us)) for us in rng.integers(-300_000_000, max(span, 1), n)]
+        at = table.schema.get_field_index("event_timestamp")
+        return table.set_column(at, "event_timestamp", pa.array(times, pa.timestamp("us", "UTC")))
+
+
+@functools.cache
+def world() -> World:
+    """One for all test modules of a process."""
+    home = Path(tempfile.mkdtemp(prefix="millstream-serving-"))
+    atexit.register(shutil.rmtree, home, True)
+    return World(home)
+
+
+def score_lines(folder: Path) -> list[dict[str, Any]]:
+    """Every line of a score log."""
+    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
+
+
+def own_home(root: Path) -> Path:
+    """A home with the world's model but a score log of its own."""
+    shutil.copytree(world().home / "models", root / "models")
+    return root
+
+
+@contextlib.contextmanager
+def frozen(url: str) -> Iterator[None]:
+    """The server's process stopped, as by a machine that swaps or a debugger; its sockets stay open."""
+    pid = int(redis.Redis.from_url(url).info("server")["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def uvicorn(home: Path, url: str, **variables: str) -> Iterator[str]:
+    """`uvicorn serving.app:app` as its user types it; yields the address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MILLSTREAM_")}
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("uvicorn")), "serving.app:app", "--port", str(port)],
+        cwd=PROJECT_ROOT,
+        env=environment | {"MILLSTREAM_HOME": str(home), "REDIS_URL": url} | variables,
+        stdout=subprocess.DEVNULL,
+        stderr=(home / "uvicorn.log").open("ab"),
+    )
+    try:
+        give_up = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert process.poll() is None, (home / "uvicorn.log").read_text()
+            assert time.monotonic() < give_up, "uvicorn did not start"
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
