@@ -222,3 +222,15 @@ def test_read_before_what_the_state_holds_is_marked_incomplete() -> None:
     bytes_ = packed(index, state, "a")
     assert read_state(bytes_, spec, T0 + 60 * S)[1] & INCOMPLETE == 0
     assert read_state(bytes_, spec, T0 + 30 * S)[1] & INCOMPLETE
+
+
+@relaxed
+@given(histories(), st.randoms(use_true_random=False))
+def test_exact_state_ignores_an_event_it_already_holds(events: list[Event], random) -> None:  # noqa: ANN001
+    spec = view(0, capacity=40)  # nothing is pushed out: the state is the set
+    once = folded(spec, events)
+    twice = folded(spec, random.sample(events * 2, 2 * len(events)))
+    for key in ("a", "bé", ""):
+        one, other = packed(*once, key), packed(*twice, key)
+        for t in TIMES:
+            assert read_state(one, spec, t)[0].tobytes() == read_state(other, spec, t)[0].tobytes()
