@@ -226,7 +226,7 @@ def test_read_before_what_the_state_holds_is_marked_incomplete() -> None:
 
 @relaxed
 @given(histories(), st.randoms(use_true_random=False))
-def test_exact_state_ignores_an_event_it_already_holds(events: list[Event], random) -> None:  # noqa: ANN001
+def test_exact_state_ignores_an_event_it_already_holds(events: list[Event], random) -> None:
     spec = view(0, capacity=40)  # nothing is pushed out: the state is the set
     once = folded(spec, events)
     twice = folded(spec, random.sample(events * 2, 2 * len(events)))
