@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.errors import DataError, LogError
@@ -59,6 +59,7 @@ def test_chargeback_after_cutoff_is_invisible_to_training(tmp_path: Path) -> Non
     assert read_labels(tmp_path, cutoff=_at(3)).num_rows == 1
 
 
+@settings(deadline=None, max_examples=30)
 @given(
     events=st.lists(
         st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 20)),
@@ -118,6 +119,7 @@ def test_parts_are_separated_by_the_label_delay() -> None:
     assert SPLIT.train.since == _at(1)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(-1, 31 * 86_400), min_size=1, max_size=60))
 def test_no_label_information_crosses_into_a_later_part(seconds: list[int]) -> None:
     event_us = np.array([to_us(START + timedelta(seconds=s)) for s in seconds])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
@@ -32,6 +32,7 @@ def _fit(settings: ModelSettings = QUICK) -> tuple[model.Trained, np.ndarray, np
     )
 
 
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 3)), min_size=2, max_size=40).filter(
         lambda rows: {r[0] for r in rows if r[2]} == {True, False}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.settings import CostSettings
@@ -27,6 +27,7 @@ def _columns(payments: list[tuple[bool, int, float]]) -> tuple[np.ndarray, np.nd
     return target, np.array([p[1] / 10 for p in payments]), np.array([p[2] for p in payments])
 
 
+@settings(deadline=None, max_examples=100)
 @given(PAYMENTS, COSTS)
 def test_threshold_minimises_cost_among_all_pairs_within_capacity(
     payments: list[tuple[bool, int, float]], cost: CostSettings
@@ -45,6 +46,7 @@ def test_threshold_minimises_cost_among_all_pairs_within_capacity(
     assert chosen.cost == pytest.approx(min(o.cost for o in affordable), abs=1e-6)
 
 
+@settings(deadline=None, max_examples=100)
 @given(PAYMENTS, COSTS)
 def test_every_payment_gets_exactly_one_decision_and_review_starts_below_decline(
     payments: list[tuple[bool, int, float]], cost: CostSettings

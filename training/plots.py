@@ -83,9 +83,8 @@ def precision_recall(
         axes.set(xlabel="share of frauds found (recall)", ylabel="share of alarms that are fraud (precision)")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.03))
         _percent(axes, "both")
-        axes.legend(loc="lower left")
 
-    return _draw(paint, title)
+    return _draw(paint, title, legend_below=True)
 
 
 def calibration(target: Targets, score: Floats) -> str:
@@ -231,12 +230,20 @@ def cost_curve(review: Floats, cost_per_day: Floats, chosen: float, *, approve_a
     return _draw(paint, "Cost of the review threshold (validation)")
 
 
-def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] = (5.6, 3.9)) -> str:
+def _draw(
+    paint: Callable[[Axes], None],
+    title: str,
+    size: tuple[float, float] = (5.6, 3.9),
+    *,
+    legend_below: bool = False,
+) -> str:
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # a literal per key is more than a palette needs
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         paint(axes)
         axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=12)
+        if legend_below:
+            figure.legend(loc="outside lower center", ncols=5, columnspacing=1.2, handlelength=1.4)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
