@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.flowkit import as_table, encoded, payment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from feature_repo.errors import SchemaError
 from flows.blocks import ArrowBlock, Events, RawBlock
 from flows.steps.decode import Decoder
 from flows.streams import LABELS, PAYMENTS
+from tests.flowkit import as_table, encoded, payment
 
 decode = Decoder(PAYMENTS)
 

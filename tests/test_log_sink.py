@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.flowkit import as_table, dead, encoded, logged, payment, write_lines
 
 from feature_repo.errors import DeadLetterLimit, LogError
 from flows.blocks import RawBlock
@@ -19,6 +18,7 @@ from flows.log_rows import log_files
 from flows.settings import FlowSettings
 from flows.steps.decode import Decoder
 from flows.streams import PAYMENTS
+from tests.flowkit import as_table, dead, encoded, logged, payment, write_lines
 
 
 @pytest.fixture
