@@ -8,6 +8,7 @@ unless a plain feature view, which never expires, lives in the same hash.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from typing import Any, Final
@@ -51,11 +52,14 @@ return written
 """
 
 
+_WRITE_SHA: Final = hashlib.sha1(_WRITE.encode(), usedforsecurity=False).hexdigest()
+
+
 class EntityProjection:
     """Writes the states of one entity's views. `client` is a redis-py client with `decode_responses` off."""
 
     def __init__(self, client: Any, project: str, specs: Sequence[ViewSpec]) -> None:
-        self._write = client.register_script(_WRITE)
+        self._client = client
         self._prefix = key_prefix(specs[0].join_keys)
         self._suffix = project.encode()
         self._specs = tuple(specs)
@@ -84,22 +88,27 @@ class EntityProjection:
 
     def send(self, rows: Sequence[tuple[bytes, list[Any]]]) -> int:
         """Compare-and-set the rows, one pipelined round trip for all of them."""
-        from redis.exceptions import RedisError
+        from redis.exceptions import NoScriptError, RedisError
 
-        written = 0
         try:
-            with self._write.registered_client.pipeline(transaction=False) as pipe:
-                for start in range(0, len(rows), BATCH):
-                    part = rows[start : start + BATCH]
-                    arguments = self._head + [a for _, row in part for a in row]
-                    self._write(keys=[key for key, _ in part], args=arguments, client=pipe)
-                written = sum(pipe.execute())
+            try:
+                return self._pipelined(rows)
+            except NoScriptError:  # a server that was restarted, or never asked
+                self._client.script_load(_WRITE)
+                return self._pipelined(rows)
         except RedisError as error:
             msg = f"window states could not be written: {error}"
             raise OnlineStoreError(
                 msg, where="Redis", todo="see that the server at REDIS_URL runs and has memory"
             ) from error
-        return int(written)
+
+    def _pipelined(self, rows: Sequence[tuple[bytes, list[Any]]]) -> int:
+        with self._client.pipeline(transaction=False) as pipe:
+            for start in range(0, len(rows), BATCH):
+                part = rows[start : start + BATCH]
+                keys = [key for key, _ in part]
+                pipe.evalsha(_WRITE_SHA, len(keys), *keys, *self._head, *(a for _, row in part for a in row))
+            return int(sum(pipe.execute()))
 
 
 def state_version(state: bytes) -> int:

@@ -138,7 +138,7 @@ class ViewSpec:
     def layout(self) -> Layout:
         return _tile_layout(self) if self.tiled else _event_layout(self)
 
-    @property
+    @cached_property
     def fingerprint(self) -> int:
         """int64 digest of all that decides what the bytes of a state mean. Equal: a state can be read and folded on."""
         what = [
