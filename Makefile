@@ -1,0 +1,97 @@
+# `make` alone says what there is. Nothing here needs more than Python 3.11 or 3.12, make and a shell.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The first of these that runs and is 3.11 or 3.12; `make install PYTHON=/path/to/python3.12` chooses another.
+CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3 python)
+DEMO_SECONDS ?= 60
+# Test files run in parallel, one file at a time in each process. On one core that would only cost memory.
+WORKERS ?= 2
+PYTEST_OPTIONS ?= $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS) --dist loadfile)
+
+export DEMO_SECONDS
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help:  ## What there is
+	@echo "Millstream"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  DEMO_SECONDS=20 make demo      a shorter live part"
+	@echo "  PYTHON=python3.12 make install another Python (3.11 or 3.12)"
+	@echo "  REDIS_URL=redis://... make up  a server of your own instead of the embedded one"
+
+.PHONY: install
+install: $(READY)  ## Make .venv from the hashed lock (once)
+
+# uv installs the lock in seconds where pip takes minutes; it is itself installed by its hash in the lock.
+# Without uv, pip does the same work.
+$(READY): requirements.lock pyproject.toml
+	@python=; for candidate in $(CANDIDATES); do \
+	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; \
+	  then python=$$candidate; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "make install: no Python 3.11 or 3.12 among: $(CANDIDATES). Install one, or name it: make install PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; fi; \
+	echo "Making $(VENV) with $$("$$python" --version)"; \
+	same='import sys; print(sys.version_info[:2], sys.base_prefix)'; \
+	if [ "$$("$$python" -c "$$same")" = "$$($(BIN)/python -c "$$same" 2>/dev/null)" ]; then clear=; else clear=--clear; fi; \
+	"$$python" -m venv $$clear $(VENV)
+	@sed -n '/^uv==/,/^    # via/p' requirements.lock > $(VENV)/uv.lock
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock \
+	    && $(BIN)/python -m uv --version >/dev/null; then \
+	  $(BIN)/python -m uv pip sync --python $(BIN)/python --require-hashes requirements.lock && \
+	  $(BIN)/python -m uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .; \
+	else \
+	  echo "uv is not to be had here; pip takes a few minutes"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+.PHONY: demo
+demo: $(READY)  ## The whole loop once, unattended: history, features, model, live scores, summary
+	@$(BIN)/python -m flows.demo
+
+.PHONY: up
+up: $(READY)  ## The same stack, running until Ctrl-C
+	@$(BIN)/python -m flows.up --traffic
+
+.PHONY: test
+test: $(READY)  ## All tests
+	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+.PHONY: lint
+lint: $(READY)  ## Style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: ci
+ci: lint test  ## What CI does: lint, then test
+
+.PHONY: lock
+lock: $(READY)  ## Resolve the dependencies anew, with hashes, for every platform
+	$(BIN)/python -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --upgrade --quiet --output-file requirements.lock
+
+.PHONY: docs
+docs: $(READY)  ## Write the generated parts of the docs: settings, metrics, picture of the flow
+	$(BIN)/python -m tests.reference docs/reference.md
+	$(BIN)/python -m flows.graph docs/flow.mmd
+
+.PHONY: clean
+clean:  ## Remove .venv, caches and build leftovers; var/ (your data) stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,135 @@
+"""The steps both `flows.demo` and `flows.up` take: definitions, history, backfill, model. Each shows itself as one line.
+
+The clock is passed in; the processes are started by `flows.demo.processes`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_repo.errors import ArtefactError
+from feature_repo.stores.specs import read_views
+from flows import backfill_files
+from flows.backfill_files import Counts
+from flows.demo.processes import Processes
+from flows.demo.show import Step, Steps
+from flows.generate import write_history
+from flows.generator import World, epoch_us, payments_a_day
+from flows.settings import FlowSettings
+
+SERVICE = "fraud_detection_v1"
+MODEL = "fraud_detection"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a world to generate."""
+
+    payments: int = 225_000
+    accounts: int = 5_000
+    merchants: int = 500
+    days: float = 30.0
+    fraud_share: float = 0.008
+    seed: int = 1
+
+
+def begin_apply(processes: Processes) -> float:
+    """Start `feast apply`, which spends seconds on importing Feast; returns when it began."""
+    processes.start("feast apply", "-m", "flows.demo.apply")
+    return time.perf_counter()
+
+
+def end_apply(processes: Processes, steps: Steps, settings: FlowSettings, began: float) -> None:
+    """Wait until the definitions are in the registry."""
+    with steps.step("apply", "feast apply") as step:
+        step.began = began
+        processes.finish("feast apply")
+        views = read_views(settings.home / "views.json")
+        windows = [spec for specs in views.streams.values() for spec in specs]
+        features = sum(len(spec.aggregates) for spec in windows)
+        step.found = f"{len(windows)} stream feature views with {features} windowed features"
+
+
+def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
+    """Generate a history that ends now; returns its payments."""
+    with steps.step("generate", "Generate history") as step:
+        start = now - timedelta(days=scale.days)
+        world = World(
+            scale.seed,
+            accounts=scale.accounts,
+            merchants=scale.merchants,
+            payments_a_day=payments_a_day(scale.payments, epoch_us(start), epoch_us(now)),
+            fraud_share=scale.fraud_share,
+        )
+        count = write_history(world, start, now, folder)
+        labels = pq.read_table(folder / "labels.parquet", columns=["payment_id"])
+        known = pc.count_distinct(labels["payment_id"]).as_py()
+        step.found = (
+            f"{count:,} payments of {scale.accounts:,} accounts at {scale.merchants:,} merchants "
+            f"over {scale.days:g} days, {known:,} of them reported by now"
+        )
+        return count
+
+
+def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str, Counts]:
+    """Run the history through the flows, payments and labels side by side."""
+    with steps.step("backfill", "Through the flow") as step, ThreadPoolExecutor(1) as aside:
+        labels = aside.submit(backfill_files.run, settings, labels=[folder / "labels.parquet"])
+        payments = backfill_files.run(
+            settings,
+            payments=[folder / "payments.parquet"],
+            on_progress=lambda _, done, of: step.advance(done, of, f"{done:,} of {of:,} payments"),
+        )
+        counts = {**payments, **labels.result()}
+        step.found = ", ".join(_told(name, count) for name, count in counts.items())
+        return counts
+
+
+def train(processes: Processes, steps: Steps, settings: FlowSettings) -> dict[str, Any]:
+    """Train a model in a process of its own; returns the manifest of the champion."""
+    with steps.step("train", "Train the model") as step:
+        processes.start("training", "-m", "training.train", "--service", SERVICE)
+        processes.finish("training", lambda line: _pass_on(step, line))
+        manifest = champion(settings)
+        trees = manifest["model"]["chosen"]["trees"]
+        step.found = (
+            f"{trees} trees on {len(manifest['features'])} features, now champion: {manifest['version']}"
+        )
+        return manifest
+
+
+def champion(settings: FlowSettings) -> dict[str, Any]:
+    """The manifest of the model in use."""
+    folder = settings.models / MODEL
+    try:
+        version = (folder / "champion").read_text(encoding="utf-8").strip()
+        manifest: dict[str, Any] = orjson.loads((folder / version / "manifest.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise ArtefactError(
+            f"there is no champion: {error}",
+            where=folder,
+            todo=f"train one: python -m training.train --service {SERVICE}",
+        ) from error
+    return manifest
+
+
+def _pass_on(step: Step, line: str) -> None:
+    """Training's own lines, those of finished steps."""
+    if line.startswith("✓"):
+        step.say(line)
+        step.advance(0, None, "")
+
+
+def _told(name: str, count: Counts) -> str:
+    dead = sum(count.dead_lettered.values())
+    return f"{count.logged:,} {name} logged" + (f", {dead:,} dead letters" if dead else "")
