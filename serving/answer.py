@@ -11,17 +11,17 @@ Decision = Literal["approve", "review", "decline"]
 
 _ANSWER: Final[dict[str, Any]] = {
     "score_id": "6f1d2c7be8c24d0fa4f6f3c1a0b9d1e2",
-    "event_id": "p-20261122-000017",
+    "event_id": "p-20241122-000017",
     "score": 0.8731,
     "decision": "review",
     "reasons": [
         {"feature": "amount_over_account_max_30d", "value": 9.4, "typical": 0.31, "effect": 2.18},
         {"feature": "payee_is_new", "value": 1, "typical": 0, "effect": 0.77},
     ],
-    "model": {"name": "fraud_detection", "version": "20261122T041955Z-29d80730"},
-    "as_of": "2026-11-22T04:19:55.123456Z",
+    "model": {"name": "fraud_detection", "version": "20241122T041955Z-29d80730"},
+    "as_of": "2024-11-22T04:19:55.123456Z",
     "features_freshness": {
-        "newest_event_timestamp": "2026-11-22T04:17:02.000310Z",
+        "newest_event_timestamp": "2024-11-22T04:17:02.000310Z",
         "age_seconds": 173.123146,
     },
     "degraded": False,
@@ -42,8 +42,8 @@ _DEGRADED: Final[dict[str, Any]] = {
 }
 _MODEL: Final[dict[str, Any]] = {
     "name": "fraud_detection",
-    "version": "20261122T041955Z-29d80730",
-    "created": "2026-11-22T04:19:55+00:00",
+    "version": "20241122T041955Z-29d80730",
+    "created": "2024-11-22T04:19:55+00:00",
     "service": "fraud_detection_v1",
     "schema_hash": "5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592",
     "features": ["account_payment_count_1h", "payment_amount"],
@@ -185,7 +185,7 @@ class Check(Answered):
 _READY: Final[dict[str, Any]] = {
     "ready": True,
     "checks": [
-        {"name": "model", "ok": True, "detail": "fraud_detection 20261122T041955Z-29d80730"},
+        {"name": "model", "ok": True, "detail": "fraud_detection 20241122T041955Z-29d80730"},
         {"name": "store", "ok": True, "detail": "127.0.0.1:6379/0 answers in 0.3 ms"},
         {
             "name": "features",

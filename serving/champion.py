@@ -44,7 +44,7 @@ class Champion:
             self.problem = str(error)
             return
         if self.current is not None:
-            metrics.MODEL.remove(self.current.name, self.current.version)
+            metrics.MODEL.labels(self.current.name, self.current.version).set(0)
         self.current, self.problem, self._refused = model, "", ""
         metrics.MODEL.labels(model.name, model.version).set(1)
         log.info("model.loaded", name=model.name, version=model.version, features=len(model.features))

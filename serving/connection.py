@@ -111,7 +111,11 @@ class _Wire(asyncio.Protocol):
 
 
 class StoreConnection:
-    """A named, always reconnecting connection. Read: 0.10 ms of CPU for three HMGETs, against 0.34 ms of redis.asyncio."""
+    """A named, always reconnecting connection.
+
+    Measured on the read of one payment (three HMGETs, 4.4 kB of replies), CPU of the client: 75 to 100 us alone and 40 to 55 us
+    with 20 in flight; a pipeline of redis.asyncio takes 240 to 275 us and 165 to 175 us.
+    """
 
     def __init__(self, url: str, lane: str) -> None:
         self._address = Address.parse(url)

@@ -93,7 +93,9 @@ LOG_DROPPED: Final = _counter(
     "Answers not logged: the buffer was full, or the file not writable",
     "reason",
 )
-MODEL: Final = _gauge("millstream_scorer_model_info", "1 for the model that scores", "name", "version")
+MODEL: Final = _gauge(
+    "millstream_scorer_model_info", "1 for the model that scores, 0 for those before it", "name", "version"
+)
 MODEL_REFUSED: Final = _counter(
     "millstream_scorer_model_refused_total", "Champions that could not be loaded; the one before goes on"
 )

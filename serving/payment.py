@@ -18,8 +18,8 @@ LATEST: Final = EARLIEST + timedelta(microseconds=9_214_646_400_000_000)
 """Pandas, and with it Feast, counts nanoseconds in 64 bits and ends there."""
 
 EXAMPLE: Final[dict[str, Any]] = {
-    "event_id": "p-20261122-000017",
-    "event_timestamp": "2026-11-22T04:19:55.123456Z",
+    "event_id": "p-20241122-000017",
+    "event_timestamp": "2024-11-22T04:19:55.123456Z",
     "account_id": "a-000042",
     "merchant_id": "m-0007",
     "type": "PAYMENT",
@@ -95,7 +95,7 @@ class Batch(BaseModel):
         frozen=True,
         json_schema_extra={
             "examples": [
-                {"payments": [EXAMPLE, {**SMALLEST, "event_id": "p-20261122-000018", "amount": 3.5}]}
+                {"payments": [EXAMPLE, {**SMALLEST, "event_id": "p-20241122-000018", "amount": 3.5}]}
             ]
         },
     )

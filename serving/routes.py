@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from fastapi import APIRouter
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from feature_repo.stores.clock import to_us
 from serving.answer import Alive, Answer, BatchAnswer, ModelCard, Problem, Ready
 from serving.bootstrap import Parts
 from serving.fast_route import ARRIVED, FastRoute, answer
@@ -26,6 +29,22 @@ def _parts(request: Request) -> Parts:
     return cast("Parts", request.app.state.parts)
 
 
+def _refuse_ahead(payments: Sequence[Payment], now_us: int, seconds: float, *where: str) -> None:
+    """A payment from the future is a wrong clock or a wrong time zone; the flow would not accept it either."""
+    errors = [
+        {
+            "type": "datetime_ahead",
+            "loc": ("body", *where, *([i] if where else []), "event_timestamp"),
+            "msg": f"Input should be at most {seconds:g} s ahead of the scorer's clock",
+            "input": payment.event_timestamp,
+        }
+        for i, payment in enumerate(payments)
+        if payment.event_timestamp is not None and to_us(payment.event_timestamp) > now_us + seconds * 1e6
+    ]
+    if errors:
+        raise RequestValidationError(errors)
+
+
 @router.post(
     "/score",
     response_model=Answer,
@@ -40,8 +59,10 @@ async def score(request: Request, payment: Payment) -> Response:
     Answers within the deadline whatever happens to the online store: then the configured fallback decides.
     """
     parts = _parts(request)
+    now_us = parts.clock()
+    _refuse_ahead([payment], now_us, parts.settings.ahead_seconds)
     until = request.scope[ARRIVED] + parts.settings.store_seconds
-    return answer(await parts.scorer.score(payment, parts.clock(), parts.store, until))
+    return answer(await parts.scorer.score(payment, now_us, parts.store, until))
 
 
 @router.post(
@@ -55,8 +76,10 @@ async def score(request: Request, payment: Payment) -> Response:
 async def score_batch(request: Request, batch: Batch) -> Response:
     """The same answers as one by one, with one read of the online store and one call of the model."""
     parts = _parts(request)
+    now_us = parts.clock()
+    _refuse_ahead(batch.payments, now_us, parts.settings.ahead_seconds, "payments")
     until = request.scope[ARRIVED] + parts.settings.batch_store_seconds
-    answers = await parts.scorer.score_batch(batch.payments, parts.clock(), parts.batch_store, until)
+    answers = await parts.scorer.score_batch(batch.payments, now_us, parts.batch_store, until)
     return answer({"answers": answers})
 
 

@@ -22,7 +22,7 @@ from serving import metrics
 log = structlog.get_logger(__name__)
 
 _OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
-_SLICE: Final = 256
+_SLICE: Final = 64
 _FULL, _UNWRITABLE = metrics.LOG_DROPPED.labels("full"), metrics.LOG_DROPPED.labels("unwritable")
 
 

@@ -50,7 +50,7 @@ class World:
         self.url = self.server.url
         self.home = home
         self.settings = RepoSettings(home=home, redis_url=self.url)
-        with _environment(MILLSTREAM_HOME=str(home), REDIS_URL=self.url):
+        with self.environment():
             feast(self.settings, "apply")
             start = datetime.now(UTC) - timedelta(days=20)
             self.payments = generate(3, start, days=20, accounts=120, merchants=25, payments=4000).payments
@@ -63,6 +63,10 @@ class World:
             self.vectors = self.store.get_historical_features(rows, self.service).to_df()
         self.client = redis.Redis.from_url(self.url)
         self.write_model(home / "models" / "fraud_detection", VERSION)
+
+    def environment(self) -> contextlib.AbstractContextManager[None]:
+        """Feast's stores of this process look here."""
+        return _environment(MILLSTREAM_HOME=str(self.home), REDIS_URL=self.url)
 
     def write_model(self, folder: Path, version: str, **changes: Any) -> Path:
         """Train a small model and write it as training does."""
@@ -170,7 +174,7 @@ def uvicorn(home: Path, url: str, **variables: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MILLSTREAM_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MILLSTREAM_", "PROMETHEUS_"))}
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("uvicorn")), "serving.app:app", "--port", str(port)],
         cwd=PROJECT_ROOT,
