@@ -1,0 +1,126 @@
+"""The skew report: equal vectors count as equal, and every difference gets its true cause."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+from feast import FeatureStore
+
+from feature_repo.errors import DataError
+from feature_repo.settings import RepoSettings
+from feature_repo.stores.clock import to_us
+from feature_repo.stores.plan import Plan, compile_plan
+from feature_repo.stores.reader import Reader
+from feature_repo.stores.repo import REPO, open_store
+from flows.generator.history import generate
+from tests.support import feast, log_payments, project
+from training.skew import (
+    ACCEPTED_LATER,
+    BEYOND_STATE,
+    FLOW_LAG,
+    UNEXPLAINED,
+    SkewReport,
+    measure,
+    read_scores,
+)
+
+FOLDED = 1300
+"""So many of the payments are in the online store; all are in the log."""
+
+
+class World:
+    def __init__(self, settings: RepoSettings) -> None:
+        self.settings = settings
+        feast(settings, "apply")
+        end = datetime.now(UTC)
+        self.payments = generate(
+            9, end - timedelta(hours=3), days=0.125, accounts=40, merchants=10, payments=1500
+        ).payments
+        log_payments(settings, self.payments)
+        project(settings, self.payments.slice(0, FOLDED))
+        self.store: FeatureStore = open_store(settings)
+        self.plan: Plan = compile_plan(self.store, "fraud_detection_v1")
+        self._reader = Reader(self.plan, REPO)
+        self._client = redis.Redis.from_url(settings.redis_url)
+
+    def score(self, number: int, scored_at: datetime | None = None) -> dict[str, Any]:
+        """What the score log holds of payment `number`, scored with the states as they are."""
+        row = self.payments.slice(number, 1).to_pylist()[0]
+        replies = [self._client.hmget(key, fields) for key, fields in self._reader.commands(row)]
+        as_of = to_us(row["event_timestamp"])
+        vector = self._reader.vector(row, replies, as_of, time.time_ns() // 1000)
+        return row | {
+            "as_of": as_of,
+            "scored_at": to_us(scored_at or datetime.now(UTC)),
+            "features": {name: vector.named[name] for name in self.plan.feature_names},
+            "versions": vector.versions,
+            "flags": {"incomplete": list(vector.incomplete), "capped": list(vector.capped)},
+        }
+
+    def measure(self, *scores: dict[str, Any]) -> SkewReport:
+        return measure(self.store, self.plan, scores, 0, self.settings.payments_log)
+
+
+@pytest.fixture(scope="module")
+def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MILLSTREAM_HOME", str(tmp_path_factory.mktemp("home")))
+    patch.setenv("REDIS_URL", redis_url)
+    redis.Redis.from_url(redis_url).flushall()
+    yield World(RepoSettings())
+    patch.undo()
+
+
+def test_first_payment_after_the_folded_ones_has_no_skew(world: World) -> None:
+    report = world.measure(world.score(FOLDED))
+    assert (report.compared, report.differing, report.causes) == (1, 0, {})
+    assert all(counts == {"match": 1, "mismatch": 0} for counts in report.features.values())
+
+
+def test_payments_the_flow_had_not_folded_are_named_as_the_cause_and_proved(world: World) -> None:
+    report = world.measure(*(world.score(n) for n in range(FOLDED, world.payments.num_rows)))
+    assert report.differing > 10
+    assert report.causes == {FLOW_LAG: report.differing}
+    assert report.proved > report.differing / 2  # the others lie more payments behind than is tried
+
+
+def test_payments_accepted_after_the_score_are_named_as_the_cause(world: World) -> None:
+    earlier = world.payments["event_timestamp"][FOLDED - 1].as_py()
+    scores = [world.score(n, scored_at=earlier) for n in range(FOLDED + 1, FOLDED + 40)]
+    report = world.measure(*scores)
+    assert set(report.causes) == {ACCEPTED_LATER}
+
+
+def test_a_read_beyond_the_state_is_its_own_cause(world: World) -> None:
+    score = world.score(200)
+    assert score["flags"]["incomplete"]
+    assert BEYOND_STATE in world.measure(score).causes
+
+
+def test_a_value_nobody_can_explain_is_called_a_defect(world: World) -> None:
+    score = world.score(FOLDED)
+    score["features"]["account_amount_sum_1h"] += 1.0
+    report = world.measure(score)
+    assert report.causes == {UNEXPLAINED: 1}
+    assert list(report.examples[0]["features"]) == ["account_amount_sum_1h"]
+
+
+def test_a_cut_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    line = orjson.dumps({"features": {"x": 1}, "scored_at": 1})
+    degraded = orjson.dumps({"features": None, "scored_at": 1})
+    log = tmp_path / "scores.jsonl"
+    log.write_bytes(line + b"\n" + degraded + b"\n" + line[:20])
+    scores, missing = read_scores(tmp_path)
+    assert (len(scores), missing) == (1, 1)
+    log.write_bytes(line + b"\n{nonsense}\n")
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        read_scores(tmp_path)
+
+
+def test_no_scores_give_an_empty_report(world: World) -> None:
+    assert world.measure() == SkewReport()
