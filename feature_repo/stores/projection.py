@@ -64,7 +64,7 @@ class EntityProjection:
         self._suffix = project.encode()
         self._specs = tuple(specs)
         names = [state_field(s.name) for s in specs] + [time_field(s.name) for s in specs]
-        seconds = max(s.retention_us for s in specs) // 1_000_000 + 1
+        seconds = max(s.lifetime_us for s in specs) // 1_000_000 + 1
         self._head: list[Any] = [len(specs), *names, seconds]
 
     def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:

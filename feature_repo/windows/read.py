@@ -67,8 +67,8 @@ def no_state(floor: int = NOTHING) -> Ints:
 
 
 def forgotten_before(spec: ViewSpec, now: int) -> int:
-    """Online keys expire `retention_us` after their last write; so a key that is not there may have had events up to this time."""
-    return now - spec.retention_us
+    """Online keys expire `lifetime_us` after their last write; so a key that is not there may have had events up to this time."""
+    return now - spec.lifetime_us
 
 
 def read_tables(spec: ViewSpec) -> tuple[Ints, Ints]:
@@ -179,7 +179,9 @@ def finish_events(
                         n_hash[c, 1] += _add_to_set(table[c], value)
             row -= 1
         if seen >= capacity:
-            newest_only = reads[r, 0] == LAST or reads[r, 0] == SECONDS_SINCE_LAST  # the rest cannot change these
+            newest_only = (
+                reads[r, 0] == LAST or reads[r, 0] == SECONDS_SINCE_LAST
+            )  # the rest cannot change these
             if not newest_only and ((row >= start and ints[row, 0] >= window_start) or floor >= window_start):
                 flags |= CAPPED
         elif floor >= window_start:

@@ -126,6 +126,11 @@ class ViewSpec:
         return self.longest_us + self.grace_us
 
     @property
+    def lifetime_us(self) -> int:
+        """A key must be kept so long after its last event: a window of whole hops reaches back up to one hop further."""
+        return self.retention_us + self.hop_us
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The event columns this view reads, apart from its keys, `event_id` and `event_timestamp`."""
         return tuple(dict.fromkeys([c.removeprefix("?") for c in self.values] + list(self.hashed)))
