@@ -20,14 +20,28 @@ from flows.generator.history import generate
 S, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 EXACT = {"1m": MINUTE, "5m": 5 * MINUTE, "1h": HOUR, "1d": DAY}
 FUNCTIONS = ("count", "sum", "mean", "min", "max", "std", "var", "first", "last")
-SQL = {"mean": "avg", "std": "stddev_samp", "var": "var_samp", "count": "count", "sum": "sum", "min": "min", "max": "max", "first": "first", "last": "last"}
+SQL = {
+    "mean": "avg",
+    "std": "stddev_samp",
+    "var": "var_samp",
+    "count": "count",
+    "sum": "sum",
+    "min": "min",
+    "max": "max",
+    "first": "first",
+    "last": "last",
+}
 
 
 @pytest.fixture(scope="module")
 def payments() -> pa.Table:
-    made = generate(11, datetime(2026, 1, 1, tzinfo=UTC), days=30, accounts=2000, merchants=200, payments=103_000).payments
+    made = generate(
+        11, datetime(2026, 1, 1, tzinfo=UTC), days=30, accounts=2000, merchants=200, payments=103_000
+    ).payments
     assert made.num_rows >= 100_000
-    ties = made.slice(0, 2000)  # the same instants and accounts once more, under ids that sort before and after
+    ties = made.slice(
+        0, 2000
+    )  # the same instants and accounts once more, under ids that sort before and after
     ids = pa.array([f"{'a' if i % 2 else 'z'}-{i}" for i in range(2000)])
     return pa.concat_tables([made, ties.set_column(0, "event_id", ids)])
 
@@ -67,11 +81,15 @@ def test_exact_windows_equal_sql_range_frames(payments: pa.Table, key: str) -> N
     spec = ViewSpec("v", (key,), 0, 100_000, 0, aggregates(EXACT, FUNCTIONS))
     columns = ", ".join(f"{SQL[f]}(amount) OVER w{w} AS {f}_{w}" for w in EXACT for f in FUNCTIONS)
     frames = ", ".join(
-        f"w{w} AS (PARTITION BY {key} ORDER BY t RANGE BETWEEN {span} PRECEDING AND 1 PRECEDING)" for w, span in EXACT.items() if w
+        f"w{w} AS (PARTITION BY {key} ORDER BY t RANGE BETWEEN {span} PRECEDING AND 1 PRECEDING)"
+        for w, span in EXACT.items()
+        if w
     )
     ordered = "(SELECT * FROM p ORDER BY t, event_id)"
     theirs = sql(payments, f"SELECT n, {columns} FROM {ordered} WINDOW {frames}")
-    for w in EXACT:  # sums of nothing are 0, and of tied events first and last go by id, which RANGE frames leave open
+    for w in (
+        EXACT
+    ):  # sums of nothing are 0, and of tied events first and last go by id, which RANGE frames leave open
         theirs[f"sum_{w}"] = theirs[f"sum_{w}"].fillna(0.0)
     got = ours(payments, spec)
     tied = [c for c in got if c.startswith(("first", "last"))]
@@ -90,11 +108,14 @@ def test_exact_windows_equal_sql_range_frames(payments: pa.Table, key: str) -> N
 
 def test_distinct_counts_and_seconds_since_last_equal_sql(payments: pa.Table) -> None:
     spans = {"5m": 5 * MINUTE, "1h": HOUR}
-    unique = tuple(Aggregate(f"unique_{w}", "count_distinct", "merchant_id", span) for w, span in spans.items())
+    unique = tuple(
+        Aggregate(f"unique_{w}", "count_distinct", "merchant_id", span) for w, span in spans.items()
+    )
     since = Aggregate("since", "seconds_since_last", "event_id", 30 * DAY)
     got = ours(payments, ViewSpec("v", ("account_id",), 0, 100_000, 0, (*unique, since)))
     columns = ", ".join(
-        f"count(DISTINCT p.merchant_id) FILTER (p.t >= q.t - {span}) AS unique_{w}" for w, span in spans.items()
+        f"count(DISTINCT p.merchant_id) FILTER (p.t >= q.t - {span}) AS unique_{w}"
+        for w, span in spans.items()
     )
     theirs = sql(
         payments,
@@ -108,7 +129,9 @@ def test_distinct_counts_and_seconds_since_last_equal_sql(payments: pa.Table) ->
     assert_equal(got, theirs)
 
 
-@pytest.mark.parametrize(("hop", "spans"), [(DAY, {"7d": 7 * DAY, "30d": 30 * DAY}), (HOUR, {"1d": DAY}), (MINUTE, {"1h": HOUR})])
+@pytest.mark.parametrize(
+    ("hop", "spans"), [(DAY, {"7d": 7 * DAY, "30d": 30 * DAY}), (HOUR, {"1d": DAY}), (MINUTE, {"1h": HOUR})]
+)
 def test_tiled_windows_equal_sql_over_whole_hops(payments: pa.Table, hop: int, spans: dict[str, int]) -> None:
     functions = (*FUNCTIONS, *sorted(TILED_ONLY))
     spec = ViewSpec("v", ("account_id",), hop, 1, 0, aggregates(spans, functions))
@@ -116,7 +139,9 @@ def test_tiled_windows_equal_sql_over_whole_hops(payments: pa.Table, hop: int, s
     for w, span in spans.items():
         inside = f"p.h >= (q.t - {span}) // {hop} AND p.h < q.t // {hop}"
         plain = ", ".join(
-            f"{SQL[f]}(p.amount) AS {f}_{w}" if f not in ("first", "last") else f"{'arg_min' if f == 'first' else 'arg_max'}(p.amount, (p.t, p.event_id)) AS {f}_{w}"
+            f"{SQL[f]}(p.amount) AS {f}_{w}"
+            if f not in ("first", "last")
+            else f"{'arg_min' if f == 'first' else 'arg_max'}(p.amount, (p.t, p.event_id)) AS {f}_{w}"
             for f in FUNCTIONS
         )
         parts.append(
