@@ -113,6 +113,8 @@ def main(
 ) -> None:
     """Payments in, exact features, training set, model, live scores, skew report; then stop everything."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=summary.WIDTH)
     stop_like_ctrl_c()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     scale = Scale(payments, accounts, merchants, days, fraud_share, seed)

@@ -91,9 +91,9 @@ def accounted(stream: EventStream, settings: FlowSettings) -> Accounted:
     return Accounted(rows_of(stream.log_folder(settings)), rows_of(settings.dead_letters / stream.name))
 
 
-def rows_of(folder: Path) -> int:
-    """Rows of all Parquet files of a folder."""
-    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+def rows_of(folder: Path, pattern: str = "*.parquet") -> int:
+    """Rows of the Parquet files of a folder."""
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob(pattern))
 
 
 def run(

@@ -119,14 +119,18 @@ class Processes:
         if child is not None:
             child.stop()
 
+    def ended(self) -> list[Child]:
+        """Those that have ended and were not stopped by us."""
+        return [child for child in self._children.values() if child.code() is not None]
+
     def check(self) -> None:
         """Raise if any of them has ended."""
         self.check_others(None)
 
     def check_others(self, awaited: Child | None) -> None:
         """Raise if any has ended but the one that may."""
-        for child in self._children.values():
-            if child is not awaited and child.code() is not None:
+        for child in self.ended():
+            if child is not awaited:
                 raise child.failure()
 
     def finish(self, name: str, on_line: Callable[[str], None] = lambda _: None) -> None:

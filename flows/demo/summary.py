@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from rich import box
 from rich.console import Console, Group
-from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ _WHY: Final[Mapping[str, str]] = {
     "beyond_state": "the payment lay further back than the online state can answer, and the score said so",
     "unexplained": "no cause found: please report this",
 }
+WIDTH: Final = 104
 _STEPS: Final[Mapping[str, str]] = {"apply": "feast apply", "start": "start", "catch_up": "catch up"}
 
 
@@ -81,14 +81,11 @@ def show(
         ("Time", _time(summary["seconds"])),
     ):
         table.add_row(name, found)
-    look = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    look.add_column(style="bold", no_wrap=True)
-    look.add_column(overflow="fold")
-    for name, place in places.items():
-        look.add_row(name, str(place))
     console.print()
-    console.print(Panel(table, title="[bold]What happened[/]", box=box.ROUNDED, padding=(1, 2)))
-    console.print(Padding(look, (0, 3)))
+    console.print(Panel(table, title="[bold]What happened[/]", box=box.ROUNDED, padding=(1, 2), width=WIDTH))
+    console.print()
+    for name, place in places.items():
+        console.print(f"  [bold]{name:<13}[/] {_near(place)}", highlight=False, soft_wrap=True)
 
 
 def _payments(found: Mapping[str, int]) -> Text:
@@ -161,6 +158,11 @@ def _time(seconds: Mapping[str, float]) -> Text:
         f"{_STEPS.get(name, name)} {value:.0f}" for name, value in seconds.items() if name != "total"
     )
     return Text.from_markup(f"{seconds['total']:.0f} s  [dim]{parts}[/]")
+
+
+def _near(place: Path) -> Path:
+    """As one would type it from here."""
+    return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
 
 
 def _ms(value: float | None) -> str:

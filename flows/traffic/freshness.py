@@ -85,7 +85,7 @@ class FreshnessProbe:
         try:
             with self._client.pipeline(transaction=False) as pipe:
                 for sample in pending:
-                    pipe.hget(sample.key, self._field)  # type: ignore[arg-type]  bytes are fine, the stubs say str
+                    pipe.hget(sample.key, self._field)  # type: ignore[arg-type]  # bytes are fine; the stubs know str only
                 found: list[bytes | None] = pipe.execute()
         except redis.RedisError:
             found = [None] * len(pending)

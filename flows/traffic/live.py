@@ -2,7 +2,7 @@
 
 It begins with a second or so of warm-up, published and scored like everything else but not measured: the flow loads its
 states when the first payment of a shard arrives, and connections have to be opened. Measuring begins when the warm-up's
-payments are readable.
+payments are readable and answered.
 """
 
 from __future__ import annotations
@@ -60,12 +60,13 @@ class Traffic:
     def _warm_up(self, seconds: float) -> None:
         began = time.perf_counter()
         self._go(seconds, measured=False)
-        while self.probe is not None and self.probe.outstanding:
+        parts = [part for part in (self.probe, self.asker) if part is not None]
+        while any(part.outstanding for part in parts):
             if time.perf_counter() - began > READABLE_WITHIN_S:
                 raise FlowError(
-                    f"the first payments were not readable within {READABLE_WITHIN_S:.0f} s",
-                    where="the online store",
-                    todo="is the flow running? python -m bytewax.run flows.payments",
+                    f"the first payments were not readable and scored within {READABLE_WITHIN_S:.0f} s",
+                    where="online store and scorer",
+                    todo="are they running? python -m bytewax.run flows.payments, uvicorn serving.app:app",
                 )
             time.sleep(0.01)
         self.warm_up = {"payments": self.payments, "seconds": round(time.perf_counter() - began, 2)}

@@ -40,6 +40,7 @@ class Asker:
         self.statuses: Counter[str] = Counter()
         self.decisions: Counter[str] = Counter()
         self.degraded = 0
+        self._asked = 0
         self.last_failure = ""
         self._threads = [Thread(target=self._work, daemon=True) for _ in range(connections)]
         for thread in self._threads:
@@ -47,6 +48,7 @@ class Asker:
 
     def ask(self, body: bytes, *, measured: bool) -> None:
         """Have a payment scored; returns at once."""
+        self._asked += 1
         self._waiting.put((body, time.perf_counter(), measured))
 
     def finish(self) -> None:
@@ -55,6 +57,11 @@ class Asker:
             self._waiting.put(None)
         for thread in self._threads:
             thread.join()
+
+    @property
+    def outstanding(self) -> int:
+        """Requests handed over that have no outcome yet."""
+        return self._asked - sum(self.statuses.values())
 
     @property
     def answered(self) -> int:

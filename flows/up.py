@@ -1,0 +1,163 @@
+"""`python -m flows.up`: the whole stack on this machine until Ctrl-C: server, flows, scorer and, if asked for, traffic.
+
+An empty home gets a generated history and a model first; one that has them goes on where it stopped. The flows are
+crash-only and started again a few times; whatever else ends is reported, and everything stops.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import structlog
+import typer
+from rich.console import Console
+
+from feature_repo.errors import MillstreamError
+from feature_repo.settings import RepoSettings
+from flows.demo import live, stages
+from flows.demo.__main__ import stop_like_ctrl_c
+from flows.demo.live import LABELS_FLOW, PAYMENTS_FLOW, TRAFFIC
+from flows.demo.processes import Processes
+from flows.demo.show import Steps
+from flows.demo.stages import Scale
+from flows.settings import FlowSettings
+from flows.stack import redis_server
+
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+
+RESTARTS: Final = 5
+FORGIVEN_AFTER_S: Final = 300.0
+"""A flow that has run for so long may fail as often again."""
+
+
+class Supervisor:
+    """Starts flows again that have ended; `restarts` tells how often each has been."""
+
+    def __init__(self, processes: Processes, console: Console, metrics_ports: dict[str, int]) -> None:
+        self._processes = processes
+        self._console = console
+        self._ports = metrics_ports
+        self._started = dict.fromkeys(metrics_ports, time.monotonic())
+        self.restarts = dict.fromkeys(metrics_ports, 0)
+
+    def look(self) -> None:
+        """One look at all processes; raises if one has ended that is not to be started again, or too often."""
+        for child in self._processes.ended():
+            if child.name not in self._ports or self.restarts[child.name] >= RESTARTS:
+                raise child.failure()
+            if time.monotonic() - self._started[child.name] > FORGIVEN_AFTER_S:
+                self.restarts[child.name] = 0
+            self.restarts[child.name] += 1
+            self._console.print(
+                f"[yellow]{child.failure()}[/] Started again, {self.restarts[child.name]} of {RESTARTS}.",
+                highlight=False,
+                soft_wrap=True,
+            )
+            self._processes.stop(child.name)
+            time.sleep(min(2.0 ** (self.restarts[child.name] - 1), 10.0))
+            live.start_flow(self._processes, child.name, self._ports[child.name])
+            self._started[child.name] = time.monotonic()
+
+
+def run(settings: FlowSettings, scale: Scale, *, port: int, rate: float, console: Console) -> None:
+    """Bring everything up, print the addresses, and watch until interrupted."""
+    steps = Steps(console)
+    home = settings.home
+    with redis_server(home) as url, Processes(home, url) as processes:
+        settings = settings.model_copy(update={"redis_url": url})
+        prepare(processes, steps, settings, scale)
+        ports = {PAYMENTS_FLOW: live.free_port(), LABELS_FLOW: live.free_port()}
+        port = live.free_port(port)
+        with steps.step("start", "Start flow and scorer"):
+            for name, metrics_port in ports.items():
+                live.start_flow(processes, name, metrics_port)
+            live.start_scorer(processes, port)
+            live.wait_for_scorer(processes, port)
+        if rate:
+            options = ("--rate", f"{rate:g}", "--seconds", "0", "--score", f"http://127.0.0.1:{port}")
+            processes.start(TRAFFIC, "-m", "flows.traffic", *options)
+        tell(console, settings, port, ports, rate)
+        supervisor = Supervisor(processes, console, ports)
+        while True:
+            supervisor.look()
+            time.sleep(0.5)
+
+
+def prepare(processes: Processes, steps: Steps, settings: FlowSettings, scale: Scale) -> None:
+    """Definitions always; history and model where there are none."""
+    began = stages.begin_apply(processes)
+    history = settings.home / "generated"
+    empty = not any(settings.payments_log.glob("*.parquet"))
+    if empty and not (history / "world.npz").exists():
+        stages.generate(steps, scale, history, datetime.now(UTC))
+    stages.end_apply(processes, steps, settings, began)
+    if empty or _unfinished(settings, history):
+        stages.backfill(steps, settings, history)
+    if not (settings.models / stages.MODEL / "champion").exists():
+        stages.train(processes, steps, settings)
+
+
+def _unfinished(settings: FlowSettings, history: Path) -> bool:
+    """Whether an earlier backfill of the generated history was interrupted; running it again continues it."""
+    generated = history / "payments.parquet"
+    files = (settings.payments_log, settings.dead_letters / "payments")
+    found = sum(live.rows_of(folder, "files-*.parquet") for folder in files)
+    return generated.exists() and found < live.rows_of(history, "payments.parquet")
+
+
+def tell(console: Console, settings: FlowSettings, port: int, metrics: dict[str, int], rate: float) -> None:
+    """The addresses."""
+    config = settings.home / "feature_store.yaml"
+    ui = f"feast -f {config} ui" if config.exists() else "feast ui"
+    rows = {
+        "Score a payment": f"http://127.0.0.1:{port}/docs",
+        "Scorer": f"http://127.0.0.1:{port}/readyz   http://127.0.0.1:{port}/metrics",
+        "Flow metrics": "   ".join(f"http://127.0.0.1:{p}/metrics" for p in metrics.values()),
+        "Redis": f"REDIS_URL={settings.redis_url}",
+        "Feature UI": f"cd feature_repo && {ui}",
+        "Traffic": f"{rate:g} payments a second, {settings.home / 'traffic.json'}"
+        if rate
+        else "none; --traffic",
+        "Logs": settings.home / "logs",
+    }
+    console.print()
+    for name, value in rows.items():
+        console.print(f"  [bold cyan]{name:<16}[/] {value}", highlight=False, soft_wrap=True)
+    console.print("\n  Ctrl-C stops everything; the next start goes on from here.\n", highlight=False)
+
+
+@app.command()
+def main(
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of log, states and models. [default: MILLSTREAM_HOME, var]")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the scorer; another one if it is taken.")] = 8000,
+    traffic: Annotated[bool, typer.Option("--traffic", help="Publish and score live payments.")] = False,
+    rate: Annotated[float, typer.Option(min=0.1, help="Live payments a second, with --traffic.")] = 5.0,
+    payments: Annotated[int, typer.Option(min=1_000, help="History of an empty home.")] = 225_000,
+    accounts: Annotated[int, typer.Option(min=10)] = 5_000,
+    merchants: Annotated[int, typer.Option(min=10)] = 500,
+    fraud_share: Annotated[float, typer.Option(min=0.0001, max=0.5)] = 0.008,
+) -> None:
+    """Keep the whole stack running until Ctrl-C, and say where it is."""
+    console = Console()
+    stop_like_ctrl_c()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    settings = FlowSettings(home=(home or RepoSettings().home).resolve(), source_files="")
+    scale = Scale(payments, accounts, merchants, fraud_share=fraud_share)
+    console.print("\n[bold]Millstream[/]\n")
+    try:
+        run(settings, scale, port=port, rate=rate if traffic else 0.0, console=console)
+    except MillstreamError as error:
+        console.print(f"\n[bold red]Stopped.[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        console.print("\n[yellow]Everything has been stopped.[/]")
+        raise typer.Exit(0) from None
+
+
+if __name__ == "__main__":
+    app()
