@@ -62,6 +62,10 @@ demo: $(READY)  ## The whole loop once, unattended: history, features, model, li
 up: $(READY)  ## The same stack, running until Ctrl-C
 	@$(BIN)/python -m flows.up --traffic
 
+.PHONY: server
+server: $(READY)  ## Only the embedded Redis server, to start the other parts by hand
+	@$(BIN)/python -m flows.up --only-server
+
 .PHONY: test
 test: $(READY)  ## All tests
 	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
@@ -88,7 +92,7 @@ lock: $(READY)  ## Resolve the dependencies anew, with hashes, for every platfor
 
 .PHONY: docs
 docs: $(READY)  ## Write the generated parts of the docs: settings, metrics, picture of the flow
-	$(BIN)/python -m tests.reference docs/reference.md
+	$(BIN)/python docs/reference.py
 	$(BIN)/python -m flows.graph docs/flow.mmd
 
 .PHONY: clean

@@ -6,6 +6,7 @@ crash-only and started again a few times; whatever else ends is reported, and ev
 
 from __future__ import annotations
 
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,6 +87,16 @@ def run(settings: FlowSettings, scale: Scale, *, port: int, rate: float, console
             time.sleep(0.5)
 
 
+def run_server(settings: FlowSettings, console: Console) -> None:
+    """The server alone, for whoever starts the other parts by hand."""
+    with redis_server(settings.home) as url:
+        console.print(f"  [bold cyan]Redis[/]  REDIS_URL={url}", highlight=False)
+        console.print(
+            f"\n  Every process with the home {settings.home} finds it. Ctrl-C stops it.\n", highlight=False
+        )
+        signal.pause()
+
+
 def prepare(processes: Processes, steps: Steps, settings: FlowSettings, scale: Scale) -> None:
     """Definitions always; history and model where there are none."""
     began = stages.begin_apply(processes)
@@ -137,6 +148,9 @@ def main(
     port: Annotated[int, typer.Option(help="Port of the scorer; another one if it is taken.")] = 8000,
     traffic: Annotated[bool, typer.Option("--traffic", help="Publish and score live payments.")] = False,
     rate: Annotated[float, typer.Option(min=0.1, help="Live payments a second, with --traffic.")] = 5.0,
+    only_server: Annotated[
+        bool, typer.Option("--only-server", help="Nothing but the Redis server, to start the rest by hand.")
+    ] = False,
     payments: Annotated[int, typer.Option(min=1_000, help="History of an empty home.")] = 225_000,
     accounts: Annotated[int, typer.Option(min=10)] = 5_000,
     merchants: Annotated[int, typer.Option(min=10)] = 500,
@@ -150,6 +164,8 @@ def main(
     scale = Scale(payments, accounts, merchants, fraud_share=fraud_share)
     console.print("\n[bold]Millstream[/]\n")
     try:
+        if only_server:
+            run_server(settings, console)
         run(settings, scale, port=port, rate=rate if traffic else 0.0, console=console)
     except MillstreamError as error:
         console.print(f"\n[bold red]Stopped.[/] {error}", highlight=False, soft_wrap=True)
