@@ -70,10 +70,10 @@ def _open(repo: Path) -> Any:
         raise DefinitionError("no feature_store.yaml", where=repo, todo="name a Feast repository with --repo")
     import warnings
 
-    from feast import FeatureStore
+    from feature_repo.stores.repo import open_store
 
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"feast\.")  # "alpha", on every view
-    return FeatureStore(repo_path=str(repo))
+    return open_store(RepoSettings(), repo)  # the registry of this home
 
 
 @app.command()

@@ -21,7 +21,7 @@ REPO: Final = PROJECT_ROOT / "feature_repo"
 def config_file(settings: RepoSettings, repo: Path = REPO) -> Path:
     """The `feature_store.yaml` for this home: the repo's own for the default home, else a copy written into the home."""
     own = repo / "feature_store.yaml"
-    if repo == REPO and settings.home == RepoSettings.model_fields["home"].default:
+    if settings.home == RepoSettings.model_fields["home"].default:
         return own
     config = yaml.safe_load(own.read_text())
     config["registry"] = str(settings.registry)
