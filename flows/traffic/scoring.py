@@ -73,11 +73,9 @@ class Asker:
         while (item := self._waiting.get()) is not None:
             body, began, measured = item
             try:
-                connection.request("POST", "/score", body, _HEADERS)
-                response = connection.getresponse()
-                answer = response.read()
+                status, answer = _post(connection, body)
                 took_ms = (time.perf_counter() - began) * 1000
-                self._count(str(response.status), answer, took_ms if measured else None)
+                self._count(str(status), answer, took_ms if measured else None)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()  # the next request opens another one
                 self._fail("no answer", f"{type(error).__name__}: {error}")
@@ -99,3 +97,18 @@ class Asker:
         with self._lock:
             self.statuses[status] += 1
             self.last_failure = f"{status}: {why}"
+
+
+def _post(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, bytes]:
+    """One request; asked again on a new connection if the server had closed this one while it was idle."""
+    kept_open = connection.sock is not None
+    try:
+        connection.request("POST", "/score", body, _HEADERS)
+        response = connection.getresponse()
+    except (ConnectionError, http.client.RemoteDisconnected):
+        connection.close()
+        if not kept_open:
+            raise
+        connection.request("POST", "/score", body, _HEADERS)
+        response = connection.getresponse()
+    return response.status, response.read()
