@@ -31,9 +31,6 @@ from training.skew import (
     read_scores,
 )
 
-FOLDED = 1400
-"""So many of the payments are in the online store; all are in the log."""
-
 
 class World:
     def __init__(self, settings: RepoSettings) -> None:
@@ -43,11 +40,14 @@ class World:
         self.payments = generate(
             9, end - timedelta(hours=1), days=1 / 24, accounts=40, merchants=10, payments=1500
         ).payments
+        self.folded = self.payments.num_rows - 60
         payees = self.payments["merchant_id"].to_pylist()
-        payees[FOLDED:] = [payees[0]] * len(payees[FOLDED:])  # so that each of these misses all before it
+        payees[self.folded :] = [payees[0]] * len(
+            payees[self.folded :]
+        )  # so that each of these misses all before it
         self.payments = self.payments.set_column(3, "merchant_id", pa.array(payees, pa.string()))
         log_payments(settings, self.payments)
-        project(settings, self.payments.slice(0, FOLDED))
+        project(settings, self.payments.slice(0, self.folded))
         self.store: FeatureStore = open_store(settings)
         self.plan: Plan = compile_plan(self.store, "fraud_detection_v1")
         self._reader = Reader(self.plan, REPO)
@@ -82,21 +82,21 @@ def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_first_payment_after_the_folded_ones_has_no_skew(world: World) -> None:
-    report = world.measure(world.score(FOLDED))
+    report = world.measure(world.score(world.folded))
     assert (report.compared, report.differing, report.causes) == (1, 0, {})
     assert all(counts == {"match": 1, "mismatch": 0} for counts in report.features.values())
 
 
 def test_payments_the_flow_had_not_folded_are_named_as_the_cause_and_proved(world: World) -> None:
-    report = world.measure(*(world.score(n) for n in range(FOLDED, FOLDED + MOST_MISSING)))
+    report = world.measure(*(world.score(n) for n in range(world.folded, world.folded + MOST_MISSING)))
     assert report.differing == MOST_MISSING - 1
     assert report.causes == {FLOW_LAG: report.differing}
     assert report.proved == report.differing
 
 
 def test_payments_accepted_after_the_score_are_named_as_the_cause(world: World) -> None:
-    earlier = world.payments["event_timestamp"][FOLDED - 1].as_py()
-    scores = [world.score(n, scored_at=earlier) for n in range(FOLDED + 1, FOLDED + 30)]
+    earlier = world.payments["event_timestamp"][world.folded - 1].as_py()
+    scores = [world.score(n, scored_at=earlier) for n in range(world.folded + 1, world.folded + 30)]
     report = world.measure(*scores)
     assert set(report.causes) == {ACCEPTED_LATER}
 
@@ -108,7 +108,7 @@ def test_a_read_beyond_the_state_is_its_own_cause(world: World) -> None:
 
 
 def test_a_value_nobody_can_explain_is_called_a_defect(world: World) -> None:
-    score = world.score(FOLDED)
+    score = world.score(world.folded)
     score["features"]["account_amount_sum_1h"] += 1.0
     report = world.measure(score)
     assert report.causes == {UNEXPLAINED: 1}
