@@ -42,9 +42,8 @@ class World:
         ).payments
         self.folded = self.payments.num_rows - 60
         payees = self.payments["merchant_id"].to_pylist()
-        payees[self.folded :] = [payees[0]] * len(
-            payees[self.folded :]
-        )  # so that each of these misses all before it
+        for number in range(self.folded, len(payees)):
+            payees[number] = payees[0]  # so that each of these misses all before it
         self.payments = self.payments.set_column(3, "merchant_id", pa.array(payees, pa.string()))
         log_payments(settings, self.payments)
         project(settings, self.payments.slice(0, self.folded))
