@@ -37,4 +37,4 @@ def config_file(settings: RepoSettings, repo: Path = REPO) -> Path:
 def open_store(settings: RepoSettings, repo: Path = REPO) -> FeatureStore:
     """The Feast store of this home; `feast apply` must have been run for it."""
     config = load_repo_config(repo, config_file(settings, repo))
-    return FeatureStore(config=config)
+    return FeatureStore(repo_path=str(repo), config=config)
