@@ -44,7 +44,7 @@ def run(home: Path, scale: Scale, *, seconds: float, rate: float, console: Conso
         stages.end_apply(processes, steps, settings, apply_began)
         if given:
             gone = demo_home.clear_server(url, read_views(home / "views.json").project)
-            console.print(f"  [dim]removed {gone:,} keys of an earlier run from {url}[/]", highlight=False)
+            console.print(f"  [dim]keys of an earlier run removed there: {gone:,}[/]", highlight=False)
         counts = stages.backfill(steps, settings, history)
         manifest = stages.train(processes, steps, settings)
         seen = live.run(processes, steps, settings, rate=rate, seconds=seconds)

@@ -18,7 +18,7 @@ import orjson
 
 from feature_repo.errors import SettingsError
 
-TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 10.0
 _HEADERS: Final = {"content-type": "application/json"}
 
 
