@@ -20,6 +20,7 @@ from feature_repo.stores.clock import as_of
 from feature_repo.stores.plan import Plan, compile_plan
 from feature_repo.stores.reader import Reader, Vector
 from feature_repo.stores.repo import REPO, open_store
+from feature_repo.windows.read import finish_state
 from flows.generator.history import generate
 from tests.support import feast, log_payments, project
 
@@ -287,3 +288,11 @@ def test_keys_expire_when_their_longest_window_has_passed_but_never_plain_featur
         world.settings, pa.concat_tables([world.payments, world.payments.slice(world.payments.num_rows - 1)])
     )
     assert world.client.ttl(key) == -1
+
+
+def test_reader_is_compiled_before_the_first_stored_state_is_read(world: World) -> None:
+    before = len(finish_state.signatures)
+    Reader(world.plan, REPO)
+    row = world.payments.slice(world.payments.num_rows - 1).to_pylist()[0]
+    assert world.score(row, NOW).newest_us is not None
+    assert len(finish_state.signatures) == max(before, 1) == 1

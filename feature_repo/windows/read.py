@@ -63,7 +63,11 @@ def read_state(
 
 def no_state(floor: int = NOTHING) -> Ints:
     """The header of a state without events, of which those up to `floor` may have been forgotten."""
-    return np.array([0, 0, 0, 0, floor, NOTHING, 0, 0], np.int64)
+    words = np.array([0, 0, 0, 0, floor, NOTHING, 0, 0], np.int64)
+    words.setflags(
+        write=False
+    )  # as bytes from a store are: to numba another type, and another compilation of seconds
+    return words
 
 
 def forgotten_before(spec: ViewSpec, now: int) -> int:
