@@ -22,6 +22,7 @@ from feature_repo.windows.state import KeyIndex, ViewState
 from flows.blocks import Int64s
 
 log = structlog.get_logger(__name__)
+_told: set[tuple[str, ...]] = set()
 
 KEPT: Final = 2
 
@@ -91,7 +92,7 @@ class CheckpointFolder:
             with np.load(self._folder / name, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
                 if about["views"] != [[spec.name, spec.fingerprint] for spec in specs]:
-                    log.info("checkpoint.other_views", file=name, then="the part is folded anew from the log")
+                    _tell_once(specs)
                     return None
                 index = KeyIndex()
                 slots = index.slots(Keys(file["hashes"], file["key_offsets"], file["key_data"]))
@@ -113,3 +114,11 @@ class CheckpointFolder:
         for other in self.names(self._run):
             if name is None or other > name:
                 (self._folder / other).unlink(missing_ok=True)
+
+
+def _tell_once(specs: tuple[ViewSpec, ...]) -> None:
+    """A changed definition concerns every shard of its entity; the reader of the terminal needs to hear of it once."""
+    views = tuple(spec.name for spec in specs)
+    if views not in _told:
+        _told.add(views)
+        log.info("checkpoint.other_views", views=", ".join(views), then="folded anew from the log")
