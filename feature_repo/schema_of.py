@@ -6,11 +6,14 @@ from feast import Field
 from feast.aggregation import Aggregation
 from feast.types import Float64, Int64
 
+from feature_repo.windows.spec import INTEGER_FUNCTIONS
+
 
 def schema_of(aggregations: Sequence[Aggregation]) -> list[Field]:
     """One field per aggregation: counts are Int64, everything else is Float64 (null on an empty window, but sums are 0)."""
-    whole = {"count", "count_distinct"}
     return [
-        Field(name=a.resolved_name(a.time_window), dtype=Int64 if a.function in whole else Float64)
+        Field(
+            name=a.resolved_name(a.time_window), dtype=Int64 if a.function in INTEGER_FUNCTIONS else Float64
+        )
         for a in aggregations
     ]

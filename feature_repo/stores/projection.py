@@ -9,7 +9,6 @@ unless a plain feature view, which never expires, lives in the same hash.
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -109,8 +108,3 @@ class EntityProjection:
                 keys = [key for key, _ in part]
                 pipe.evalsha(_WRITE_SHA, len(keys), *keys, *self._head, *(a for _, row in part for a in row))
             return int(sum(pipe.execute()))
-
-
-def state_version(state: bytes) -> int:
-    """The version in a packed state: events folded for its key."""
-    return int(struct.unpack_from("<q", state, 24)[0])

@@ -34,6 +34,7 @@ from feature_repo.windows.read import (
     no_state,
     read_tables,
 )
+from feature_repo.windows.spec import INTEGER_FUNCTIONS
 from feature_repo.windows.state import NOTHING, check_header
 
 Command = tuple[bytes, list[bytes]]
@@ -146,8 +147,7 @@ class _Windowed:
         self.fields = [state_field(self.name)]
         self._spec = read.spec
         self._reads, self._meta = read_tables(read.spec)
-        types = dict.fromkeys(("count", "count_distinct"), True)
-        self._features = [(a.name, types.get(a.function, False)) for a in read.spec.aggregates]
+        self._features = [(a.name, a.function in INTEGER_FUNCTIONS) for a in read.spec.aggregates]
         self.finish(None, 0, 0, {})  # compile now, not in the first request
 
     def finish(self, state: bytes | None, t: int, now: int, named: dict[str, Any]) -> tuple[int, int, int]:

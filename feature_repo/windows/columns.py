@@ -78,7 +78,7 @@ class BlockColumns:
         self._floats: dict[str, Floats] = {}
         self._hashes: dict[str, Ints] = {}
         self._ids: Ints | None = None
-        self._times: Ints | None = None
+        self._times: dict[str, Ints] = {}
 
     def keys(self, join_keys: tuple[str, ...]) -> Keys:
         columns = [self._utf8(name) for name in join_keys]
@@ -110,7 +110,9 @@ class BlockColumns:
 
     def times(self, name: str) -> Ints:
         """A timestamp column as int64 microseconds, UTC."""
-        return times_us(self._column(name))
+        if name not in self._times:
+            self._times[name] = times_us(self._column(name))
+        return self._times[name]
 
     def _event_ids(self) -> Ints:
         if self._ids is None:

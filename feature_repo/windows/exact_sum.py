@@ -114,14 +114,14 @@ def to_float(words: Words, at: int) -> float:
 
 
 @nb.njit(cache=True)
-def variance(words: Words, sum_at: int, squares_at: int, n: int) -> float:
+def variance(sums: Words, sum_at: int, squares: Words, squares_at: int, n: int) -> float:
     """Sample variance (n * sum of squares - square of sum) / (n (n - 1)); the difference is taken in integers, so it cannot cancel.
 
     `n` is 2 or more and below 2^31.
     """
     s = np.zeros(4, np.uint64)  # |sum| in 32-bit limbs
-    low, high = np.uint64(words[sum_at]), np.uint64(words[sum_at + 1])
-    if words[sum_at + 1] < 0:
+    low, high = np.uint64(sums[sum_at]), np.uint64(sums[sum_at + 1])
+    if sums[sum_at + 1] < 0:
         low = ~low + np.uint64(1)
         high = ~high + (np.uint64(1) if low == 0 else np.uint64(0))
     s[0], s[1], s[2], s[3] = low & _U32, low >> np.uint64(32), high & _U32, high >> np.uint64(32)
@@ -140,7 +140,7 @@ def variance(words: Words, sum_at: int, squares_at: int, n: int) -> float:
     for i in range(10):
         limb = np.uint64(0)
         if i < 8:
-            word = np.uint64(words[squares_at + (i >> 1)])
+            word = np.uint64(squares[squares_at + (i >> 1)])
             limb = (word >> np.uint64(32)) if i & 1 else (word & _U32)
         total = limb * np.uint64(n) + carry
         carry = total >> np.uint64(32)

@@ -229,16 +229,8 @@ def _event_value(
         return float(extremes[c, 3])
     if n[c] < 2:
         return np.nan
-    var = variance_of(sums, 2 * c, squares, 4 * c, n[c])
+    var = variance(sums, 2 * c, squares, 4 * c, n[c])
     return float(np.sqrt(var)) if function == STD else float(var)
-
-
-@nb.njit(cache=True)
-def variance_of(sums: Ints, sum_at: int, squares: Ints, squares_at: int, n: int) -> float:
-    words = np.empty(6, np.int64)
-    words[:2] = sums[sum_at : sum_at + 2]
-    words[2:] = squares[squares_at : squares_at + 4]
-    return float(variance(words, 0, 2, n))
 
 
 @nb.njit(cache=True)
@@ -303,7 +295,7 @@ def finish_tiles(
         elif function == MEAN:
             total = to_float(sums, 0) / count if count > 0 else np.nan
         elif function == STD or function == VAR:
-            total = variance(sums, 0, 2, count) if count > 1 else np.nan
+            total = variance(sums, 0, sums, 2, count) if count > 1 else np.nan
             total = np.sqrt(total) if function == STD else total
         elif function == SECONDS_SINCE_LAST:
             total = (t - newest) / 1e6 if hops > 0 else np.nan

@@ -264,7 +264,7 @@ def _check(spec: ViewSpec) -> None:
 
 
 # Exact view: a row is an event. Ints: time, id (two words), hashed columns. Floats: value columns.
-EVENT_TS, EVENT_ID_HI, EVENT_ID_LO, EVENT_HASHED = 0, 1, 2, 3
+EVENT_HASHED = 3
 
 # Source kinds of `reads` in an exact view.
 ROWS, VALUE, HASH = 0, 1, 2
