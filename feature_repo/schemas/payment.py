@@ -141,4 +141,112 @@ SOURCE_OFFSET: Final = column(
 LOG_COLUMNS: Final = (CREATED_TIMESTAMP, SOURCE_PARTITION, SOURCE_OFFSET)
 """What the log adds to any event, after the event's own columns."""
 
+
+CUSTOMER_SEGMENT: Final = column(
+    "customer_segment", pa.string(), meaning="Segment of the payer", null="customer not known"
+)
+CUSTOMER_OPENED_AT: Final = column(
+    "customer_opened_at",
+    TIMESTAMP,
+    meaning="When the payer's account was opened",
+    unit="us since 1970-01-01 UTC",
+    null="customer not known",
+)
+MERCHANT_CATEGORY: Final = column(
+    "merchant_category", pa.string(), meaning="What the payee sells", null="merchant not known"
+)
+MERCHANT_RISK_TIER: Final = column(
+    "merchant_risk_tier",
+    pa.string(),
+    meaning="Risk tier of the payee",
+    null="merchant not known or not rated",
+)
+MERCHANT_OPENED_AT: Final = column(
+    "merchant_opened_at",
+    TIMESTAMP,
+    meaning="Since when the payee takes payments",
+    unit="us since 1970-01-01 UTC",
+    null="merchant not known",
+)
+_CHARGES: Final = "no charge was known when the payment was accepted"
+CARD_NETWORK: Final = column("card_network", pa.string(), meaning="Card network of the charge", null=_CHARGES)
+ENTRY_MODE: Final = column("entry_mode", pa.string(), meaning="How the card was read", null=_CHARGES)
+THREE_DS_RESULT: Final = column(
+    "three_ds_result", pa.string(), meaning="Outcome of 3-D Secure", null=_CHARGES
+)
+ISSUER_COUNTRY: Final = column(
+    "issuer_country",
+    pa.string(),
+    meaning="Country of the card's bank",
+    unit="ISO 3166-1 alpha-2",
+    null=_CHARGES,
+)
+
+JOINED: Final = (
+    CUSTOMER_SEGMENT,
+    CUSTOMER_OPENED_AT,
+    MERCHANT_CATEGORY,
+    MERCHANT_RISK_TIER,
+    MERCHANT_OPENED_AT,
+    CARD_NETWORK,
+    ENTRY_MODE,
+    THREE_DS_RESULT,
+    ISSUER_COUNTRY,
+)
+"""What the flow joins to a payment, as of the payment and as known when it was accepted; see `feature_repo.enrichment`."""
+
+_NO_HOME: Final = "home or place not known"
+_NO_PAST: Final = "no earlier payment with a place within 30 days"
+DERIVED: Final = (
+    column(
+        "home_distance_m",
+        pa.float64(),
+        meaning="Geodesic distance from the payer's home",
+        unit="metres",
+        null=_NO_HOME,
+    ),
+    column(
+        "previous_distance_m",
+        pa.float64(),
+        meaning="Geodesic distance from the account's previous payment",
+        unit="metres",
+        null=_NO_PAST,
+    ),
+    column(
+        "speed_kmh",
+        pa.float64(),
+        meaning="Speed implied by place and time of the previous payment, at most 100,000",
+        unit="km/h",
+        null=_NO_PAST,
+    ),
+    column("is_far", pa.bool_(), meaning="More than 50 km from home", null=_NO_HOME),
+    column(
+        "local_hour",
+        pa.float64(),
+        meaning="Hour of the day by the sun at the payer's home, 0 to 23",
+        unit="hours",
+        null="home not known",
+    ),
+    column("is_night", pa.bool_(), meaning="Local hour is 22 or later, or before 6", null="home not known"),
+    column(
+        "is_new_device",
+        pa.bool_(),
+        meaning="The account has not used this device in the last 30 days",
+        null="no device",
+    ),
+    column(
+        "is_new_payee",
+        pa.bool_(),
+        meaning="The account has not paid this payee in the last 30 days",
+        null="never",
+    ),
+    column(
+        "is_outsized",
+        pa.bool_(),
+        meaning="More than twice the upper quantile (0.95) of the account's amounts of the last 30 days",
+        null="fewer than five earlier payments",
+    ),
+)
+"""Computed once, when the payment is accepted; from then on they are data. See `feature_repo.enrichment`."""
+
 PAYMENT_LOG: Final = pa.schema([*PAYMENT, *LOG_COLUMNS])
