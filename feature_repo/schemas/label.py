@@ -38,11 +38,63 @@ FRAUD_TYPE: Final = column(
     meaning="One of FRAUD_TYPES",
     null="is_fraud is false, or the kind is not known",
 )
+ACCOUNT_ID: Final = column(
+    "account_id",
+    pa.string(),
+    meaning="Payer of the payment; a label without it is given the payment's when it is accepted",
+    null="the payment is not known",
+)
+MERCHANT_ID: Final = column(
+    "merchant_id",
+    pa.string(),
+    meaning="Payee of the payment; a label without it is given the payment's when it is accepted",
+    null="the payment is not known",
+)
 LABELER: Final = column("labeler", pa.string(), meaning="Who says so: chargeback, customer, analyst, ...")
 
 REQUIRED: Final = ("label_id", "event_timestamp", "payment_id", "is_fraud", "labeler")
 """Never null in an accepted label."""
 
-LABEL: Final = pa.schema([LABEL_ID, EVENT_TIMESTAMP, PAYMENT_ID, IS_FRAUD, FRAUD_TYPE, LABELER])
+LABEL: Final = pa.schema(
+    [LABEL_ID, EVENT_TIMESTAMP, PAYMENT_ID, IS_FRAUD, FRAUD_TYPE, LABELER, ACCOUNT_ID, MERCHANT_ID]
+)
+
+JOINED: Final = (
+    column(
+        "payment_timestamp",
+        TIMESTAMP,
+        meaning="When the payment happened",
+        unit="us since 1970-01-01 UTC",
+        null="the payment is not known",
+    ),
+    column(
+        "payment_amount",
+        pa.float64(),
+        meaning="Amount of the payment",
+        unit="major units of currency",
+        null="the payment is not known",
+    ),
+)
+"""What the flow joins to a label by `payment_id`; see `feature_repo.enrichment`."""
+
+DERIVED: Final = (
+    column(
+        "fraud_change",
+        pa.float64(),
+        meaning="What the statement changes in the number of known frauds: 1, -1 (a report withdrawn) or 0",
+    ),
+    column(
+        "known_change",
+        pa.float64(),
+        meaning="1 for the first statement about a payment, else 0",
+    ),
+    column(
+        "fraud_reported",
+        pa.float64(),
+        meaning="1 where the payment became a known fraud",
+        null="it did not",
+    ),
+)
+"""Computed once, when the label is accepted; from then on they are data."""
 
 LABEL_LOG: Final = pa.schema([*LABEL, *LOG_COLUMNS])

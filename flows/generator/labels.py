@@ -75,6 +75,7 @@ def label_table(*, payment_id: Any, at: Ints, is_fraud: Any, fraud_type: Any, la
     """Columns to a LABEL table; the label's id says which payment and when."""
     label_id = pc.binary_join_element_wise(payment_id, pa.array(at).cast(pa.string()), ":")
     columns = [label_id, pa.array(at).cast(LABEL.field(1).type), payment_id, is_fraud, fraud_type, labeler]
+    columns += [pa.nulls(len(at), pa.string())] * 2  # whose payment it is, the flow finds out
     arrays = [pa.array(column) if isinstance(column, np.ndarray) else column for column in columns]
     return pa.Table.from_arrays(arrays, schema=LABEL)
 

@@ -123,6 +123,8 @@ def _labels(frauds: pa.Table, kinds: Any, how: LabelMapping, first_row: int) -> 
         pa.repeat(pa.scalar(value=True), n),
         kinds,
         pa.repeat(pa.scalar(how.labeler), n),
+        frauds["account_id"].combine_chunks(),
+        frauds["merchant_id"].combine_chunks(),
     ]
     return pa.Table.from_arrays(columns, schema=LABEL)
 

@@ -1,0 +1,92 @@
+"""The functions behind derived columns: one value per payment or label, float64 arrays in and out, NaN = null.
+
+The same functions serve the flow (blocks of thousands) and the on-demand views (the one payment being scored).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pyproj import Geod
+
+Floats = npt.NDArray[np.float64]
+
+FAR_M: Final = 50_000.0
+"""Further from home than this is `is_far`, in metres."""
+FASTEST_KMH: Final = 100_000.0
+"""Implied speeds are cut here; two payments at one instant in two places would have any."""
+OUTSIZED: Final = 2.0
+"""A payment is outsized above this many times the upper quantile of the account's past amounts ..."""
+OUTSIZED_AFTER: Final = 5.0
+"""... once the account has so many."""
+
+_EARTH: Final = Geod(ellps="WGS84")
+_HOUR_US: Final = 3_600e6
+
+
+def distance_m(
+    latitude: Floats, longitude: Floats, other_latitude: Floats, other_longitude: Floats
+) -> Floats:
+    """Geodesic distance on the WGS 84 ellipsoid in metres (Karney's algorithm, better than a millimetre)."""
+    made = np.full(len(latitude), np.nan)
+    known = ~(np.isnan(latitude) | np.isnan(longitude) | np.isnan(other_latitude) | np.isnan(other_longitude))
+    if known.any():
+        made[known] = _EARTH.inv(
+            longitude[known], latitude[known], other_longitude[known], other_latitude[known]
+        )[2]
+    return made
+
+
+def speed_kmh(distance: Floats, seconds: Floats) -> Floats:
+    """Speed implied by a distance (m) and the seconds since; less than a second counts as one."""
+    return np.minimum(distance / np.maximum(seconds, 1.0) * 3.6, FASTEST_KMH)
+
+
+def is_far(home_distance: Floats) -> Floats:
+    """1.0 beyond `FAR_M` from home."""
+    return _flag(home_distance > FAR_M, home_distance)
+
+
+def local_hour(time_us: Floats, home_longitude: Floats) -> Floats:
+    """Hour of the day (0 to 23) at home by the sun: UTC and an hour for every 15 degrees east, to the nearest."""
+    return np.mod(np.floor(time_us / _HOUR_US) + np.round(home_longitude / 15.0), 24.0)
+
+
+def is_night(hour: Floats) -> Floats:
+    """1.0 from 22 to 6."""
+    return _flag((hour >= 22.0) | (hour < 6.0), hour)
+
+
+def is_new(count: Floats) -> Floats:
+    """1.0 where there was none before."""
+    return _flag(count == 0.0, count)
+
+
+def is_outsized(amount: Floats, upper_quantile: Floats, count: Floats) -> Floats:
+    """1.0 above `OUTSIZED` times the upper quantile of the past amounts, null with fewer than `OUTSIZED_AFTER` of them."""
+    return _flag(
+        amount > OUTSIZED * upper_quantile,
+        np.where(count >= OUTSIZED_AFTER, upper_quantile, np.nan),
+    )
+
+
+def fraud_change(is_fraud: Floats, last_is_fraud: Floats) -> Floats:
+    """What a statement changes in the number of known frauds: 1, -1 (a report withdrawn) or 0."""
+    return is_fraud - np.nan_to_num(last_is_fraud)
+
+
+def known_change(statements_before: Floats) -> Floats:
+    """1.0 for the first statement about a payment: from then on its outcome is known."""
+    return (statements_before == 0.0).astype(np.float64)
+
+
+def fraud_reported(change: Floats) -> Floats:
+    """1.0 where a payment became a known fraud, else null."""
+    return np.where(change == 1.0, 1.0, np.nan)
+
+
+def _flag(truth: npt.NDArray[np.bool_], known: Floats) -> Floats:
+    """A boolean as 1.0 and 0.0, null where what it was asked of is null."""
+    return np.where(np.isnan(known), np.nan, truth.astype(np.float64))
