@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.schemas.label import FRAUD_TYPES, LABEL
+from feature_repo.schemas.payment import TIMESTAMP
 from flows.generator.draws import Floats, Ints
 
 LABELERS = ("chargeback", "customer", "analyst")
@@ -71,13 +72,31 @@ def label_payments(
     )
 
 
-def label_table(*, payment_id: Any, at: Ints, is_fraud: Any, fraud_type: Any, labeler: Any) -> pa.Table:
-    """Columns to a LABEL table; the label's id says which payment and when."""
-    label_id = pc.binary_join_element_wise(payment_id, pa.array(at).cast(pa.string()), ":")
-    columns = [label_id, pa.array(at).cast(LABEL.field(1).type), payment_id, is_fraud, fraud_type, labeler]
-    columns += [pa.nulls(len(at), pa.string())] * 2  # whose payment it is, the flow finds out
-    arrays = [pa.array(column) if isinstance(column, np.ndarray) else column for column in columns]
-    return pa.Table.from_arrays(arrays, schema=LABEL)
+def label_table(
+    *,
+    payment_id: Any,
+    at: Ints,
+    is_fraud: Any,
+    fraud_type: Any,
+    labeler: Any,
+    account_id: Any = None,
+    merchant_id: Any = None,
+) -> pa.Table:
+    """Columns to a LABEL table; the label's id says which payment and when, keys that are not given are null."""
+    given = {
+        "label_id": pc.binary_join_element_wise(payment_id, pa.array(at).cast(pa.string()), ":"),
+        "event_timestamp": pa.array(at).cast(TIMESTAMP),
+        "payment_id": payment_id,
+        "is_fraud": is_fraud,
+        "fraud_type": fraud_type,
+        "labeler": labeler,
+        "account_id": account_id,
+        "merchant_id": merchant_id,
+    }
+    columns = {
+        name: pa.nulls(len(at), pa.string()) if column is None else column for name, column in given.items()
+    }
+    return pa.table({field.name: columns[field.name] for field in LABEL}, schema=LABEL)
 
 
 def _delay(rng: np.random.Generator, n: int) -> Ints:
