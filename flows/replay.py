@@ -35,9 +35,9 @@ class LogReplay:
         self._stream = stream
         self._settings = settings
         self._entities = entities
-        columns = {"event_id", "event_timestamp", "created_timestamp", "source_partition", "source_offset"}
+        columns = {"event_timestamp", "created_timestamp", "source_partition", "source_offset"}
         for entity, specs in entities.items():
-            columns.update(entity, *(spec.columns for spec in specs))
+            columns.update(entity, *((spec.id_column, *spec.columns) for spec in specs))
         self._columns = sorted(columns)
         self._files: dict[tuple[str, int], LogFile] = {}
         self._cut: OrderedDict[tuple[str, int, EntityKeys], list[Slice]] = OrderedDict()

@@ -144,6 +144,32 @@ def test_unknown_entity_counts_zero_on_line_too(world: World) -> None:
     )
 
 
+def test_a_row_without_a_key_is_null_in_every_feature_of_the_view_counts_too(world: World) -> None:
+    whole = world.payments.slice(world.payments.num_rows - 1).to_pylist()[0]
+    row = {**whole, "merchant_id": None}
+    views = {r.spec.name: r.spec for r in world.plan.windowed}
+    unknown = {n for s in views.values() if "merchant_id" in s.join_keys for n in s.feature_names}
+    known = set(views["account_recent"].feature_names)
+    assert known
+    assert len(world.reader.commands(row)) < len(world.reader.commands(whole))
+    scored, full = world.score(row, NOW), world.score(whole, NOW)
+    live = world.online(row, NOW)
+    history = world.offline(pd.DataFrame([whole, row])).to_dict("records")
+    for got in (scored.named, live, history[1]):
+        assert all(math.isnan(nan(got[name])) for name in unknown)
+    for name in known:
+        assert same(nan(full.named[name]), nan(scored.named[name]))
+        assert same(nan(history[0][name]), nan(history[1][name]))
+        assert same(nan(full.named[name]), nan(live[name]))
+    absent = {c: v for c, v in row.items() if c != "merchant_id"}
+    assert world.score(absent, NOW).values.tobytes() == scored.values.tobytes()
+    many = world.store.get_online_features(
+        ["merchant_hour:merchant_payment_count_1h"],
+        [{"merchant_id": m} for m in (None, whole["merchant_id"], None)],
+    ).to_dict()
+    assert [v is None for v in many["merchant_payment_count_1h"]] == [True, False, True]
+
+
 def test_a_read_too_far_in_the_past_is_null_and_named_never_silently_wrong(world: World) -> None:
     row = world.payments.slice(1000, 1).to_pylist()[0]
     scored = world.score(row, row["event_timestamp"])

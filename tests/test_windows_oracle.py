@@ -234,3 +234,22 @@ def test_exact_state_ignores_an_event_it_already_holds(events: list[Event], rand
         one, other = packed(*once, key), packed(*twice, key)
         for t in TIMES:
             assert read_state(one, spec, t)[0].tobytes() == read_state(other, spec, t)[0].tobytes()
+
+
+def test_a_row_with_a_null_in_its_key_has_no_key() -> None:
+    block = BlockColumns(pa.table({"account": ["a", None, ""], "payee": ["m", "m", None]}))
+    assert block.has_keys(("account",)).tolist() == [True, False, True]
+    assert block.has_keys(("account", "payee")).tolist() == [True, False, False]
+
+
+def test_the_id_column_orders_events_of_one_instant_and_is_kept_in_the_spec() -> None:
+    made = view(0).to_dict()
+    spec = ViewSpec.from_dict(made | {"id_column": "payee"})
+    assert ViewSpec.from_dict({k: v for k, v in made.items() if k != "id_column"}) == view(0)
+    assert ViewSpec.from_dict(spec.to_dict()) == spec
+    assert spec.fingerprint != view(0).fingerprint
+    rows = [Event(T0, "b", "a", {"amount": 1.0, "payee": "x", "latitude": None}),
+            Event(T0, "a", "a", {"amount": 2.0, "payee": "y", "latitude": None})]  # fmt: skip
+    for chosen, last in ((view(0), 1.0), (spec, 2.0)):
+        values, _ = read_state(packed(*folded(chosen, rows), "a"), chosen, T0 + S)
+        assert dict(zip(chosen.feature_names, values, strict=True))[f"last_{16 * S}"] == last

@@ -17,7 +17,7 @@ import pyarrow as pa
 from feature_repo.stores.log import count_rows, scan_log
 from feature_repo.windows.columns import BlockColumns, Events, Floats, Ints, Keys
 from feature_repo.windows.history import features_at
-from feature_repo.windows.spec import NEVER_NULL, ViewSpec
+from feature_repo.windows.spec import ViewSpec
 
 PARTITION_ROWS: Final = 4_000_000
 
@@ -37,7 +37,8 @@ def point_in_time(
 ) -> list[Floats]:
     """float64 [rows, features] per lookup (null = NaN), in the order of `spec.feature_names`.
 
-    Lookups that share log, keys and clock share scans. Raises `LogError` for a column the log does not have.
+    A row with a null in its key has null for every feature, counts and sums too. Lookups that share log, keys and clock share
+    scans. Raises `LogError` for a column the log does not have.
     """
     answers = [np.empty((rows.num_rows, len(look.spec.aggregates)), np.float64) for look in lookups]
     groups: dict[tuple[Path, tuple[str, ...], tuple[str, ...], str | None], list[int]] = {}
@@ -54,11 +55,14 @@ def _look_up(
     lookups: Sequence[Lookup], rows: pa.Table, times: Ints, answers: Sequence[Floats], partition_rows: int
 ) -> None:
     first = lookups[0]
-    wanted = BlockColumns(rows.select(list(dict.fromkeys(first.entity_columns)))).keys(first.entity_columns)
+    entities = BlockColumns(rows.select(list(dict.fromkeys(first.entity_columns))))
+    wanted, known = entities.keys(first.entity_columns), entities.has_keys(first.entity_columns)
+    for answer in answers:
+        answer[~known] = np.nan
     n = max(1, -(-count_rows(first.log) // partition_rows))
     shards = wanted.shards(n)
     for shard in range(n):
-        mine = np.flatnonzero(shards == shard)
+        mine = np.flatnonzero((shards == shard) & known)
         if len(mine) == 0:
             continue
         oldest = int(times[mine].min()) - max(look.spec.longest_us + look.spec.hop_us for look in lookups)
@@ -73,20 +77,18 @@ def _scan(
 ) -> tuple[Keys, list[Events], Ints | None]:
     """The events of one key partition that windows of rows in [start, end] can reach."""
     first = lookups[0]
-    columns = {"event_id", "event_timestamp", *first.spec.join_keys}
+    columns = {"event_timestamp", *first.spec.join_keys}
     for look in lookups:
-        columns |= set(look.spec.columns)
+        columns |= {look.spec.id_column, *look.spec.columns}
     if first.created_column:
         columns.add(first.created_column)
     keys: list[Keys] = []
     events: list[list[Events]] = [[] for _ in lookups]
     created: list[Ints] = []
-    for batch in scan_log(
-        first.log, sorted(columns - (NEVER_NULL - {"event_id", "event_timestamp"})), start, end
-    ):
+    for batch in scan_log(first.log, sorted(columns), start, end):
         block = BlockColumns(batch)
         block_keys = block.keys(first.spec.join_keys)
-        mine = np.flatnonzero(block_keys.shards(n_shards) == shard)
+        mine = np.flatnonzero((block_keys.shards(n_shards) == shard) & block.has_keys(first.spec.join_keys))
         keys.append(take_keys(block_keys, mine))
         for look, part in zip(lookups, events, strict=True):
             part.append(block.events(look.spec).take(mine))

@@ -78,10 +78,11 @@ class Reader:
         self._index = {name: i for i, (name, _) in enumerate(plan.columns)}
 
     def commands(self, row: Mapping[str, Any]) -> list[Command]:
-        """What to HMGET for a payment: one (key, fields) per entity."""
+        """What to HMGET for a payment: one (key, fields) per entity whose columns the payment has."""
         return [
             (prefix + key_values([str(row[c]) for c in columns]) + self._project, fields)
             for prefix, columns, fields in self._fetches
+            if _has_key(row, columns)
         ]
 
     def vector(
@@ -90,13 +91,20 @@ class Reader:
         """Finish the replies of `commands(row)` as of `as_of_us`. Raises `StateError` for a state of another definition.
 
         `row` holds the request columns; its `event_timestamp` may be missing, the time is `as_of_us`. `now_us` is the wall clock when
-        the replies were fetched: it tells how far back a key that is not there can be said to have had no events.
+        the replies were fetched: it tells how far back a key that is not there can be said to have had no events. A view for whose key
+        the payment has no value (None, or no such column) has no reply, and null for every feature.
         """
         named: dict[str, Any] = {}
         versions: dict[str, int] = {}
         newest: int | None = None
         incomplete, capped = [], []
-        for reply, parts in zip(replies, self._groups.values(), strict=True):
+        present = iter(replies)
+        for (_, columns), parts in self._groups.items():
+            if not _has_key(row, columns):
+                for part in parts:
+                    named.update(dict.fromkeys(part.feature_names))
+                continue
+            reply = next(present)
             at = 0
             for part in parts:
                 got = reply[at : at + len(part.fields)]
@@ -122,7 +130,8 @@ class Reader:
 
     def empty(self, row: Mapping[str, Any], as_of_us: int) -> Vector:
         """The vector of a payment about which nothing is stored: what an entity without history has."""
-        return self.vector(row, [[None] * len(fields) for _, _, fields in self._fetches], as_of_us, as_of_us)
+        replies = [[None] * len(fields) for _, columns, fields in self._fetches if _has_key(row, columns)]
+        return self.vector(row, replies, as_of_us, as_of_us)
 
     def _on_demand(self, row: Mapping[str, Any], as_of_us: int, named: dict[str, Any]) -> None:
         when = _EPOCH + timedelta(microseconds=as_of_us)
@@ -145,6 +154,7 @@ class _Windowed:
         self.name = read.spec.name
         self.read_keys, self.entity_columns = read.spec.join_keys, read.entity_columns
         self.fields = [state_field(self.name)]
+        self.feature_names = read.spec.feature_names
         self._spec = read.spec
         self._reads, self._meta = read_tables(read.spec)
         self._features = [(a.name, a.function in INTEGER_FUNCTIONS) for a in read.spec.aggregates]
@@ -166,6 +176,7 @@ class _Plain:
     def __init__(self, read: PlainRead) -> None:
         self.read_keys, self.entity_columns = read.join_keys, read.entity_columns
         self.fields = [bytes.fromhex(field) for _, _, field in read.features] + [time_field(read.name)]
+        self.feature_names = tuple(name for name, _, _ in read.features)
         self._read = read
 
     def finish(self, values: Sequence[bytes | None], t: int, named: dict[str, Any]) -> None:
@@ -173,6 +184,10 @@ class _Plain:
         stale = time is None or (self._read.ttl_us > 0 and decode_timestamp(time) < t - self._read.ttl_us)
         for (name, kind, _), value in zip(self._read.features, values, strict=False):
             named[name] = None if stale or value is None else _typed(decode_value(value), kind)
+
+
+def _has_key(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
+    return all(row.get(column) is not None for column in columns)
 
 
 def _typed(value: Any, kind: str) -> Any:

@@ -77,10 +77,20 @@ class BlockColumns:
         self._block = block
         self._floats: dict[str, Floats] = {}
         self._hashes: dict[str, Ints] = {}
-        self._ids: Ints | None = None
+        self._ids: dict[str, Ints] = {}
         self._times: dict[str, Ints] = {}
 
+    def has_keys(self, join_keys: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+        """Which rows have a key: none of its components is null. The others are in no window of its views."""
+        mask = np.ones(self._block.num_rows, np.bool_)
+        for name in join_keys:
+            column = self._column(name)
+            if column.null_count:
+                mask &= column.is_valid().to_numpy(zero_copy_only=False)
+        return mask
+
     def keys(self, join_keys: tuple[str, ...]) -> Keys:
+        """The key of every row. A null component has the bytes of an empty string: leave those rows out (`has_keys`)."""
         columns = [self._utf8(name) for name in join_keys]
         n = self._block.num_rows
         lengths = np.zeros(n, np.int64)
@@ -100,7 +110,7 @@ class BlockColumns:
         n = self._block.num_rows
         ints = np.empty((n, EVENT_HASHED + len(spec.hashed)), np.int64)
         ints[:, 0] = self.times("event_timestamp")
-        ints[:, 1:3] = self._event_ids()
+        ints[:, 1:3] = self._event_ids(spec.id_column)
         for i, name in enumerate(spec.hashed):
             ints[:, EVENT_HASHED + i] = self._hashed(name)
         floats = np.empty((n, len(spec.values)), np.float64)
@@ -114,12 +124,12 @@ class BlockColumns:
             self._times[name] = times_us(self._column(name))
         return self._times[name]
 
-    def _event_ids(self) -> Ints:
-        if self._ids is None:
-            offsets, data = self._utf8("event_id")
-            self._ids = np.empty((self._block.num_rows, 2), np.int64)
-            _ordered_ids(offsets, data, self._ids)
-        return self._ids
+    def _event_ids(self, name: str) -> Ints:
+        if name not in self._ids:
+            offsets, data = self._utf8(name)
+            self._ids[name] = np.empty((self._block.num_rows, 2), np.int64)
+            _ordered_ids(offsets, data, self._ids[name])
+        return self._ids[name]
 
     def _values(self, name: str) -> Floats:
         if name not in self._floats:

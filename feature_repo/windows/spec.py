@@ -90,6 +90,7 @@ class ViewSpec:
     `hop_us` is 0 for an exact view. `longest_us` is the longest window. Columns an aggregate needs are kept in three roles:
     `values` (float64, null = NaN), `hashed` (64-bit hash of the value, null = 0) and presence (a value column named
     `?column` holding 1.0 or NaN, for a `count` of a nullable column that nothing else reads).
+    `id_column` (tag `id_column` of the view) identifies an event of its stream and orders events of one instant.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ViewSpec:
     capacity: int
     grace_us: int
     aggregates: tuple[Aggregate, ...]
+    id_column: str = "event_id"
     values: tuple[str, ...] = field(init=False)
     hashed: tuple[str, ...] = field(init=False)
 
@@ -105,7 +107,7 @@ class ViewSpec:
         _check(self)
         values = {a.column for a in self.aggregates if a.function in _VALUE_FUNCTIONS}
         hashed = {a.column for a in self.aggregates if a.function == "count_distinct"}
-        never_null = NEVER_NULL.union(self.join_keys)
+        never_null = NEVER_NULL.union(self.join_keys, (self.id_column,))
         for a in self.aggregates:
             if a.function == "count" and a.column not in values | hashed | never_null:
                 values.add("?" + a.column)
@@ -132,7 +134,7 @@ class ViewSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The event columns this view reads, apart from its keys, `event_id` and `event_timestamp`."""
+        """The event columns this view reads, apart from its keys, `id_column` and `event_timestamp`."""
         return tuple(dict.fromkeys([c.removeprefix("?") for c in self.values] + list(self.hashed)))
 
     @property
@@ -148,6 +150,7 @@ class ViewSpec:
         """int64 digest of all that decides what the bytes of a state mean. Equal: a state can be read and folded on."""
         what = [
             LAYOUT_VERSION,
+            self.id_column,
             self.hop_us,
             self.capacity,
             self.retention_us,
@@ -160,7 +163,8 @@ class ViewSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` is its inverse."""
         made = asdict(self)
-        return {k: made[k] for k in ("name", "join_keys", "hop_us", "capacity", "grace_us", "aggregates")}
+        names = ("name", "join_keys", "hop_us", "capacity", "grace_us", "aggregates", "id_column")
+        return {k: made[k] for k in names}
 
     @classmethod
     def from_dict(cls, made: Mapping[str, Any]) -> ViewSpec:
@@ -171,6 +175,7 @@ class ViewSpec:
             capacity=made["capacity"],
             grace_us=made["grace_us"],
             aggregates=tuple(Aggregate(**a) for a in made["aggregates"]),
+            id_column=made.get("id_column", "event_id"),
         )
 
 
@@ -207,6 +212,7 @@ def view_spec(view: Any) -> ViewSpec:
         capacity=_tag(view, "capacity", DEFAULT_CAPACITY),
         grace_us=_tag(view, "grace_seconds", int(DEFAULT_GRACE.total_seconds())) * 1_000_000,
         aggregates=tuple(_aggregate(view.name, a) for a in view.aggregations),
+        id_column=view.tags.get("id_column", "event_id"),
     )
 
 
