@@ -14,3 +14,9 @@ merchant = Entity(
     value_type=ValueType.STRING,
     description="Who is paid: a merchant, or another account in a transfer",
 )
+payment_entity = Entity(
+    name="payment",
+    join_keys=["payment_id"],
+    value_type=ValueType.STRING,
+    description="One payment, by its event_id: what labels and charges are about",
+)

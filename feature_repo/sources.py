@@ -21,6 +21,14 @@ payments = PushSource(
     batch_source=payments_log,
     description="The payments stream: the bus millstream:payments:* live, the log in history",
 )
+labels_log = FileSource(
+    name="labels_log",
+    path=str(_settings.labels_log),
+    file_format=ParquetFormat(),
+    timestamp_field="event_timestamp",
+    created_timestamp_column="created_timestamp",
+    description="One row per statement about a payment, see feature_repo/schemas/label.py",
+)
 
 payment = RequestSource(
     name="payment",
