@@ -1,6 +1,6 @@
 """Where everything lives: one frozen object per process, made once at its edge.
 
-Environment variables: `MILLSTREAM_HOME` (default: `var` in the project root) and `REDIS_URL` (or
+Environment variables, or lines of the file `.env` in the project root (the environment wins): `MILLSTREAM_HOME` (default: `var` in the project root) and `REDIS_URL` (or
 `MILLSTREAM_REDIS_URL`). Without the latter, the address is the one the embedded server left in
 `<home>/redis.url`, else the local default port.
 """
@@ -8,7 +8,7 @@ Environment variables: `MILLSTREAM_HOME` (default: `var` in the project root) an
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parent.parent
@@ -31,7 +31,12 @@ class RepoSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="MILLSTREAM_", frozen=True, extra="ignore", populate_by_name=True
+        env_prefix="MILLSTREAM_",
+        env_file=PROJECT_ROOT / ".env",
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,  # one of them is a secret
     )
 
     home: Path = Field(
@@ -41,6 +46,11 @@ class RepoSettings(BaseSettings):
         default_factory=_redis_url,
         validation_alias=AliasChoices("REDIS_URL", "MILLSTREAM_REDIS_URL"),
         description="Redis-protocol server: bus and online store",
+    )
+    pseudonym_key: SecretStr | None = Field(
+        default=None,
+        description="`<key id>:<base64 of at least 32 bytes>`, the key of all pseudonyms (`make key` writes one into `.env`); "
+        "`off` for data that is pseudonymous already. Flows and scorer do not start without it",
     )
 
     @property
@@ -57,6 +67,21 @@ class RepoSettings(BaseSettings):
     def labels_log(self) -> Path:
         """Accepted labels."""
         return self.log_dir / "labels"
+
+    @property
+    def customers_log(self) -> Path:
+        """Accepted versions of customers."""
+        return self.log_dir / "customers"
+
+    @property
+    def merchants_log(self) -> Path:
+        """Accepted versions of merchants."""
+        return self.log_dir / "merchants"
+
+    @property
+    def charges_log(self) -> Path:
+        """Accepted card charges."""
+        return self.log_dir / "charges"
 
     @property
     def staging(self) -> Path:

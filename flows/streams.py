@@ -8,22 +8,42 @@ from typing import Final
 
 import pyarrow as pa
 
+from feature_repo.schemas.charge import CHARGE, CHARGE_LOG
+from feature_repo.schemas.charge import REQUIRED as CHARGE_REQUIRED
+from feature_repo.schemas.customer import CUSTOMER, CUSTOMER_LOG
+from feature_repo.schemas.customer import REQUIRED as CUSTOMER_REQUIRED
 from feature_repo.schemas.label import LABEL, LABEL_LOG
 from feature_repo.schemas.label import REQUIRED as LABEL_REQUIRED
-from feature_repo.schemas.payment import PAYMENT, PAYMENT_LOG
+from feature_repo.schemas.merchant import MERCHANT, MERCHANT_LOG
+from feature_repo.schemas.merchant import REQUIRED as MERCHANT_REQUIRED
+from feature_repo.schemas.payment import LOG_COLUMNS, PAYMENT, PAYMENT_LOG
 from feature_repo.schemas.payment import REQUIRED as PAYMENT_REQUIRED
 from flows.settings import FlowSettings
 
 
 @dataclass(frozen=True)
 class EventStream:
-    """A kind of event with a log of its own."""
+    """A kind of event with a log of its own.
+
+    `schema` is what a source hands in, `decoded` what a block carries from the decoder on, `log_schema` what is kept. Between the
+    last two, steps may take columns away (personal ones) and add some (what other streams know).
+    """
 
     name: str
     schema: pa.Schema
     log_schema: pa.Schema
     required: tuple[str, ...]
     id_column: str
+
+    @property
+    def decoded(self) -> pa.Schema:
+        """The stream's own columns, then those of the log."""
+        return pa.schema([*self.schema, *LOG_COLUMNS])
+
+    @property
+    def is_changelog(self) -> bool:
+        """Whether an event is a version of a row, which a later one replaces, or deletes (`flows.steps.settle`)."""
+        return "deleted" in self.schema.names
 
     def bus_parts(self, settings: FlowSettings) -> list[str]:
         """Source partitions on the bus; `bus:payments:0` is the Redis stream `millstream:payments:0`."""
@@ -41,4 +61,7 @@ class EventStream:
 
 PAYMENTS: Final = EventStream("payments", PAYMENT, PAYMENT_LOG, PAYMENT_REQUIRED, "event_id")
 LABELS: Final = EventStream("labels", LABEL, LABEL_LOG, LABEL_REQUIRED, "label_id")
-STREAMS: Final = {stream.name: stream for stream in (PAYMENTS, LABELS)}
+CUSTOMERS: Final = EventStream("customers", CUSTOMER, CUSTOMER_LOG, CUSTOMER_REQUIRED, "event_id")
+MERCHANTS: Final = EventStream("merchants", MERCHANT, MERCHANT_LOG, MERCHANT_REQUIRED, "event_id")
+CHARGES: Final = EventStream("charges", CHARGE, CHARGE_LOG, CHARGE_REQUIRED, "event_id")
+STREAMS: Final = {stream.name: stream for stream in (PAYMENTS, LABELS, CUSTOMERS, MERCHANTS, CHARGES)}

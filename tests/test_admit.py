@@ -73,7 +73,7 @@ def test_event_ahead_of_its_accept_time_is_future_and_moves_no_watermark(home: P
 def test_file_has_no_clock_so_nothing_in_it_is_future(home: Path) -> None:
     table = as_table([payment(1, START + timedelta(days=9000))])
     rows = table.combine_chunks().to_batches()[0]
-    out, _ = fresh().on_batch([decode(ArrowBlock("file:x:0", 0, rows))])
+    out, _ = fresh().on_batch([decode(ArrowBlock("file:x:0", -1, 0, rows))])
     assert accepted(out) == [0]
 
 
@@ -81,6 +81,13 @@ def test_same_id_again_is_a_duplicate_in_one_block_and_across_blocks(home: Path)
     admission = fresh()
     assert admit(admission, block([("a", 0), ("a", 1), ("b", 2)])) == ([0, 2], [(1, "duplicate")])
     assert admit(admission, block([("b", 2), ("c", 3)], first=3)) == ([4], [(3, "duplicate")])
+
+
+def test_duplicate_with_another_time_moves_no_watermark(home: Path) -> None:
+    admission = fresh()
+    events = [("a", 0), ("a", 3600), ("b", 0)]
+    assert admit(admission, block(events)) == ([0, 2], [(1, "duplicate")])
+    assert admission.snapshot() == (START_US, 2)
 
 
 def test_copy_of_a_late_event_is_late_not_duplicate(home: Path) -> None:
@@ -118,7 +125,7 @@ def oracle(events: list[tuple[str, float]], accepts: list[float], lateness: floa
         else:
             verdicts.append("ok")
             seen[name] = max(at, seen.get(name, float("-inf")))
-        watermark = max(watermark, at)
+            watermark = max(watermark, at)
     return verdicts
 
 
@@ -145,7 +152,7 @@ def test_verdicts_equal_the_rules_however_events_are_cut_into_blocks(
             break
         raw = block(some, first=at)
         when = np.array([START_US + round(1e6 * a) for a in accepts[at : at + size]], np.int64)
-        ok, bad = admit(admission, RawBlock(raw.partition, raw.after, raw.offsets, when, raw.payloads))
+        ok, bad = admit(admission, RawBlock(raw.partition, raw.began, raw.offsets, when, raw.payloads))
         verdicts |= dict.fromkeys(ok, "ok") | dict(bad)
         at += len(some)
     assert [verdicts[i] for i in range(at)] == oracle(events, accepts, 300)[:at]

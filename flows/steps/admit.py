@@ -4,11 +4,12 @@ State is kept per source partition, decisions follow arrival order and look at n
 so a replay decides the same:
 
 - `future`: the event time is more than `ahead` (5 min) after the bus accepted the event. Files have no such clock.
-- `late`: more than `lateness` (10 min) behind the watermark, the highest event time seen before it in its partition.
+- `late`: more than `lateness` (10 min) behind the watermark, the highest event time accepted before it in its partition.
 - `duplicate`: an event of the same id was accepted, and its event time is still within the lateness. A later copy would
   be late anyway, so memory is bounded by two latenesses of ids.
 
-The snapshot is a pointer, (watermark, last offset), not the ids: after a restart they are read back from the log.
+Only accepted events move the watermark (a late one cannot, one from the future or a duplicate must not), so it can be told
+from the log. The snapshot is a pointer, (watermark, last offset), not the ids: after a restart they are read back from the log.
 """
 
 from __future__ import annotations
@@ -101,12 +102,15 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
         rows = events.rows
         times = _microseconds(rows["event_timestamp"])
         future = self._future(events, times)
-        highest = np.maximum.accumulate(np.where(future, BEGINNING, times))
-        before = np.maximum(np.concatenate(([BEGINNING], highest[:-1])), self._watermark)
-        floors = before - self._settings.lateness_us
-        late = ~future & (times < floors)
-        duplicate = self._duplicates(recent, rows[self._stream.id_column], times, ~(future | late), floors)
-        self._watermark = max(self._watermark, int(highest[-1]))
+        names = rows[self._stream.id_column].to_pylist()
+        if len(set(names)) == len(names) and recent.disjoint(names):
+            highest = np.maximum.accumulate(np.where(future, BEGINNING, times))
+            before = np.maximum(np.concatenate(([BEGINNING], highest[:-1])), self._watermark)
+            late = ~future & (times < before - self._settings.lateness_us)
+            duplicate = np.zeros(len(names), bool)
+            self._watermark = max(self._watermark, int(highest[-1]))
+        else:
+            before, late, duplicate = self._one_by_one(recent, names, times, future)
         self._last_offset = int(rows["source_offset"][-1].as_py())
         metrics.WATERMARK.labels(events.partition).set(self._watermark / 1e6)
         bad = future | late | duplicate
@@ -126,21 +130,26 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
         accepted = _microseconds(events.rows["created_timestamp"])
         return np.asarray(times > accepted + self._settings.ahead_us)
 
-    def _duplicates(
-        self, recent: RecentIds, ids: pa.Array, times: Int64s, candidate: Mask, floors: Int64s
-    ) -> Mask:
-        names = ids.to_pylist()
-        duplicate = np.zeros(len(names), bool)
-        if len(set(names)) == len(names) and recent.disjoint(names):
-            return duplicate
-        here: dict[str, int] = {}  # some id is known or repeated: this block is gone through one by one
-        for row in np.flatnonzero(candidate).tolist():
-            name, floor = names[row], int(floors[row])
-            if here.get(name, BEGINNING) >= max(floor, BEGINNING + 1) or recent.holds(name, floor):
+    def _one_by_one(
+        self, recent: RecentIds, names: list[str], times: Int64s, future: Mask
+    ) -> tuple[Int64s, Mask, Mask]:
+        """(watermark before, late, duplicate) of each row, where an id is known or repeated: a duplicate moves no watermark."""
+        before = np.empty(len(names), np.int64)
+        late, duplicate = np.zeros(len(names), bool), np.zeros(len(names), bool)
+        here: dict[str, int] = {}
+        for row, (name, time, ahead) in enumerate(zip(names, times.tolist(), future.tolist(), strict=True)):
+            before[row] = self._watermark
+            floor = self._watermark - self._settings.lateness_us
+            if ahead:
+                continue
+            if time < floor:
+                late[row] = True
+            elif here.get(name, BEGINNING) >= max(floor, BEGINNING + 1) or recent.holds(name, floor):
                 duplicate[row] = True
             else:
-                here[name] = max(int(times[row]), here.get(name, BEGINNING))
-        return duplicate
+                here[name] = max(time, here.get(name, BEGINNING))
+                self._watermark = max(self._watermark, time)
+        return before, late, duplicate
 
     def _reject(
         self, events: Events, times: Int64s, before: Int64s, bad: Mask, *, future: Mask, late: Mask

@@ -1,4 +1,4 @@
-"""Bytes into columns: one record batch per block, in the log's schema; what is no event becomes a dead letter.
+"""Bytes into columns: one record batch per block, the stream's columns and then the log's own; what is no event becomes a dead letter.
 
 One record may hold anything and never spoils its neighbours: each is decoded by itself, strictly (a string is no
 number, NaN is no JSON), by a msgspec struct made from the Arrow schema. A block with no bad record takes no
@@ -155,7 +155,7 @@ class Decoder:
         times = arrays[self._stream.schema.get_field_index("event_timestamp")]
         created = times
         if "created_timestamp" in names:
-            field = self._stream.log_schema.field("created_timestamp")
+            field = self._stream.decoded.field("created_timestamp")
             created = pc.coalesce(_cast_column(rows["created_timestamp"], field, block.partition), times)
         offsets = np.arange(block.first_offset, block.first_offset + rows.num_rows)
         events = Events(block.partition, self._batch(block.partition, arrays, created, offsets), origin=block)
@@ -166,7 +166,7 @@ class Decoder:
     ) -> pa.RecordBatch:
         partitions = pa.repeat(pa.scalar(partition, pa.string()), len(offsets))
         return pa.RecordBatch.from_arrays(
-            [*arrays, created, partitions, pa.array(offsets)], schema=self._stream.log_schema
+            [*arrays, created, partitions, pa.array(offsets)], schema=self._stream.decoded
         )
 
 
