@@ -33,6 +33,7 @@ from flows.steps.check import Checker, load_suite
 from flows.steps.decode import Decoder
 from flows.steps.fold import FoldContext, folding
 from flows.steps.route import Router
+from flows.steps.settle import Settle
 from flows.streams import EventStream
 
 log = structlog.get_logger(__name__)
@@ -64,14 +65,18 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     blocks: Stream[Any] = op.input("source", flow, source)  # RawBlock | ArrowBlock
     decoded = op.map("decode", blocks, Decoder(stream))  # Events: rows and dead letters
     checked = op.map("check", decoded, checker)  # Events
-    keyed = op.key_on("by_partition", checked, lambda events: events.partition)  # (partition, Events)
+    settled = op.map("settle", checked, Settle(stream))  # Events; of a changelog as they are kept
+    keyed = op.key_on("by_partition", settled, lambda events: events.partition)  # (partition, Events)
     admitted = op.stateful_batch("admit", keyed, admission(stream, settings, run))  # (partition, Events)
     passed = op.map_value("limit", admitted, limit)  # (partition, Events)
 
     letters = op.flat_map_value("rejected", passed, _letters)  # (partition, RecordBatch of dead letters)
     op.output("dead_letters", letters, DeadLetterSink(run, stream, settings))
 
-    accepted = op.map_value("accepted", passed, lambda events: events.rows)  # (partition, RecordBatch)
+    # The privacy policy decides which columns are left: this only puts them in the log's order.
+    accepted = op.map_value(
+        "accepted", passed, lambda events: events.rows.select(stream.log_schema.names)
+    )  # (partition, RecordBatch)
     op.output("log", accepted, LogSink(run, stream, settings))
 
     fold = _fold_context(stream, settings, run, frozenset(source.list_parts()))
