@@ -38,12 +38,13 @@ DEAD_LETTER: Final = pa.schema(
 class RawBlock:
     """Undecoded events: one payload per offset. `accepted_us` is None where the source has no clock of its own.
 
-    `after` is the offset the source stood at before this block (-1: at the beginning). At the first block after a start it
-    tells exactly which rows of the log are durable: a state built from the log takes the rows up to there.
+    `began` is the offset the source stood at when this process started it (-1: at the beginning), the same on all blocks of a run.
+    It tells exactly which rows of the log are durable: a state built from the log takes the rows up to there, and the
+    rows of this run from its blocks, in whichever order they arrive.
     """
 
     partition: str
-    after: int
+    began: int
     offsets: Int64s
     accepted_us: Int64s | None
     payloads: Sequence[bytes]
@@ -51,16 +52,12 @@ class RawBlock:
 
 @dataclass(frozen=True, slots=True)
 class ArrowBlock:
-    """Events that are columnar at their source: row i has offset `first_offset + i`."""
+    """Events that are columnar at their source: row i has offset `first_offset + i`. `began` as in `RawBlock`."""
 
     partition: str
+    began: int
     first_offset: int
     rows: pa.RecordBatch
-
-    @property
-    def after(self) -> int:
-        """The offset the source stood at before this block."""
-        return self.first_offset - 1
 
 
 SourceBlock = RawBlock | ArrowBlock

@@ -1,7 +1,8 @@
-"""Checkpoints of fold parts: the window states of one entity and shard, and up to where the log is in them.
+"""Checkpoints of parts: the window states of one entity and shard, and per view up to where the log is in them.
 
 One file per checkpoint, `<entity>-<shard>-<seq>-<run>.npz`, plain arrays (no pickle), written aside and renamed. The last two
-are kept: the snapshot of the last durable epoch may still name the one before the newest.
+are kept: the snapshot of the last durable epoch may still name the one before the newest. A reader takes of a file the views it
+wants, in their very version, so views may come from different checkpoints: those of the flow, those of a backfill.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from feature_repo.windows.columns import Keys
@@ -22,24 +25,51 @@ from feature_repo.windows.state import KeyIndex, ViewState
 from flows.blocks import Int64s
 
 log = structlog.get_logger(__name__)
-_told: set[tuple[str, ...]] = set()
 
 KEPT: Final = 2
+BACKFILL: Final = "backfill"
+"""The run whose checkpoints are made from the published log alone."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One view: the last offset contained, per source partition, and the packed states of all keys of the checkpoint."""
+
+    offsets: dict[str, int]
+    blob: npt.NDArray[np.uint8]
+    at: Int64s
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds. `offsets`: last offset contained, per source partition; `dirty`: slots not yet written on line."""
+    """What a file holds of the views asked for. `dirty`: positions in `keys` of states not yet written on line."""
 
     name: str
-    offsets: dict[str, int]
-    index: KeyIndex
-    states: list[ViewState]
+    keys: Keys
+    views: dict[str, Saved]
     dirty: Int64s
 
 
+def version_of(spec: ViewSpec) -> str:
+    """Name and layout of a view: states of the same version can be folded on."""
+    return f"{spec.name}:{spec.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}"
+
+
+def run_of(name: str) -> str:
+    """The run that wrote a file.
+
+    >>> run_of("account_id-03-00000017-bus.npz")
+    'bus'
+    """
+    found = _NAME.fullmatch(name)
+    return found[1] if found else ""
+
+
+_NAME: Final = re.compile(r".*?-\d\d-\d{8}-(.*)\.npz")
+
+
 class CheckpointFolder:
-    """The checkpoints of one fold part. Each run writes and prunes its own, and may begin from another's."""
+    """The checkpoints of one part. Each run writes and prunes its own, and may begin from another's."""
 
     def __init__(self, folder: Path, part: str, run: str) -> None:
         self._folder = folder
@@ -55,17 +85,17 @@ class CheckpointFolder:
     def write(
         self,
         index: KeyIndex,
-        specs: tuple[ViewSpec, ...],
-        states: list[ViewState],
-        offsets: dict[str, int],
+        states: Sequence[ViewState],
+        offsets: Sequence[dict[str, int]],
         dirty: Int64s,
     ) -> str:
-        """Write the next checkpoint and remove those before the last two; returns its name."""
+        """Write the next checkpoint and remove those before the last two; `offsets` per state. Returns its name."""
         before = self.names()
         number = int(before[-1][len(self._part) + 1 :][:8]) + 1 if before else 0
         name = f"{self._part}-{number:08d}-{self._run}.npz"
         keys = index.export()
-        about = {"offsets": offsets, "views": [[spec.name, spec.fingerprint] for spec in specs]}
+        views = [version_of(state.spec) for state in states]
+        about = {"views": [{"version": v, "offsets": o} for v, o in zip(views, offsets, strict=True)]}
         arrays: dict[str, Any] = {
             "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
             "hashes": keys.hashes,
@@ -86,21 +116,19 @@ class CheckpointFolder:
             (self._folder / old).unlink(missing_ok=True)
         return name
 
-    def read(self, name: str, specs: tuple[ViewSpec, ...]) -> Checkpoint | None:
-        """A checkpoint, or None if it is gone, damaged or of other views: the log has everything, it only takes longer."""
+    def read(self, name: str, versions: Collection[str]) -> Checkpoint | None:
+        """Of a checkpoint, the views of these versions; None if it is damaged or gone: the log has everything, it only takes longer."""
         try:
             with np.load(self._folder / name, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
-                if about["views"] != [[spec.name, spec.fingerprint] for spec in specs]:
-                    _tell_once(specs)
-                    return None
-                index = KeyIndex()
-                slots = index.slots(Keys(file["hashes"], file["key_offsets"], file["key_data"]))
-                states = [ViewState(spec) for spec in specs]
-                for i, state in enumerate(states):
-                    state.load(slots, file[f"blob_{i}"], file[f"at_{i}"])
-                return Checkpoint(name, about["offsets"], index, states, file["dirty"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+                views = {
+                    view["version"]: Saved(view["offsets"], file[f"blob_{i}"], file[f"at_{i}"])
+                    for i, view in enumerate(about["views"])
+                    if view["version"] in versions
+                }
+                keys = Keys(file["hashes"], file["key_offsets"], file["key_data"])
+                return Checkpoint(name, keys, views, file["dirty"])
+        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
             log.warning(
                 "checkpoint.unreadable",
                 file=name,
@@ -114,11 +142,3 @@ class CheckpointFolder:
         for other in self.names(self._run):
             if name is None or other > name:
                 (self._folder / other).unlink(missing_ok=True)
-
-
-def _tell_once(specs: tuple[ViewSpec, ...]) -> None:
-    """A changed definition concerns every shard of its entity; the reader of the terminal needs to hear of it once."""
-    views = tuple(spec.name for spec in specs)
-    if views not in _told:
-        _told.add(views)
-        log.info("checkpoint.other_views", views=", ".join(views), then="folded anew from the log")

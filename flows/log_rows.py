@@ -45,6 +45,11 @@ class LogFile:
         ranges: dict[str, list[int]] = json.loads(stored)
         return ranges
 
+    def columns(self) -> list[str]:
+        """Names of the columns it has; a file keeps those of the version that wrote it."""
+        names: list[str] = self._footer().schema.to_arrow_schema().names
+        return names
+
     def newest_us(self) -> int:
         """Highest event time in the file; files are sorted by it."""
         footer = self._footer()

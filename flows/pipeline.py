@@ -26,6 +26,7 @@ from flows.connectors.files import FileSource
 from flows.connectors.log_sink import LogSink
 from flows.connectors.online import OnlineSink, connect
 from flows.connectors.redis_streams import RedisStreamSource
+from flows.keyed_states import StatesContext
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.admit import admission
@@ -81,7 +82,7 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
 
     fold = _fold_context(stream, settings, run, frozenset(source.list_parts()))
     slices = op.flat_map(
-        "route", op.key_rm("any_key", passed), Router(fold.entities, settings.key_shards)
+        "route", op.key_rm("any_key", passed), Router(fold.states.entities, settings.key_shards)
     )  # (part, Slice)
     states = op.stateful_batch("fold", slices, folding(fold))  # (part, OnlineRows)
     op.output("online", states, OnlineSink(fold.projections, settings))
@@ -101,18 +102,18 @@ def _fold_context(stream: EventStream, settings: FlowSettings, run: str, own: fr
         views = AppliedViews("", {})
     entities = views.entities(stream.name)
     client = connect(settings) if entities else None
-    return FoldContext(
+    states = StatesContext(
         stream=stream,
         settings=settings,
         entities=entities,
-        projections={
-            entity: EntityProjection(client, views.project, specs) for entity, specs in entities.items()
-        },
         replay=LogReplay(stream, settings, entities),
         own_partitions=own,
         run=run,
-        live=not settings.files,
     )
+    projections = {
+        entity: EntityProjection(client, views.project, specs) for entity, specs in entities.items()
+    }
+    return FoldContext(states, projections, live=not settings.files)
 
 
 def _letters(events: Events) -> tuple[pa.RecordBatch, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.windows.spec import ViewSpec
@@ -30,14 +31,20 @@ class LogReplay:
     """The log of one stream, cut into slices; safe to use from several workers."""
 
     def __init__(
-        self, stream: EventStream, settings: FlowSettings, entities: dict[EntityKeys, tuple[ViewSpec, ...]]
+        self,
+        stream: EventStream,
+        settings: FlowSettings,
+        entities: dict[EntityKeys, tuple[ViewSpec, ...]],
+        shard_by: EntityKeys | None = None,
     ) -> None:
         self._stream = stream
         self._settings = settings
         self._entities = entities
+        self._shard_by = shard_by
         columns = {"event_timestamp", "created_timestamp", "source_partition", "source_offset"}
         for entity, specs in entities.items():
             columns.update(entity, *((spec.id_column, *spec.columns) for spec in specs))
+        columns.update(shard_by or ())
         self._columns = sorted(columns)
         self._files: dict[tuple[str, int], LogFile] = {}
         self._cut: OrderedDict[tuple[str, int, EntityKeys], list[Slice]] = OrderedDict()
@@ -81,14 +88,25 @@ class LogReplay:
         known = self._cut.get((file.name, file.written_ns, entity))
         if known is not None:
             return known
-        table = file.read(self._columns).combine_chunks()
+        table = self._read(file)
         pieces: list[Slice] = []
         for partition in table["source_partition"].unique().to_pylist():
             rows = table.filter(pc.equal(table["source_partition"], partition)).combine_chunks()
-            pieces += cut(rows, {entity: self._entities[entity]}, self._settings.key_shards, partition)
+            views = {entity: self._entities[entity]}
+            pieces += cut(rows, views, self._settings.key_shards, partition, shard_by=self._shard_by)
         self._cut[file.name, file.written_ns, entity] = pieces
         self._kept += table.num_rows
         while self._kept > KEPT_ROWS and len(self._cut) > 1:
             _, dropped = self._cut.popitem(last=False)
             self._kept -= sum(len(piece.offsets) for piece in dropped)
         return pieces
+
+    def _read(self, file: LogFile) -> pa.Table:
+        """The columns the views read; one that the file does not have, for it is older than the column, as nulls."""
+        there = set(file.columns())
+        table = file.read([name for name in self._columns if name in there]).combine_chunks()
+        for name in self._columns:
+            if name not in there and name in self._stream.log_schema.names:
+                kind = self._stream.log_schema.field(name).type
+                table = table.append_column(name, pa.nulls(table.num_rows, kind))
+        return table

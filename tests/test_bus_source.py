@@ -42,7 +42,7 @@ def test_block_has_payloads_offsets_and_accept_times(home: Path, clean_redis: re
     (block,) = part().next_batch()
     assert isinstance(block, RawBlock)
     assert block.payloads == [b"a", b"b", b"c"]
-    assert block.after == -1
+    assert block.began == -1
     assert block.offsets.tolist() == [1700000000000 << 20, (1700000000000 << 20) | 1, 1700000000007 << 20]
     assert block.accepted_us.tolist() == [1700000000000000, 1700000000000000, 1700000000007000]  # type: ignore[union-attr]
 
@@ -69,7 +69,7 @@ def test_resume_goes_on_after_the_last_entry_of_the_snapshot(home: Path, clean_r
     assert state == ("1001-0", 2)
     assert read(source) == [b"c"]
     (again,) = part(state).next_batch()
-    assert (again.payloads, again.after) == ([b"c"], 1001 << 20)
+    assert (again.payloads, again.began) == ([b"c"], 1001 << 20)
 
 
 def test_quiet_stream_gives_one_heartbeat_per_epoch(home: Path, clean_redis: redis.Redis) -> None:

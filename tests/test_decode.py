@@ -155,7 +155,7 @@ def test_labels_are_decoded_by_their_own_schema() -> None:
 
 
 def arrow_block(table: pa.Table) -> ArrowBlock:
-    return ArrowBlock("file:x:0", 100, table.combine_chunks().to_batches()[0])
+    return ArrowBlock("file:x:0", -1, 100, table.combine_chunks().to_batches()[0])
 
 
 def test_columnar_block_is_cast_and_missing_optional_columns_are_null() -> None:

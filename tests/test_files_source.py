@@ -65,7 +65,7 @@ def test_json_lines_resume_in_the_middle_and_skip_empty_lines(home: Path, lines:
     rest = opened(lines, whole.snapshot(), block_events=1000).next_batch()[0]
     assert isinstance(rest, RawBlock)
     assert [*first.payloads, *rest.payloads] == [encoded(payment(n)) for n in range(20)]
-    assert first.offsets[-1] == rest.after
+    assert first.offsets[-1] == rest.began
     assert len({*first.offsets.tolist(), *rest.offsets.tolist()}) == 20
 
 

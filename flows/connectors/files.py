@@ -94,6 +94,7 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
     def __init__(self, part: str, path: Path, position: FilePosition, settings: FlowSettings) -> None:
         self._part = part
         self._position = position
+        self._began = position[0] - 1
         self._settings = settings
         self._in_epoch = 0
         self._heartbeat_due = True
@@ -118,7 +119,7 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
         self._awake = datetime.now(UTC) + _NAP
         if self._heartbeat_due:
             self._heartbeat_due = False
-            return [RawBlock(self._part, self._position[0] - 1, _EMPTY, None, [])]
+            return [RawBlock(self._part, self._began, _EMPTY, None, [])]
         return []
 
     def next_awake(self) -> datetime | None:
@@ -149,7 +150,7 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
                     rows = batch.slice(begin)
                     if rows.num_rows:
                         self._position = (first + batch.num_rows, 0)
-                        yield ArrowBlock(self._part, first + begin, rows)
+                        yield ArrowBlock(self._part, self._began, first + begin, rows)
                     first += batch.num_rows
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(
@@ -162,7 +163,6 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
         number, place = self._position
         with path.open("rb") as file:
             file.seek(place)
-            first = number
             offsets: list[int] = []
             payloads: list[bytes] = []
             for line in file:
@@ -174,8 +174,8 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
                 number += 1
                 if len(payloads) >= self._settings.block_events:
                     self._position = (number, place)
-                    yield RawBlock(self._part, first - 1, np.array(offsets, np.int64), None, payloads)
-                    first, offsets, payloads = number, [], []
+                    yield RawBlock(self._part, self._began, np.array(offsets, np.int64), None, payloads)
+                    offsets, payloads = [], []
             if payloads:
                 self._position = (number, place)
-                yield RawBlock(self._part, first - 1, np.array(offsets, np.int64), None, payloads)
+                yield RawBlock(self._part, self._began, np.array(offsets, np.int64), None, payloads)

@@ -77,6 +77,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             protocol=2,
         )
         self._position = BusPosition(*state) if state is not None else None
+        self._began = _offset(self._position.last_id) if self._position else -1
         self._awake: datetime | None = None
         self._next_check = datetime.min.replace(tzinfo=UTC)
         self._in_epoch = 0
@@ -107,7 +108,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             if not self._heartbeat_due:
                 return []
             self._heartbeat_due = False
-            return [RawBlock(self._part, self._after(), _EMPTY, _EMPTY, [])]
+            return [RawBlock(self._part, self._began, _EMPTY, _EMPTY, [])]
         self._idle = 0
         self._heartbeat_due = False
         self._in_epoch += len(entries)
@@ -216,21 +217,14 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             )
         position = self._position
         assert position is not None
-        after = self._after()
         self._position = BusPosition(ids[-1].decode(), position.read + len(ids))
         return RawBlock(
             partition=self._part,
-            after=after,
+            began=self._began,
             offsets=(milliseconds << SEQUENCE_BITS) | sequence,
             accepted_us=milliseconds * 1000,
             payloads=[_payload(entry[1]) for entry in entries],
         )
-
-    def _after(self) -> int:
-        if self._position is None or self._position.last_id == "0-0":
-            return -1
-        milliseconds, _, sequence = self._position.last_id.partition("-")
-        return (int(milliseconds) << SEQUENCE_BITS) | int(sequence)
 
     def _back_off(self, error: Exception, now: datetime) -> None:
         self._failures += 1
@@ -245,6 +239,12 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
                 error=str(error),
                 todo="the flow waits and tries again; check the server and REDIS_URL",
             )
+
+
+def _offset(entry: str) -> int:
+    """The offset of an entry id; -1 for `0-0`, which stands before the first."""
+    milliseconds, _, sequence = entry.partition("-")
+    return -1 if entry == "0-0" else (int(milliseconds) << SEQUENCE_BITS) | int(sequence)
 
 
 def _entries(reply: Any) -> list[Any]:

@@ -2,12 +2,13 @@
 
 A block's columns become flat arrays once, are sorted by shard once, and the items are slices of them. Only shards that
 occur get an item, with one exception: the first block of a source partition after a start goes to every part, empty if
-need be, so that each builds its state at once and not when its first event happens to come.
+need be, so that each builds its state at once and not when its first event happens to come. A row whose key has a null component
+is in no window of that entity: no part gets it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,21 +25,29 @@ EntityKeys = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The rows of one block whose key of one entity lies in one shard; `columns` holds one entry per view."""
+    """The rows of one block whose key of one entity lies in one shard; `columns` holds one entry per view.
+
+    `began` is where the partition's source stood when this run began (`flows.blocks.RawBlock`). `rows` are the positions in the
+    block, ascending; `offsets` belong to them.
+    """
 
     entity: EntityKeys
     shard: int
     partition: str
-    after: int
+    began: int
     last_offset: int
     oldest_accepted_us: int
     keys: Keys
     columns: tuple[Columns, ...]
+    rows: npt.NDArray[np.intp]
     offsets: Int64s
 
 
 class Router:
-    """Cuts blocks into slices; call it with admitted events."""
+    """Cuts blocks into slices; call it with admitted events.
+
+    Blocks of a partition may come in any order and from several steps before this one; each router greets for itself.
+    """
 
     def __init__(self, entities: dict[EntityKeys, tuple[ViewSpec, ...]], shards: int) -> None:
         self._entities = entities
@@ -52,18 +61,20 @@ class Router:
         if not (greet or events.rows.num_rows):
             return []
         slices = cut(
-            events.rows, self._entities, self._shards, events.partition, events.origin.after, every=greet
+            events.rows, self._entities, self._shards, events.partition, events.origin.began, every=greet
         )
         return [(part_key(piece.entity, piece.shard), piece) for piece in slices]
 
 
-def part_key(entity: EntityKeys, shard: int) -> str:
-    """Key of a fold part.
+def part_key(entity: EntityKeys, shard: int, prefix: str = "") -> str:
+    """Key of a part; with a prefix, that of another step's part.
 
     >>> part_key(("account_id",), 3)
     'account_id:03'
+    >>> part_key(("account_id", "device_id"), 3, "derive")
+    'derive-account_id+device_id:03'
     """
-    return f"{'+'.join(entity)}:{shard:02d}"
+    return f"{prefix}{'-' if prefix else ''}{'+'.join(entity)}:{shard:02d}"
 
 
 def cut(
@@ -71,11 +82,16 @@ def cut(
     entities: dict[EntityKeys, tuple[ViewSpec, ...]],
     shards: int,
     partition: str = "",
-    after: int = -1,
+    began: int = -1,
     *,
     every: bool = False,
+    shard_by: EntityKeys | None = None,
 ) -> list[Slice]:
-    """Slices of log rows for all entities; of every shard, or of those that occur."""
+    """Slices of log rows for all entities; of every shard, or of those that occur.
+
+    A row's shard is that of its key; with `shard_by`, that of those columns instead, so that the states of several entities can
+    live side by side in one part.
+    """
     if not entities:
         return []
     block = BlockColumns(rows)
@@ -83,13 +99,17 @@ def cut(
     accepted = (
         rows["created_timestamp"].cast(pa.int64()).to_numpy() if rows.num_rows else np.empty(0, np.int64)
     )
-    last = int(offsets[-1]) if len(offsets) else after
+    last = int(offsets.max()) if len(offsets) else began
     oldest = int(accepted.min()) if len(accepted) else 0
     pieces = []
+    given = block.keys(shard_by).shards(shards) if shard_by else None
     for entity, specs in entities.items():
         keys = block.keys(entity)
-        of_row = keys.shards(shards)
+        of_row = keys.shards(shards) if given is None else given
         order = np.argsort(of_row, kind="stable")
+        known = block.has_keys(tuple(sorted({*entity, *(shard_by or ())})))
+        if not known.all():
+            order = order[known[order]]
         keys = _take(keys, order)
         columns = [block.events(spec).take(order) for spec in specs]
         bounds = np.searchsorted(of_row[order], np.arange(shards + 1))
@@ -103,11 +123,12 @@ def cut(
                     entity=entity,
                     shard=shard,
                     partition=partition,
-                    after=after,
+                    began=began,
                     last_offset=last,
                     oldest_accepted_us=oldest,
                     keys=_part(keys, a, b),
                     columns=tuple(Columns(c.ints[a:b], c.floats[a:b]) for c in columns),
+                    rows=order[a:b],
                     offsets=placed[a:b],
                 )
             )
@@ -117,15 +138,11 @@ def cut(
 def pick(piece: Slice, rows: npt.NDArray[np.bool_]) -> Slice:
     """The rows of a mask."""
     where = np.flatnonzero(rows)
-    return Slice(
-        entity=piece.entity,
-        shard=piece.shard,
-        partition=piece.partition,
-        after=piece.after,
-        last_offset=piece.last_offset,
-        oldest_accepted_us=piece.oldest_accepted_us,
+    return replace(
+        piece,
         keys=_take(piece.keys, where),
         columns=tuple(c.take(where) for c in piece.columns),
+        rows=piece.rows[where],
         offsets=piece.offsets[where],
     )
 

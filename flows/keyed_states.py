@@ -1,0 +1,194 @@
+"""The window states of one entity's views and one shard of its keys: what a part of a flow keeps, and how it gets it back.
+
+A part's snapshot is a pointer, the name of a checkpoint file, never the states. A part that starts takes every view's states from
+the newest checkpoint that may be trusted with them (views need not come from the same one) and folds the rows of the log beyond it.
+Of a partition it reads itself, these are the rows up to where the partition's source stood when this run began (`Slice.began`),
+published or staged; of partitions that other runs logged (files read before the bus flow first started) all that is published.
+From then on it folds what comes, in any order: a result is a function of the set of events, so the states, and a key's version
+(events folded), are the same after any replay.
+
+Used by the fold step, whose states go to the online store, and by the derive step, which asks its states about an event before
+folding it (`absorb` with `ViewState.read_then_fold`). Replayed rows are only folded: what they were told then stands in the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypedDict, TypeVar
+
+import numpy as np
+import structlog
+
+from feature_repo.windows.columns import Events as Columns
+from feature_repo.windows.spec import ViewSpec
+from feature_repo.windows.state import KeyIndex, ViewState
+from flows import metrics
+from flows.blocks import Int64s
+from flows.checkpoints import BACKFILL, CheckpointFolder, run_of, version_of
+from flows.replay import LogReplay
+from flows.settings import FlowSettings
+from flows.steps.route import EntityKeys, Slice, part_key
+from flows.streams import EventStream
+
+log = structlog.get_logger(__name__)
+
+Made = TypeVar("Made")
+
+_FIRST: Final = -1
+_told: set[tuple[str, ...]] = set()
+
+
+class PartState(TypedDict):
+    """Resume state of a part: whose states it keeps, and the checkpoint it may begin from."""
+
+    entity: list[str]
+    shard: int
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class StatesContext:
+    """What all parts of a step share. `prefix` sets the checkpoints of one step apart from another's (`derive`)."""
+
+    stream: EventStream
+    settings: FlowSettings
+    entities: dict[EntityKeys, tuple[ViewSpec, ...]]
+    replay: LogReplay
+    own_partitions: frozenset[str]
+    run: str
+    prefix: str = ""
+
+
+class KeyedStates:
+    """One state per view of `entity`, over one index of the shard's keys. `dirty`: slots whose states changed since `clean`."""
+
+    def __init__(
+        self, context: StatesContext, entity: EntityKeys, shard: int, resumed: PartState | None = None
+    ) -> None:
+        self.entity, self.shard = entity, shard
+        self.specs = context.entities[entity]
+        self.index = KeyIndex()
+        self.states = [ViewState(spec) for spec in self.specs]
+        self.dirty: set[int] = set()
+        self.label = "-".join(filter(None, (context.prefix, "+".join(entity))))
+        self._context = context
+        self._offsets: list[dict[str, int]] = [{} for _ in self.specs]
+        """Per view: the last offset folded of each source partition."""
+        self._joined: set[str] = set()
+        self._since_checkpoint = 0
+        settings = context.settings
+        folder = settings.checkpoints / context.stream.name
+        self._folder = CheckpointFolder(folder, part_key(entity, shard, context.prefix), context.run)
+        self._checkpoint: str | None = None
+        share = shard / settings.key_shards  # not all at once
+        self._checkpoint_due = time.monotonic() + settings.checkpoint_seconds * (1 + share)
+        published = context.replay.published_offsets()
+        self._restore(resumed, published)
+        self._fold_log({p: last for p, last in published.items() if p not in context.own_partitions})
+
+    def take(self, piece: Slice) -> None:
+        """Fold a slice of events of this run."""
+        self.absorb(piece, ViewState.fold)
+
+    def absorb(self, piece: Slice, how: Callable[[ViewState, Int64s, Columns], Made]) -> list[Made]:
+        """Fold a slice of events of this run by `how(state, slots, events)`; what it returned, per view.
+
+        With `ViewState.read_then_fold` that is, per view, float64 [rows of the slice, features]: each row's features as of its time,
+        from the log and the slices before. Rows stand in the order of the block the slice was cut from.
+        """
+        if piece.partition not in self._joined:
+            self._joined.add(piece.partition)
+            self._fold_log({piece.partition: piece.began})
+        slots = self.index.slots(piece.keys)
+        made = [how(state, slots, columns) for state, columns in zip(self.states, piece.columns, strict=True)]
+        self._count(slots)
+        for offsets in self._offsets:
+            offsets[piece.partition] = max(offsets.get(piece.partition, _FIRST), piece.last_offset)
+        return made
+
+    def clean(self) -> Int64s:
+        """The slots that changed since the last call, ascending."""
+        slots: Int64s = np.array(sorted(self.dirty), np.int64)
+        self.dirty = set()
+        return slots
+
+    def snapshot(self, *, at_end: bool = False) -> PartState:
+        """A pointer; now and then, and at the end of the events, also the checkpoint it points to."""
+        settings = self._context.settings
+        due = self._since_checkpoint and (at_end or time.monotonic() >= self._checkpoint_due)
+        if due or self._since_checkpoint >= settings.checkpoint_events:
+            self._checkpoint = self._folder.write(
+                self.index, self.states, self._offsets, np.array(sorted(self.dirty), np.int64)
+            )
+            self._since_checkpoint = 0
+            self._checkpoint_due = time.monotonic() + settings.checkpoint_seconds
+            metrics.CHECKPOINTS.labels(self.label).inc()
+        return {"entity": list(self.entity), "shard": self.shard, "checkpoint": self._checkpoint}
+
+    def _restore(self, resumed: PartState | None, published: dict[str, int]) -> None:
+        """Each view from the checkpoint of the durable snapshot, else from the newest that another run left."""
+        missing = {version_of(spec): i for i, spec in enumerate(self.specs)}
+        durable = resumed["checkpoint"] if resumed else None
+        if resumed is not None:
+            self._folder.remove_after(durable)
+        names = self._folder.names()[::-1]
+        for name in [n for n in names if n == durable] + [n for n in names if n != durable]:
+            if not missing:
+                break
+            found = self._folder.read(name, missing)
+            if found is None:
+                continue
+            of_index = self.index.slots(found.keys) if found.views else np.empty(0, np.int64)
+            for version, saved in found.views.items():
+                if name == durable or self._may_be_trusted(name, saved.offsets, published):
+                    i = missing.pop(version)
+                    self.states[i].load(of_index, saved.blob, saved.at)
+                    self._offsets[i] = dict(saved.offsets)
+                    self.dirty.update(of_index[found.dirty].tolist())
+            if name == durable:
+                self._checkpoint = name
+        if missing and durable is not None:
+            _tell_once([self.specs[i].name for i in missing.values()])
+
+    def _may_be_trusted(self, name: str, offsets: dict[str, int], published: dict[str, int]) -> bool:
+        """Without a snapshot that names it, a checkpoint must not know more than the log does.
+
+        Nor, unless it was made from the published log alone, anything of our own partitions: its epoch may never have become durable.
+        """
+        known = all(last <= published.get(p, _FIRST) for p, last in offsets.items())
+        return known and (run_of(name) == BACKFILL or offsets.keys().isdisjoint(self._context.own_partitions))
+
+    def _fold_log(self, highs: dict[str, int]) -> None:
+        """Fold the rows of the log up to `highs` (partition: offset) that a view's checkpoint does not contain."""
+        lows = [{p: offsets.get(p, _FIRST) for p in highs} for offsets in self._offsets]
+        within = {p: (min(low[p] for low in lows), high) for p, high in highs.items()}
+        within = {p: (low, high) for p, (low, high) in within.items() if low < high}
+        if not within:
+            return
+        for piece in self._context.replay.slices(self.entity, self.shard, within):
+            slots = self.index.slots(piece.keys)
+            for state, columns, low in zip(self.states, piece.columns, lows, strict=True):
+                new = piece.offsets > low[piece.partition]
+                if new.all():
+                    state.fold(slots, columns)
+                elif new.any():
+                    state.fold(slots[new], columns.take(new))
+            self._count(slots)
+        for offsets in self._offsets:
+            for p, (_, high) in within.items():
+                offsets[p] = max(offsets.get(p, _FIRST), high)
+
+    def _count(self, slots: Int64s) -> None:
+        if len(slots):
+            self.dirty.update(np.unique(slots).tolist())
+            self._since_checkpoint += len(slots)
+            metrics.EVENTS_FOLDED.labels(self.label).inc(len(slots))
+
+
+def _tell_once(views: list[str]) -> None:
+    """A changed definition concerns every shard of its entity; the reader of the terminal needs to hear of it once."""
+    if tuple(views) not in _told:
+        _told.add(tuple(views))
+        log.info("checkpoint.other_views", views=", ".join(views), then="folded anew from the log")
