@@ -29,6 +29,11 @@ labels_log = FileSource(
     created_timestamp_column="created_timestamp",
     description="One row per statement about a payment, see feature_repo/schemas/label.py",
 )
+labels = PushSource(
+    name="labels",
+    batch_source=labels_log,
+    description="The labels stream: the bus millstream:labels:0 live, the log in history",
+)
 
 payment = RequestSource(
     name="payment",
@@ -37,6 +42,8 @@ payment = RequestSource(
         Field(name="type", dtype=String),
         Field(name="amount", dtype=Float64),
         Field(name="account_balance_before", dtype=Float64),
+        Field(name="latitude", dtype=Float64),
+        Field(name="longitude", dtype=Float64),
     ],
     description="The payment being scored: on line the request, off line the entity row",
 )

@@ -24,6 +24,7 @@ OUTSIZED_AFTER: Final = 5.0
 
 _EARTH: Final = Geod(ellps="WGS84")
 _HOUR_US: Final = 3_600e6
+_DAY_US: Final = 86_400e6
 
 
 def distance_m(
@@ -70,6 +71,21 @@ def is_outsized(amount: Floats, upper_quantile: Floats, count: Floats) -> Floats
         amount > OUTSIZED * upper_quantile,
         np.where(count >= OUTSIZED_AFTER, upper_quantile, np.nan),
     )
+
+
+def ratio(of: Floats, over: Floats) -> Floats:
+    """Quotient, null over nothing."""
+    return np.divide(of, over, out=np.full(len(of), np.nan), where=np.nan_to_num(over) != 0.0)
+
+
+def at_least_zero(values: Floats) -> Floats:
+    """Withdrawn reports may outnumber the reports of the same window; a share is not negative."""
+    return np.maximum(values, 0.0)
+
+
+def days_between(start_us: Floats, end_us: Floats) -> Floats:
+    """Days from one time to another."""
+    return (end_us - start_us) / _DAY_US
 
 
 def fraud_change(is_fraud: Floats, last_is_fraud: Floats) -> Floats:

@@ -2,7 +2,8 @@
 
 Feast stores such a function in its registry as a pickle of its code. A scorer loads no pickle and no code from an artefact: it takes
 the function from the installed repo, and refuses one whose source is no longer the one the model was trained with.
-Only the function, the module-level functions and constants it uses, and imports other than Feast's are executed.
+Only the function, the module-level functions and constants it uses, and imports other than Feast's are executed; modules of the repo
+that it imports are part of the digest.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def locate(repo: Path, source: str) -> tuple[str, str, str]:
                 and ast.dump(node) == ast.dump(wanted)
             ):
                 file = path.relative_to(repo).as_posix()
-                return file, node.name, _digest(_needed(path, node.name))
+                return file, node.name, _digest(_needed(path, node.name), repo)
     msg = f"the on-demand function {wanted.name!r} of the registry is in no file of the repo"
     raise DefinitionError(msg, where=repo, todo="run `feast apply` from this repo again")
 
@@ -64,7 +65,7 @@ def load(repo: Path, view: OnDemand) -> Transform:
         msg = f"on-demand view {view.name!r} was planned from a file that is not there"
         raise DefinitionError(msg, where=path, todo="install the repo the model was trained with")
     nodes = _needed(path, view.function)
-    if _digest(nodes) != view.digest:
+    if _digest(nodes, repo) != view.digest:
         msg = f"on-demand view {view.name!r} is not the one the plan was made with: its source has changed"
         raise DefinitionError(
             msg, where=path, todo="train a model with the new definition, or install the old one"
@@ -127,5 +128,18 @@ def _bare(node: ast.stmt) -> ast.stmt:
     return ast.fix_missing_locations(copy)
 
 
-def _digest(nodes: list[ast.stmt]) -> str:
-    return hashlib.sha256("\n".join(ast.dump(_bare(node)) for node in nodes).encode()).hexdigest()
+def _digest(nodes: list[ast.stmt], repo: Path) -> str:
+    """sha256 over the statements, and over the source of the repo's own modules they import."""
+    parts = ["\n".join(ast.dump(_bare(node)) for node in nodes)]
+    files = {file for node in nodes for file in _imported(node, repo)}
+    parts += [ast.dump(ast.parse(file.read_text())) for file in sorted(files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _imported(node: ast.stmt, repo: Path) -> list[Path]:
+    """Files of the repo an import statement names: `feature_repo.x` itself, or `x` taken from a package of it."""
+    if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != repo.name:
+        return []
+    module = repo.joinpath(*(node.module or "").split(".")[1:])
+    candidates = [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]
+    return [file for file in candidates if file.is_file()]

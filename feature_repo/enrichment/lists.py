@@ -1,0 +1,35 @@
+"""Feast's lists as arrays and back: an on-demand view is given a list per column, None = null, and gives lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+
+from feature_repo.enrichment.functions import Floats
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_US: Final = timedelta(microseconds=1)
+
+
+def floats(values: Sequence[Any]) -> Floats:
+    """Numbers as float64, None as NaN."""
+    return np.array([np.nan if v is None else v for v in values], np.float64)
+
+
+def as_us(values: Sequence[datetime | None]) -> Floats:
+    """Times as microseconds UTC, None and NaT as NaN; a time without a zone is UTC."""
+    return np.array([_us(v) for v in values], np.float64)
+
+
+def as_list(values: Floats) -> list[float | None]:
+    """The inverse of `floats`."""
+    return [None if v != v else v for v in values.tolist()]  # noqa: PLR0124 - NaN
+
+
+def _us(value: datetime | None) -> float:
+    if value is None or value != value:  # noqa: PLR0124 - NaT
+        return np.nan
+    return ((value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH) / _US
