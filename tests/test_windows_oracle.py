@@ -253,3 +253,40 @@ def test_the_id_column_orders_events_of_one_instant_and_is_kept_in_the_spec() ->
     for chosen, last in ((view(0), 1.0), (spec, 2.0)):
         values, _ = read_state(packed(*folded(chosen, rows), "a"), chosen, T0 + S)
         assert dict(zip(chosen.feature_names, values, strict=True))[f"last_{16 * S}"] == last
+
+
+@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@relaxed
+@given(histories())
+def test_read_then_fold_equals_reading_and_folding_one_event_after_the_other(
+    hop_us: int, events: list[Event]
+) -> None:
+    spec = view(hop_us, capacity=3)
+    index, state, other_index, other = KeyIndex(), ViewState(spec), KeyIndex(), ViewState(spec)
+    rows: list[np.ndarray] = []
+    for part in (events[:7], events[7:]):
+        block = BlockColumns(table(part))
+        rows.extend(state.read_then_fold(index.slots(block.keys(spec.join_keys)), block.events(spec)))
+    for event, row in zip(events, rows, strict=True):
+        assert row.tobytes() == read_state(packed(other_index, other, event.key), spec, event.ts)[0].tobytes()
+        block = BlockColumns(table([event]))
+        other.fold(other_index.slots(block.keys(spec.join_keys)), block.events(spec))
+    for key in ("a", "bé", ""):
+        assert packed(index, state, key) == packed(other_index, other, key)
+
+
+@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+def test_read_then_fold_grows_the_state_as_it_goes(hop_us: int) -> None:
+    spec = view(hop_us, capacity=1000)
+    null = {"amount": 1.0, "payee": "m", "latitude": None}
+    events = [Event(T0 + i * S // 4, f"{i:05d}", "ab"[i % 2], null) for i in range(3000)]
+    block = BlockColumns(table(events))
+    index, state = KeyIndex(), ViewState(spec)
+    got = state.read_then_fold(index.slots(block.keys(spec.join_keys)), block.events(spec))
+    whole = folded(spec, events)
+    assert packed(index, state, "a") == packed(*whole, "a")
+    keys, times = block.keys(spec.join_keys), block.times("event_timestamp")
+    history, _ = features_at(spec, keys, block.events(spec), keys, times)
+    assert (
+        got.tobytes() == history.tobytes()
+    )  # events came in order: what came before is what happened before

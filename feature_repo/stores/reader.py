@@ -26,6 +26,7 @@ from feature_repo.stores.keys import (
 )
 from feature_repo.stores.on_demand import load
 from feature_repo.stores.plan import BOOL, INT, PlainRead, Plan, WindowedRead
+from feature_repo.windows.header import NOTHING, check_header
 from feature_repo.windows.read import (
     CAPPED,
     INCOMPLETE,
@@ -35,7 +36,6 @@ from feature_repo.windows.read import (
     read_tables,
 )
 from feature_repo.windows.spec import INTEGER_FUNCTIONS
-from feature_repo.windows.state import NOTHING, check_header
 
 Command = tuple[bytes, list[bytes]]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -3,9 +3,11 @@
 * `spec`       what is computed: a `ViewSpec` made from a Feast `StreamFeatureView`
 * `columns`    events as flat arrays: times, ordered ids, hashed keys, values
 * `exact_sum`  sums that do not depend on the order of their terms
+* `header`     what stands at the head of a state's bytes
 * `state`      the events or tiles kept per key, as flat arrays and as bytes
 * `fold`       kernels that put events into a state
 * `read`       kernels that finish a state at a time `t`
+* `read_then_fold` both, event by event: what an event's own past says about it
 * `history`    the same fold and read over a sorted history, for many times at once
 
 Compiled kernels are cached on disk (numba). A cached kernel contains the code it calls, but numba looks only at the file the

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from feature_repo.windows.columns import Events, Floats, Ints, Keys
 from feature_repo.windows.fold import add_to_tile, empty_tile
+from feature_repo.windows.header import NOTHING
 from feature_repo.windows.read import finish_events, finish_tiles, read_tables
 from feature_repo.windows.spec import TILE_HOP, ViewSpec
-from feature_repo.windows.state import NOTHING, KeyIndex
+from feature_repo.windows.state import KeyIndex
 
 
 def features_at(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from feature_repo.windows.columns import Floats, Ints
 from feature_repo.windows.exact_sum import add_square, add_value, merge_limbs, to_float, variance
+from feature_repo.windows.header import HEADER, NOTHING, check_header
 from feature_repo.windows.spec import (
     COUNT,
     COUNT_DISTINCT,
@@ -36,7 +37,6 @@ from feature_repo.windows.spec import (
     VAR,
     ViewSpec,
 )
-from feature_repo.windows.state import HEADER, NOTHING, check_header
 
 INCOMPLETE: Final = 1
 """Flag: the read lies too far in the past for some window, whose events have been dropped from the state; its features are null."""

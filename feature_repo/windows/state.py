@@ -4,18 +4,7 @@ In memory a key is a *slot*; its rows stand in one contiguous segment of two big
 `head`, so that dropping the oldest row is `head += 1` and reading is a slice. Segments come in powers of two; freed ones are
 kept on a free list per size.
 
-As bytes (layout version 1, everything little-endian, 8-byte words, so a reader needs no parsing):
-
-    word 0      magic "MSW1" (low 32 bits), flags: 0 exact, 1 tiled (high 32 bits)
-    word 1      fingerprint of the layout (`ViewSpec.fingerprint`)
-    word 2      rows
-    word 3      version: events folded for this key so far
-    word 4      floor: the latest event time that may be missing (int64 us), `NOTHING` if none was dropped
-    word 5      newest event time folded (int64 us)
-    word 6, 7   int64 words a row, float64 words a row
-    then        rows x ints, rows x floats, each row in the order of `Layout.parts`
-
-The bytes are a function of the set of events folded, never of their order.
+The bytes are described in `header`.
 """
 
 from __future__ import annotations
@@ -27,14 +16,13 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.errors import StateError
 from feature_repo.windows.columns import Events, Floats, Ints, Keys
 from feature_repo.windows.fold import FULL, fold_events, fold_tiles
+from feature_repo.windows.header import HEADER, MAGIC, NOTHING, check_header
+from feature_repo.windows.read import read_tables
+from feature_repo.windows.read_then_fold import read_then_fold
 from feature_repo.windows.spec import ViewSpec
 
-MAGIC: Final = 0x3157534D
-HEADER: Final = 8
-NOTHING: Final = np.iinfo(np.int64).min
 _FIRST_SLOTS: Final = 64
 _FIRST_ROWS: Final = 256
 
@@ -122,6 +110,42 @@ class ViewState:
             done = self._fold(slots, events, done)
             if done < len(slots):
                 self._grow_rows()
+
+    def read_then_fold(self, slots: Ints, events: Events) -> Floats:
+        """For every event, in the order given: the features of its key as of its own time from the state so far; then it is folded.
+
+        Returns float64 [events, features] in the order of `spec.feature_names`, null = NaN; so is a window the state cannot answer for.
+        The state ends up as after `fold`.
+        """
+        out = np.empty((len(slots), len(self.spec.aggregates)), np.float64)
+        if len(slots) == 0:
+            return out
+        self._room_for_slots(int(slots.max()) + 1)
+        spec = self.spec
+        reads, meta = read_tables(spec)
+        done = 0
+        while True:
+            a = self._a
+            done = int(
+                read_then_fold(
+                    a.ints,
+                    a.floats,
+                    a.segments,
+                    a.free,
+                    slots,
+                    events.ints,
+                    events.floats,
+                    done,
+                    reads,
+                    meta,
+                    spec.layout.merge,
+                    spec.retention_us,
+                    out,
+                )
+            )
+            if done == len(slots):
+                return out
+            self._grow_rows()
 
     def _fold(self, slots: Ints, events: Events, start: int) -> int:
         a, spec = self._a, self.spec
@@ -211,25 +235,6 @@ class ViewState:
         a = self._a
         a.ints = np.concatenate([a.ints, np.zeros_like(a.ints)])
         a.floats = np.concatenate([a.floats, np.zeros_like(a.floats)])
-
-
-def check_header(words: Ints, spec: ViewSpec) -> int:
-    """The number of rows in a packed state. Raises `StateError` when it is not a state of this view's layout."""
-    if len(words) < HEADER or words[0] & 0xFFFFFFFF != MAGIC:
-        msg = f"the stored state of view {spec.name!r} is not a Millstream state (wrong magic); was the field written by something else?"
-        raise StateError(msg)
-    if words[1] != spec.fingerprint:
-        msg = (
-            f"the stored state of view {spec.name!r} has another layout (fingerprint {words[1] & 0xFFFFFFFFFFFFFFFF:016x}, expected"
-            f" {spec.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}): its definition was changed; restart the flow so that it folds the log anew"
-        )
-        raise StateError(msg)
-    rows = int(words[2])
-    expected = HEADER + rows * (spec.layout.n_ints + spec.layout.n_floats)
-    if len(words) < expected:
-        msg = f"the stored state of view {spec.name!r} is cut off: {len(words)} words of {expected}; let the flow write the key again"
-        raise StateError(msg)
-    return rows
 
 
 def _empty_segments(n: int) -> Ints:
