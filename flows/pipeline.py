@@ -17,7 +17,6 @@ from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource
 
 from feature_repo.errors import DefinitionError
-from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.projection import EntityProjection
 from feature_repo.stores.specs import AppliedViews, read_views
 from flows.blocks import DEAD_LETTER, Events
@@ -29,17 +28,16 @@ from flows.connectors.redis_streams import RedisStreamSource
 from flows.keyed_states import StatesContext
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
+from flows.steps.accept import Acceptance
 from flows.steps.admit import admission
-from flows.steps.check import Checker, load_suite
-from flows.steps.decode import Decoder
+from flows.steps.derive import Beat, Cutter, derive_context, deriving
 from flows.steps.fold import FoldContext, folding
+from flows.steps.join import Joiner
 from flows.steps.route import Router
-from flows.steps.settle import Settle
 from flows.streams import EventStream
 
 log = structlog.get_logger(__name__)
 
-SUITES: Final = PROJECT_ROOT / "feature_repo" / "expectations"
 _NO_LETTERS: Final = pa.RecordBatch.from_pylist([], schema=DEAD_LETTER)
 
 
@@ -59,14 +57,16 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
         source = FileSource(settings.files, settings)
     else:
         source = RedisStreamSource(stream.bus_parts(settings), settings)
-    checker = Checker(load_suite(SUITES / f"{stream.name}.json", stream.schema))
+    accept = Acceptance(stream, settings)
+    own = frozenset(source.list_parts())
     limit = DeadLetterGauge(settings.dead_letter_limit, stream)
 
     flow = Dataflow(stream.name)
     blocks: Stream[Any] = op.input("source", flow, source)  # RawBlock | ArrowBlock
-    decoded = op.map("decode", blocks, Decoder(stream))  # Events: rows and dead letters
-    checked = op.map("check", decoded, checker)  # Events
-    settled = op.map("settle", checked, Settle(stream))  # Events; of a changelog as they are kept
+    decoded = op.map("decode", blocks, accept.decode)  # Events: rows and dead letters
+    checked = op.map("check", decoded, accept.check)  # Events
+    private = op.map("private", checked, accept.private)  # Events; from here on without plain personal values
+    settled = op.map("settle", private, accept.settle)  # Events; of a changelog as they are kept
     keyed = op.key_on("by_partition", settled, lambda events: events.partition)  # (partition, Events)
     admitted = op.stateful_batch("admit", keyed, admission(stream, settings, run))  # (partition, Events)
     passed = op.map_value("limit", admitted, limit)  # (partition, Events)
@@ -74,19 +74,31 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     letters = op.flat_map_value("rejected", passed, _letters)  # (partition, RecordBatch of dead letters)
     op.output("dead_letters", letters, DeadLetterSink(run, stream, settings))
 
-    # The privacy policy decides which columns are left: this only puts them in the log's order.
+    joined = op.map_value("join", passed, Joiner(stream, settings)) if stream.joins else passed
+    kept = _derived(joined, stream, settings, run, own) if stream.program else joined  # (part, Events)
     accepted = op.map_value(
-        "accepted", passed, lambda events: events.rows.select(stream.log_schema.names)
-    )  # (partition, RecordBatch)
+        "accepted", kept, lambda events: events.rows.select(stream.log_schema.names)
+    )  # (part, RecordBatch)
     op.output("log", accepted, LogSink(run, stream, settings))
 
-    fold = _fold_context(stream, settings, run, frozenset(source.list_parts()))
+    fold = _fold_context(stream, settings, run, own)
     slices = op.flat_map(
-        "route", op.key_rm("any_key", passed), Router(fold.states.entities, settings.key_shards)
+        "route", op.key_rm("any_key", kept), Router(fold.states.entities, settings.key_shards)
     )  # (part, Slice)
     states = op.stateful_batch("fold", slices, folding(fold))  # (part, OnlineRows)
     op.output("online", states, OnlineSink(fold.projections, settings))
     return flow
+
+
+def _derived(
+    joined: Stream[Any], stream: EventStream, settings: FlowSettings, run: str, own: frozenset[str]
+) -> Stream[Any]:
+    """(shard, Events as the log keeps them); blocks without rows go round, to keep the log's epochs going."""
+    context = derive_context(stream, settings, run, own)
+    pieces = op.flat_map("cut", op.key_rm("any_partition", joined), Cutter(context))  # (shard, Piece)
+    derived = op.stateful_batch("derive", pieces, deriving(context))  # (shard, Events)
+    beats = op.flat_map_value("beat", joined, Beat(stream))  # (partition, Events without rows)
+    return op.merge("kept", derived, beats)
 
 
 def _fold_context(stream: EventStream, settings: FlowSettings, run: str, own: frozenset[str]) -> FoldContext:

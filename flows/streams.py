@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
+from feature_repo.enrichment.derived import LABEL_PROGRAM, PAYMENT_PROGRAM, Step
+from feature_repo.enrichment.joins import CHARGE_JOINS, LABEL_JOINS, PAYMENT_JOINS, Join
 from feature_repo.schemas.charge import CHARGE, CHARGE_LOG
 from feature_repo.schemas.charge import REQUIRED as CHARGE_REQUIRED
 from feature_repo.schemas.customer import CUSTOMER, CUSTOMER_LOG
+from feature_repo.schemas.customer import PERSONAL as CUSTOMER_PERSONAL
 from feature_repo.schemas.customer import REQUIRED as CUSTOMER_REQUIRED
 from feature_repo.schemas.label import LABEL, LABEL_LOG
+from feature_repo.schemas.label import PERSONAL as LABEL_PERSONAL
 from feature_repo.schemas.label import REQUIRED as LABEL_REQUIRED
 from feature_repo.schemas.merchant import MERCHANT, MERCHANT_LOG
+from feature_repo.schemas.merchant import PERSONAL as MERCHANT_PERSONAL
 from feature_repo.schemas.merchant import REQUIRED as MERCHANT_REQUIRED
 from feature_repo.schemas.payment import LOG_COLUMNS, PAYMENT, PAYMENT_LOG
+from feature_repo.schemas.payment import PERSONAL as PAYMENT_PERSONAL
 from feature_repo.schemas.payment import REQUIRED as PAYMENT_REQUIRED
 from flows.settings import FlowSettings
 
@@ -26,7 +33,8 @@ class EventStream:
     """A kind of event with a log of its own.
 
     `schema` is what a source hands in, `decoded` what a block carries from the decoder on, `log_schema` what is kept. Between the
-    last two, steps may take columns away (personal ones) and add some (what other streams know).
+    last two, steps may take columns away (personal ones) and add some: what other streams know (`joins`), what follows from the
+    past of the same `derive_by` key (`program`).
     """
 
     name: str
@@ -34,6 +42,11 @@ class EventStream:
     log_schema: pa.Schema
     required: tuple[str, ...]
     id_column: str
+    personal: Mapping[str, str] = field(default_factory=dict)
+    """Privacy policy: what becomes of a column where an event comes in (`flows.steps.private`)."""
+    joins: tuple[Join, ...] = ()
+    program: tuple[Step, ...] = ()
+    derive_by: tuple[str, ...] = ()
 
     @property
     def decoded(self) -> pa.Schema:
@@ -59,9 +72,33 @@ class EventStream:
         return settings.staging / self.name
 
 
-PAYMENTS: Final = EventStream("payments", PAYMENT, PAYMENT_LOG, PAYMENT_REQUIRED, "event_id")
-LABELS: Final = EventStream("labels", LABEL, LABEL_LOG, LABEL_REQUIRED, "label_id")
-CUSTOMERS: Final = EventStream("customers", CUSTOMER, CUSTOMER_LOG, CUSTOMER_REQUIRED, "event_id")
-MERCHANTS: Final = EventStream("merchants", MERCHANT, MERCHANT_LOG, MERCHANT_REQUIRED, "event_id")
-CHARGES: Final = EventStream("charges", CHARGE, CHARGE_LOG, CHARGE_REQUIRED, "event_id")
+PAYMENTS: Final = EventStream(
+    "payments",
+    PAYMENT,
+    PAYMENT_LOG,
+    PAYMENT_REQUIRED,
+    "event_id",
+    PAYMENT_PERSONAL,
+    joins=PAYMENT_JOINS,
+    program=PAYMENT_PROGRAM,
+    derive_by=("account_id",),
+)
+LABELS: Final = EventStream(
+    "labels",
+    LABEL,
+    LABEL_LOG,
+    LABEL_REQUIRED,
+    "label_id",
+    LABEL_PERSONAL,
+    joins=LABEL_JOINS,
+    program=LABEL_PROGRAM,
+    derive_by=("payment_id",),
+)
+CUSTOMERS: Final = EventStream(
+    "customers", CUSTOMER, CUSTOMER_LOG, CUSTOMER_REQUIRED, "event_id", CUSTOMER_PERSONAL
+)
+MERCHANTS: Final = EventStream(
+    "merchants", MERCHANT, MERCHANT_LOG, MERCHANT_REQUIRED, "event_id", MERCHANT_PERSONAL
+)
+CHARGES: Final = EventStream("charges", CHARGE, CHARGE_LOG, CHARGE_REQUIRED, "event_id", joins=CHARGE_JOINS)
 STREAMS: Final = {stream.name: stream for stream in (PAYMENTS, LABELS, CUSTOMERS, MERCHANTS, CHARGES)}

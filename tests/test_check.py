@@ -16,7 +16,7 @@ from great_expectations.data_context import get_context
 
 from feature_repo.errors import DefinitionError
 from flows.blocks import Events, RawBlock
-from flows.pipeline import SUITES
+from flows.steps.accept import SUITES
 from flows.steps.check import SUPPORTED, Checker, load_suite
 from flows.steps.decode import Decoder
 from flows.streams import LABELS, PAYMENTS, EventStream

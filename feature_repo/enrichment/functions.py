@@ -52,7 +52,8 @@ def is_far(home_distance: Floats) -> Floats:
 
 def local_hour(time_us: Floats, home_longitude: Floats) -> Floats:
     """Hour of the day (0 to 23) at home by the sun: UTC and an hour for every 15 degrees east, to the nearest."""
-    return np.mod(np.floor(time_us / _HOUR_US) + np.round(home_longitude / 15.0), 24.0)
+    hour: Floats = np.mod(np.floor(time_us / _HOUR_US) + np.round(home_longitude / 15.0), 24.0)
+    return hour
 
 
 def is_night(hour: Floats) -> Floats:
@@ -75,7 +76,8 @@ def is_outsized(amount: Floats, upper_quantile: Floats, count: Floats) -> Floats
 
 def ratio(of: Floats, over: Floats) -> Floats:
     """Quotient, null over nothing."""
-    return np.divide(of, over, out=np.full(len(of), np.nan), where=np.nan_to_num(over) != 0.0)
+    quotient: Floats = np.divide(of, over, out=np.full(len(of), np.nan), where=np.nan_to_num(over) != 0.0)
+    return quotient
 
 
 def at_least_zero(values: Floats) -> Floats:

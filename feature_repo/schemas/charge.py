@@ -42,4 +42,24 @@ CHARGE: Final = pa.schema(
     [EVENT_ID, EVENT_TIMESTAMP, PAYMENT_ID, CARD_NETWORK, ENTRY_MODE, THREE_DS_RESULT, ISSUER_COUNTRY]
 )
 
-CHARGE_LOG: Final = pa.schema([*CHARGE, *LOG_COLUMNS])
+JOINED: Final = (
+    column("account_id", pa.string(), meaning="Payer of the payment", null="the payment was not logged yet"),
+    column("merchant_id", pa.string(), meaning="Payee of the payment", null="the payment was not logged yet"),
+    column(
+        "payment_timestamp",
+        TIMESTAMP,
+        meaning="When the payment happened",
+        unit="us since 1970-01-01 UTC",
+        null="the payment was not logged yet",
+    ),
+    column(
+        "payment_amount",
+        pa.float64(),
+        meaning="Amount of the payment",
+        unit="major units of currency",
+        null="the payment was not logged yet",
+    ),
+)
+"""What the flow joins to a charge that comes after its payment; one that comes before is joined to the payment instead."""
+
+CHARGE_LOG: Final = pa.schema([*CHARGE, *JOINED, *LOG_COLUMNS])

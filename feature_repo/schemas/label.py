@@ -13,6 +13,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from feature_repo.privacy.policy import PSEUDONYM
 from feature_repo.schemas.payment import LOG_COLUMNS, TIMESTAMP, column
 
 FRAUD_TYPES: Final = ("probe", "spread", "drain")
@@ -51,6 +52,9 @@ MERCHANT_ID: Final = column(
     null="the payment is not known",
 )
 LABELER: Final = column("labeler", pa.string(), meaning="Who says so: chargeback, customer, analyst, ...")
+
+PERSONAL: Final = {"account_id": PSEUDONYM, "merchant_id": PSEUDONYM}
+"""What becomes of personal columns where a label comes in."""
 
 REQUIRED: Final = ("label_id", "event_timestamp", "payment_id", "is_fraud", "labeler")
 """Never null in an accepted label."""
@@ -97,4 +101,4 @@ DERIVED: Final = (
 )
 """Computed once, when the label is accepted; from then on they are data."""
 
-LABEL_LOG: Final = pa.schema([*LABEL, *LOG_COLUMNS])
+LABEL_LOG: Final = pa.schema([*LABEL, *JOINED, *DERIVED, *LOG_COLUMNS])

@@ -1,7 +1,7 @@
 """One row per payment, at the instant it happened (`event_timestamp`, UTC microseconds).
 
-`PAYMENT` is what a source hands to the flow; `PAYMENT_LOG` is what the event log keeps: the same columns,
-then when and from where the row was accepted. Column order is part of the schema.
+`PAYMENT` is what a source hands to the flow; `PAYMENT_LOG` is what the event log keeps: the same columns, those
+the flow joins and derives (`JOINED`, `DERIVED`), then when and from where the row was accepted. Column order is part of the schema.
 
 Every Arrow field is physically nullable, also the ones that are never null. Arrow counts the flag as part
 of a type, so a column rebuilt by any compute function would no longer match its own schema; and a row that
@@ -12,6 +12,8 @@ columns that check insists on.
 from typing import Final
 
 import pyarrow as pa
+
+from feature_repo.privacy.policy import PSEUDONYM
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
@@ -97,6 +99,9 @@ DEVICE_ID: Final = column(
     meaning="Card or device it was made with",
     null="no device took part, or unknown",
 )
+
+PERSONAL: Final = {"account_id": PSEUDONYM, "merchant_id": PSEUDONYM}
+"""What becomes of personal columns where a payment comes in; a payee may be an account."""
 
 REQUIRED: Final = ("event_id", "event_timestamp", "account_id", "merchant_id", "type", "amount", "currency")
 """Never null in an accepted payment."""
@@ -249,4 +254,4 @@ DERIVED: Final = (
 )
 """Computed once, when the payment is accepted; from then on they are data. See `feature_repo.enrichment`."""
 
-PAYMENT_LOG: Final = pa.schema([*PAYMENT, *LOG_COLUMNS])
+PAYMENT_LOG: Final = pa.schema([*PAYMENT, *JOINED, *DERIVED, *LOG_COLUMNS])

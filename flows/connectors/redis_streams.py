@@ -77,7 +77,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             protocol=2,
         )
         self._position = BusPosition(*state) if state is not None else None
-        self._began = _offset(self._position.last_id) if self._position else -1
+        self._began = offset_of(self._position.last_id) if self._position else -1
         self._awake: datetime | None = None
         self._next_check = datetime.min.replace(tzinfo=UTC)
         self._in_epoch = 0
@@ -206,25 +206,10 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._position = position._replace(read=before)
 
     def _block(self, entries: list[Any]) -> RawBlock:
-        ids = [entry[0] for entry in entries]
-        parts = np.fromstring(b" ".join(ids).replace(b"-", b" "), dtype=np.int64, sep=" ").reshape(-1, 2)
-        milliseconds, sequence = parts[:, 0], parts[:, 1]
-        if int(sequence.max()) >> SEQUENCE_BITS:
-            raise FlowError(
-                f"entry id {ids[int(sequence.argmax())]!r} has a sequence number of more than {SEQUENCE_BITS} bits",
-                where=self._stream,
-                todo="let the server give the ids (XADD with *)",
-            )
         position = self._position
         assert position is not None
-        self._position = BusPosition(ids[-1].decode(), position.read + len(ids))
-        return RawBlock(
-            partition=self._part,
-            began=self._began,
-            offsets=(milliseconds << SEQUENCE_BITS) | sequence,
-            accepted_us=milliseconds * 1000,
-            payloads=[_payload(entry[1]) for entry in entries],
-        )
+        self._position = BusPosition(entries[-1][0].decode(), position.read + len(entries))
+        return raw_block(self._part, entries, self._began)
 
     def _back_off(self, error: Exception, now: datetime) -> None:
         self._failures += 1
@@ -241,7 +226,27 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             )
 
 
-def _offset(entry: str) -> int:
+def raw_block(part: str, entries: list[Any], began: int = -1) -> RawBlock:
+    """Entries of the bus, as raw replies `[id, [field, value, ...]]`, as a block of one partition."""
+    ids = [entry[0] for entry in entries]
+    parts = np.fromstring(b" ".join(ids).replace(b"-", b" "), dtype=np.int64, sep=" ").reshape(-1, 2)
+    milliseconds, sequence = parts[:, 0], parts[:, 1]
+    if int(sequence.max()) >> SEQUENCE_BITS:
+        raise FlowError(
+            f"entry id {ids[int(sequence.argmax())]!r} has a sequence number of more than {SEQUENCE_BITS} bits",
+            where=part,
+            todo="let the server give the ids (XADD with *)",
+        )
+    return RawBlock(
+        partition=part,
+        began=began,
+        offsets=(milliseconds << SEQUENCE_BITS) | sequence,
+        accepted_us=milliseconds * 1000,
+        payloads=[_payload(entry[1]) for entry in entries],
+    )
+
+
+def offset_of(entry: str) -> int:
     """The offset of an entry id; -1 for `0-0`, which stands before the first."""
     milliseconds, _, sequence = entry.partition("-")
     return -1 if entry == "0-0" else (int(milliseconds) << SEQUENCE_BITS) | int(sequence)

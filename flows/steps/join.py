@@ -1,0 +1,86 @@
+"""Columns of other streams for the events of a block: as of the event, as known when it was accepted (`feature_repo.enrichment.joins`).
+
+An event whose key is not known, or whose key is null, is kept with nulls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from threading import Lock
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.enrichment.joins import AsOfJoin, IdJoin, Join
+from feature_repo.windows.columns import BlockColumns
+from flows.blocks import Events
+from flows.changelog import BusFollower, Changelogs, LogFollower
+from flows.settings import FlowSettings
+from flows.streams import STREAMS, EventStream
+
+_US: Final = timedelta(microseconds=1)
+
+
+class Joiner:
+    """Joins blocks; call it with admitted events. One for all workers of a process: followers are shared."""
+
+    def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
+        self._stream = stream
+        self._settings = settings
+        self._lock = Lock()
+        self._followers: list[tuple[Join, LogFollower]] = []
+        self._changelogs: Changelogs | None = None
+
+    def __call__(self, events: Events) -> Events:
+        """The events with the joined columns."""
+        with self._lock:
+            if not self._followers:
+                self._follow()
+            rows = events.rows
+            if self._changelogs is not None:
+                accepted = pc.max(rows["created_timestamp"]).cast(pa.int64()).as_py() if rows.num_rows else 0
+                self._changelogs.read_to(accepted)
+            for join, follower in self._followers:
+                rows = _joined(rows, join, follower)
+        return replace(events, rows=rows)
+
+    def _follow(self) -> None:
+        live = not self._settings.files
+        on_bus = []
+        for join in self._stream.joins:
+            stream = STREAMS[join.stream]
+            key = join.their_key if isinstance(join, AsOfJoin) else stream.id_column
+            within = join.within // _US if join.within is not None else 0
+            follower = LogFollower(
+                stream, self._settings, key, tuple(join.columns), within, staged=isinstance(join, IdJoin)
+            )
+            follower.look(now=True)
+            self._followers.append((join, follower))
+            if live and isinstance(join, AsOfJoin):
+                on_bus.append(BusFollower(follower, self._settings))
+        self._changelogs = Changelogs(on_bus, self._settings) if on_bus else None
+
+
+def _joined(rows: pa.RecordBatch, join: Join, follower: LogFollower) -> pa.RecordBatch:
+    block = BlockColumns(rows)
+    keys = block.keys((join.key,))
+    if isinstance(join, AsOfJoin):
+        found = follower.versions.at(keys, block.times("event_timestamp"), block.times("created_timestamp"))
+    else:
+        follower.look()
+        found = follower.versions.latest(keys)
+        if found.num_rows and found.column(0).null_count and follower.look(now=True):
+            found = follower.versions.latest(keys)  # it may have been logged a moment ago
+    known = pa.array(block.has_keys((join.key,)))
+    for theirs, ours in join.columns.items():
+        column: Any = pc.if_else(
+            known, found.column(theirs), pa.scalar(None, found.schema.field(theirs).type)
+        )
+        if ours in rows.schema.names:
+            column = pc.coalesce(rows[ours], column)
+            rows = rows.set_column(rows.schema.get_field_index(ours), rows.schema.field(ours), column)
+        else:
+            rows = rows.append_column(ours, column)
+    return rows

@@ -1,0 +1,148 @@
+"""Versions of keys, for as-of lookups by two clocks: one row per version, found by key, event time and time of acceptance.
+
+Columnar and compiled: rows are kept sorted by (key, event time, accepted, arrival) in two levels, a large one and a small one for
+what came lately, so that adding costs little and a lookup is two bisections. Times are int64 UTC microseconds. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.windows.columns import Keys
+from flows.blocks import Int64s
+
+EVER: Final = np.iinfo(np.int64).max
+"""A time after all others."""
+_SMALL: Final = 4096
+
+
+class Versions:
+    """All versions of all keys of one changelog. `schema` names the columns a lookup gives."""
+
+    def __init__(self, schema: pa.Schema, within_us: int = 0) -> None:
+        self.schema = schema
+        self._within = within_us
+        self._newest = -(2**62)
+        self._large = _Level.empty(schema)
+        self._small = _Level.empty(schema)
+
+    def __len__(self) -> int:
+        return len(self._large.order) + len(self._small.order)
+
+    def add(self, keys: Keys, times: Int64s, accepted: Int64s, values: pa.RecordBatch) -> None:
+        """Add versions, in any order; one that is older than `within_us` before the newest may be forgotten."""
+        if not len(times):
+            return
+        self._newest = max(self._newest, int(times.max()))
+        rows = np.column_stack([keys.hashes, times, accepted])
+        self._small = self._small.with_rows(rows, values)
+        if len(self._small.order) > max(_SMALL, len(self._large.order) // 4):
+            self._large = self._large.with_level(self._small, self._oldest())
+            self._small = _Level.empty(self.schema)
+
+    def at(self, keys: Keys, times: Int64s, accepted: Int64s) -> pa.RecordBatch:
+        """Per row: the version with the greatest (event time, accepted) among those at or before both times; nulls if none."""
+        oldest = times - self._within if self._within else np.full(len(times), -EVER)
+        return self._find(np.column_stack([keys.hashes, times, accepted]), oldest)
+
+    def latest(self, keys: Keys) -> pa.RecordBatch:
+        """Per row: the newest version of all; nulls if there is none."""
+        ever = np.full(len(keys), EVER)
+        return self._find(np.column_stack([keys.hashes, ever, ever]), -ever)
+
+    def _find(self, wanted: Int64s, oldest: Int64s) -> pa.RecordBatch:
+        large, large_at = self._large.find(wanted, oldest)
+        small, small_at = self._small.find(wanted, oldest)
+        newer = (small >= 0) & ((large < 0) | _not_before(small_at, large_at))
+        columns = []
+        for name in self.schema.names:
+            column = _take(self._large.values.column(name), large)
+            if newer.any():
+                column = pc.if_else(pa.array(newer), _take(self._small.values.column(name), small), column)
+            columns.append(column)
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _oldest(self) -> int:
+        return self._newest - 2 * self._within if self._within else -EVER
+
+
+class _Level:
+    """Sorted rows [n, 5] (key, key, time, accepted, row number) and the values they stand for."""
+
+    def __init__(self, order: Int64s, values: pa.RecordBatch) -> None:
+        self.order = order
+        self.values = values
+
+    @classmethod
+    def empty(cls, schema: pa.Schema) -> _Level:
+        return cls(np.zeros((0, 5), np.int64), pa.RecordBatch.from_pylist([], schema=schema))
+
+    def with_rows(self, rows: Int64s, values: pa.RecordBatch) -> _Level:
+        before = self.values.num_rows
+        numbered = np.column_stack([rows, np.arange(before, before + len(rows))])
+        return _Level(_sorted(np.concatenate([self.order, numbered])), _concat(self.values, values))
+
+    def with_level(self, other: _Level, oldest: int) -> _Level:
+        more = other.order.copy()
+        more[:, 4] += self.values.num_rows
+        order = np.concatenate([self.order, more])
+        values = _concat(self.values, other.values)
+        kept = order[:, 2] >= oldest
+        if not kept.all():
+            order = order[kept]
+            numbers = np.sort(order[:, 4])
+            values = values.take(pa.array(numbers))
+            order[:, 4] = np.searchsorted(numbers, order[:, 4])
+        return _Level(_sorted(order), values)
+
+    def find(self, wanted: Int64s, oldest: Int64s) -> tuple[Int64s, Int64s]:
+        """(row number or -1, [time, accepted]) per wanted row."""
+        found = np.full(len(wanted), -1, np.int64)
+        at = np.zeros((len(wanted), 2), np.int64)
+        _find(self.order, np.ascontiguousarray(wanted), oldest, found, at)
+        return found, at
+
+
+def _sorted(order: Int64s) -> Int64s:
+    return np.ascontiguousarray(order[np.lexsort(order.T[::-1])])
+
+
+def _concat(a: pa.RecordBatch, b: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [pa.concat_arrays([x, y]) for x, y in zip(a.columns, b.columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=a.schema)
+
+
+def _take(column: pa.Array, rows: Int64s) -> Any:
+    return column.take(pa.array(rows, mask=rows < 0))
+
+
+def _not_before(a: Int64s, b: Int64s) -> npt.NDArray[np.bool_]:
+    return np.asarray((a[:, 0] > b[:, 0]) | ((a[:, 0] == b[:, 0]) & (a[:, 1] >= b[:, 1])))
+
+
+@nb.njit(cache=True)
+def _find(order: Int64s, wanted: Int64s, oldest: Int64s, found: Int64s, at: Int64s) -> None:
+    for i in range(len(wanted)):
+        k0, k1, t, c = wanted[i, 0], wanted[i, 1], wanted[i, 2], wanted[i, 3]
+        low, high = 0, len(order)
+        while low < high:  # the first row after (key, t)
+            middle = (low + high) // 2
+            row = order[middle]
+            after = row[0] > k0 or (row[0] == k0 and (row[1] > k1 or (row[1] == k1 and row[2] > t)))
+            if after:
+                high = middle
+            else:
+                low = middle + 1
+        j = low - 1
+        while j >= 0 and order[j, 0] == k0 and order[j, 1] == k1 and order[j, 2] >= oldest[i]:
+            if order[j, 3] <= c:
+                found[i] = order[j, 4]
+                at[i, 0], at[i, 1] = order[j, 2], order[j, 3]
+                break
+            j -= 1
