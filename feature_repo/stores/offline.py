@@ -28,6 +28,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.permissions.security_manager import get_security_manager
 from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo.errors import OfflineStoreError
@@ -180,6 +181,11 @@ class _Job(RetrievalJob):
 def _entity_rows(entity_df: pd.DataFrame | str) -> pd.DataFrame:
     if isinstance(entity_df, pd.DataFrame):
         return entity_df.copy()
+    if get_security_manager() is not None:
+        msg = "entity rows as SQL would read every log, whatever the caller's role"
+        raise OfflineStoreError(
+            msg, todo="send the rows themselves; a Feast server with authentication takes no SQL"
+        )
     with duckdb.connect() as connection:
         for log in sorted(RepoSettings().log_dir.glob("*/")):
             if any(log.glob("*.parquet")):
