@@ -27,7 +27,7 @@ help:  ## What there is
 	@echo "  REDIS_URL=redis://... make up  a server of your own instead of the embedded one"
 
 .PHONY: install
-install: $(READY)  ## Make .venv from the hashed lock (once)
+install: $(READY) .env  ## Make .venv from the hashed lock, and a key for pseudonyms (once)
 
 # uv installs the lock in seconds where pip takes minutes; it is itself installed by its hash in the lock.
 # Without uv, pip does the same work.
@@ -54,12 +54,20 @@ $(READY): requirements.lock pyproject.toml
 	fi
 	@touch $@
 
+# Written once and never again: pseudonyms cannot be made anew without their key. git ignores it.
+.env: | $(READY)
+	@$(BIN)/python -m feature_repo.privacy key
+
+.PHONY: key
+key: $(READY)  ## Say which key pseudonyms are made with; write one into .env if there is none
+	@$(BIN)/python -m feature_repo.privacy key
+
 .PHONY: demo
-demo: $(READY)  ## The whole loop once, unattended: history, features, model, live scores, summary
+demo: $(READY) .env  ## The whole loop once, unattended: history, features, model, live scores, summary
 	@$(BIN)/python -m flows.demo
 
 .PHONY: up
-up: $(READY)  ## The same stack, running until Ctrl-C
+up: $(READY) .env  ## The same stack, running until Ctrl-C
 	@$(BIN)/python -m flows.up --traffic
 
 .PHONY: server
@@ -67,7 +75,7 @@ server: $(READY)  ## Only the embedded Redis server, to start the other parts by
 	@$(BIN)/python -m flows.up --only-server
 
 .PHONY: test
-test: $(READY)  ## All tests
+test: $(READY) .env  ## All tests
 	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 .PHONY: lint

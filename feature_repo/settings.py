@@ -1,8 +1,8 @@
 """Where everything lives: one frozen object per process, made once at its edge.
 
-Environment variables, or lines of the file `.env` in the project root (the environment wins): `MILLSTREAM_HOME` (default: `var` in the project root) and `REDIS_URL` (or
-`MILLSTREAM_REDIS_URL`). Without the latter, the address is the one the embedded server left in
-`<home>/redis.url`, else the local default port.
+Environment variables, or lines of the file `.env` in the project root (the environment wins): `MILLSTREAM_HOME` (default:
+`var` in the project root) and `REDIS_URL` (or `MILLSTREAM_REDIS_URL`). Without the latter, the address is the one the
+embedded server left in `<home>/redis.url`, else the local default port.
 """
 
 from pathlib import Path

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from bytewax import visualize
+from pydantic import SecretStr
 
 from flows.pipeline import build
 from flows.settings import FlowSettings
@@ -27,7 +28,7 @@ def main(
 ) -> None:
     """Write the graph of a flow."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(mermaid(stream, FlowSettings()), encoding="utf-8")
+    out.write_text(mermaid(stream, FlowSettings(pseudonym_key=SecretStr("off"))), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import redis
 
+os.environ["MILLSTREAM_PSEUDONYM_KEY"] = (
+    "off"  # before anything reads settings; a test of pseudonyms sets its own key
+)
+
 from flows.stack import EmbeddedServer
 
 
@@ -38,4 +42,5 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("MILLSTREAM_HOME", str(folder))
+    monkeypatch.setenv("MILLSTREAM_PSEUDONYM_KEY", "off")
     return folder

@@ -178,7 +178,9 @@ def uvicorn(home: Path, url: str, **variables: str) -> Iterator[str]:
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("uvicorn")), "serving.app:app", "--port", str(port)],
         cwd=PROJECT_ROOT,
-        env=environment | {"MILLSTREAM_HOME": str(home), "REDIS_URL": url} | variables,
+        env=environment
+        | {"MILLSTREAM_HOME": str(home), "REDIS_URL": url, "MILLSTREAM_PSEUDONYM_KEY": "off"}
+        | variables,
         stdout=subprocess.DEVNULL,
         stderr=(home / "uvicorn.log").open("ab"),
     )

@@ -12,6 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from feature_repo.privacy.policy import DROP, PSEUDONYM
 from feature_repo.schemas.payment import EVENT_ID, LOG_COLUMNS, TIMESTAMP, column
 
 SEGMENTS: Final = ("student", "standard", "premium", "business")
@@ -52,6 +53,16 @@ OPENED_AT: Final = column(
     null="not known",
 )
 
+PERSONAL: Final = {
+    "account_id": PSEUDONYM,
+    "email": PSEUDONYM,
+    "phone": PSEUDONYM,
+    "name": DROP,
+    "birth_date": DROP,
+}
+"""What becomes of personal columns where a version comes in. Where somebody lives is kept to the degree of a coordinate,
+for the distances; whoever may read it is a matter of permissions."""
+
 REQUIRED: Final = ("event_id", "event_timestamp", "account_id")
 """Never null in an accepted row."""
 
@@ -72,6 +83,4 @@ CUSTOMER: Final = pa.schema(
     ]
 )
 
-CUSTOMER_LOG: Final = pa.schema(
-    [f for f in CUSTOMER if f.name not in {"name", "birth_date"}] + list(LOG_COLUMNS)
-)
+CUSTOMER_LOG: Final = pa.schema([f for f in CUSTOMER if PERSONAL.get(f.name) != DROP] + list(LOG_COLUMNS))

@@ -11,6 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from feature_repo.privacy.policy import PSEUDONYM
 from feature_repo.schemas.customer import DELETED, EVENT_TIMESTAMP
 from feature_repo.schemas.payment import EVENT_ID, LOG_COLUMNS, TIMESTAMP, column
 
@@ -40,6 +41,9 @@ OPENED_AT: Final = column(
     unit="us since 1970-01-01 UTC",
     null="not known",
 )
+
+PERSONAL: Final = {"merchant_id": PSEUDONYM}
+"""A merchant may be a person, and has the pseudonym it has as a payee."""
 
 REQUIRED: Final = ("event_id", "event_timestamp", "merchant_id")
 """Never null in an accepted row."""
