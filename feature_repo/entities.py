@@ -20,3 +20,9 @@ payment_entity = Entity(
     value_type=ValueType.STRING,
     description="One payment, by its event_id: what labels and charges are about",
 )
+device = Entity(
+    name="device",
+    join_keys=["device_id"],
+    value_type=ValueType.STRING,
+    description="Card or device a payment was made with",
+)

@@ -81,9 +81,15 @@ ONLINE_ERRORS: Final = _counter(
 ONLINE_WRITE: Final = _histogram(
     "millstream_online_write_seconds", "Time to write one batch of states", "entity"
 )
+PLAIN_ROWS_WRITTEN: Final = _counter(
+    "millstream_plain_rows_written_total", "Rows of plain feature views handed to the online store", "view"
+)
+PLAIN_WRITE: Final = _histogram(
+    "millstream_plain_write_seconds", "Time to write one batch of rows of a plain feature view", "view"
+)
 FRESHNESS: Final = _histogram(
     "millstream_freshness_seconds",
-    "From accepted by the bus to readable in the online store, oldest of a batch",
+    "From accepted by the bus to readable in the online store, oldest of a batch; of a plain view, its name",
     "entity",
 )
 CHECKPOINTS: Final = _counter(

@@ -24,6 +24,7 @@ from flows.connectors.dead_letters import DeadLetterGauge, DeadLetterSink
 from flows.connectors.files import FileSource
 from flows.connectors.log_sink import LogSink
 from flows.connectors.online import OnlineSink, connect
+from flows.connectors.plain_online import PlainOnlineSink
 from flows.connectors.redis_streams import RedisStreamSource
 from flows.keyed_states import StatesContext
 from flows.replay import LogReplay
@@ -80,6 +81,7 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
         "accepted", kept, lambda events: events.rows.select(stream.log_schema.names)
     )  # (part, RecordBatch)
     op.output("log", accepted, LogSink(run, stream, settings))
+    op.output("plain_online", accepted, PlainOnlineSink(run, stream, settings))
 
     fold = _fold_context(stream, settings, run, own)
     slices = op.flat_map(

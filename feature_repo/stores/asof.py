@@ -1,7 +1,8 @@
 """Plain feature views off line: the latest row at or before the entity row's time, by DuckDB's `ASOF JOIN`.
 
-Feast's rules: a row older than `ttl` is null, of equal event times the latest created wins. Rows in equal rows out: DuckDB joins
-from the left, and every entity row has its number.
+Feast's rules: a row older than `ttl` is null, of equal event times the latest created wins. Where that is equal too, the row that
+stands last wins, by file name and then in the file: in a log of one writer that is the one accepted last, as on line. Rows in equal
+rows out: DuckDB joins from the left, and every entity row has its number. A timestamp comes in UTC and with its zone, as on line.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from feast import FeatureView
+from feast import FeatureView, ValueType
 from feast.type_map import feast_value_type_to_pa
 
 from feature_repo.errors import OfflineStoreError
@@ -33,7 +34,7 @@ def asof_join(
     source = view.batch_source
     assert source is not None
     files = log_files(path)
-    types = {f.name: feast_value_type_to_pa(f.dtype.to_value_type()) for f in view.features}
+    types = {f.name: _type(f.dtype.to_value_type()) for f in view.features}
     if not files:
         return {name: pa.nulls(rows.num_rows, types[feature]) for feature, name in output.items()}
     in_file = {new: old for old, new in source.field_mapping.items()}
@@ -51,17 +52,17 @@ def asof_join(
     ttl = (view.ttl or timedelta(0)) // timedelta(microseconds=1)
     fresh = f"f.t >= a.t - {ttl}" if ttl else "TRUE"
     values = ", ".join(f"CASE WHEN {fresh} THEN f.v{i} END AS v{i}" for i in range(len(output)))
-    feature_rows = f"SELECT {key_columns}, {time} AS t, {created_us} AS c, {selected} FROM read_parquet(?, union_by_name=true)"
+    feature_rows = f"""
+        SELECT {key_columns}, {time} AS t, {created_us} AS c, filename AS f, file_row_number AS n, {selected}
+        FROM read_parquet(?, union_by_name=true, filename=true, file_row_number=true)"""
     if by_created and created:
         ranked = f"""
-            SELECT a.row_number, f.*, row_number() OVER (PARTITION BY a.row_number ORDER BY f.t DESC, f.c DESC) AS rank
+            SELECT a.row_number, f.*, row_number() OVER (PARTITION BY a.row_number ORDER BY f.t DESC, f.c DESC, f.f DESC, f.n DESC) AS rank
             FROM asked a JOIN features f ON {same_key} AND f.t <= a.t AND f.c <= a.t"""
         joined = f"SELECT a.row_number, {values} FROM asked a LEFT JOIN ({ranked}) f ON f.row_number = a.row_number AND f.rank = 1"
     else:
-        latest = (
-            "SELECT * FROM features QUALIFY row_number() OVER (PARTITION BY {} ORDER BY c DESC) = 1".format(
-                ", ".join([*(f"k{i}" for i in range(len(keys))), "t"])
-            )
+        latest = "SELECT * FROM features QUALIFY row_number() OVER (PARTITION BY {} ORDER BY c DESC, f DESC, n DESC) = 1".format(
+            ", ".join([*(f"k{i}" for i in range(len(keys))), "t"])
         )
         joined = f"SELECT a.row_number, {values} FROM asked a ASOF LEFT JOIN ({latest}) f ON {same_key} AND a.t >= f.t"
     with duckdb.connect() as connection:
@@ -80,6 +81,13 @@ def asof_join(
         name: made.column(f"v{i}").combine_chunks().cast(types[feature])
         for i, (feature, name) in enumerate(output.items())
     }
+
+
+def _type(kind: ValueType) -> pa.DataType:
+    if kind is ValueType.UNIX_TIMESTAMP:
+        return pa.timestamp("us", "UTC")
+    made: pa.DataType = feast_value_type_to_pa(kind)
+    return made
 
 
 def _name(column: str | None) -> str:

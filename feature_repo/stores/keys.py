@@ -87,6 +87,40 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
+_NUMBERS: Final = {
+    "string": 2,
+    "int32": 3,
+    "int64": 4,
+    "double": 5,
+    "float": 6,
+    "bool": 7,
+    "unix_timestamp": 8,
+}
+"""Protobuf field of Feast's `Value` by the lower-case name of its `ValueType`."""
+
+VALUE_KINDS: Final = frozenset(_NUMBERS)
+"""The types `encode_value` knows."""
+
+
+def encode_value(value: bool | str | float | None, kind: str) -> bytes:
+    r"""A scalar as the bytes of a Feast `Value` message; null is empty. `unix_timestamp` takes whole seconds.
+
+    >>> encode_value("Bern", "string"), encode_value(None, "double")
+    (b'\x12\x04Bern', b'')
+    """
+    if value is None:
+        return b""
+    number = _NUMBERS[kind]
+    if isinstance(value, str):
+        text = value.encode()
+        return bytes((number << 3 | 2,)) + _varint(len(text)) + text
+    if kind == "double":
+        return bytes((number << 3 | 1,)) + struct.pack("<d", value)
+    if kind == "float":
+        return bytes((number << 3 | 5,)) + struct.pack("<f", value)
+    return bytes((number << 3,)) + _varint(int(value) & 0xFFFFFFFFFFFFFFFF)
+
+
 def decode_value(data: bytes) -> bool | bytes | str | int | float | None:
     """The scalar in the bytes of a Feast `Value` message; None for null. Lists and maps are not features a scorer reads: ValueError."""
     if not data:

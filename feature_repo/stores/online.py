@@ -21,6 +21,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from feast import Entity, FeatureView, RepoConfig, ValueType
+from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, _versioned_fv_name
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -37,8 +38,16 @@ from feature_repo.errors import DefinitionError, OnlineStoreError
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.clock import read_time_us, to_us, wall_clock_us
 from feature_repo.stores.feast_compat import mend
-from feature_repo.stores.keys import decode_timestamp, encode_timestamp, key_prefix, state_field, time_field
-from feature_repo.stores.specs import AppliedViews, group_by_stream, read_views, write_views
+from feature_repo.stores.keys import (
+    VALUE_KINDS,
+    decode_timestamp,
+    encode_timestamp,
+    key_prefix,
+    state_field,
+    time_field,
+)
+from feature_repo.stores.plain_projection import STORED_TIME, projected_key
+from feature_repo.stores.specs import AppliedViews, PlainSpec, group_by_stream, read_views, write_views
 from feature_repo.windows.read import forgotten_before, read_state
 from feature_repo.windows.spec import INTEGER_FUNCTIONS, ViewSpec, is_windowed, view_spec
 
@@ -51,31 +60,18 @@ TIMEOUTS = "socket_timeout=2.0,socket_connect_timeout=1.0,retry=null"
 """Without these a dead Redis blocks a read for 12 s, a frozen one for longer."""
 
 # KEYS: one hash. ARGV: time field, new time (us, as text), its protobuf bytes, then field, value, ...
-# The stored time is decoded from its protobuf bytes; written only if it is older than the new one.
-_WRITE_PLAIN = """
+# Written only if the stored time is older than the new one.
+_WRITE_PLAIN = (
+    STORED_TIME
+    + """
 local old = redis.call('HGET', KEYS[1], ARGV[1])
-if old then
-  local part, field, shift, value, seconds, nanos = 0, nil, 1, 0, 0, 0
-  for i = 1, #old do
-    local byte = string.byte(old, i)
-    if field == nil then field, shift, value = byte, 1, 0
-    else
-      value = value + (byte % 128) * shift
-      shift = shift * 128
-      if byte < 128 then
-        if field == 8 then seconds = value else nanos = value end
-        field = nil
-      end
-    end
-  end
-  if seconds >= 9223372036854775808 then seconds = seconds - 18446744073709551616 end
-  if seconds * 1000000 + math.floor(nanos / 1000) >= tonumber(ARGV[2]) then return 0 end
-end
+if old and us(old) >= tonumber(ARGV[2]) then return 0 end
 local fields = {ARGV[1], ARGV[3]}
 for i = 4, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', KEYS[1], unpack(fields))
 return 1
 """
+)
 
 
 class MillstreamOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -129,34 +125,50 @@ class MillstreamOnlineStore(RedisOnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """What `feast apply` changes: check the windowed views, write them down for the flow, delete what is gone."""
+        """What `feast apply` changes: check the views the flows keep, write them down for them, delete what is gone.
+
+        Feast hands us views with `online=True` only; what is computed off line alone is no business of a flow.
+        """
         windowed = [t for t in tables_to_keep if is_windowed(t)]
         for table in windowed:
             check_windowed(table)
-        path = Path(config.online_store.home) / "views.json"
+        home = Path(config.online_store.home)
+        path = home / "views.json"
         gone = {t.name for t in (*tables_to_delete, *tables_to_keep)}
-        kept = (
-            read_views(path).streams if partial and path.exists() else {}
-        )  # partial: `store.apply([one view])`
-        pairs = [(stream, spec) for stream, specs in kept.items() for spec in specs if spec.name not in gone]
-        pairs += [(stream_of(t), view_spec(t)) for t in windowed]
-        write_views(path, AppliedViews(config.project, group_by_stream(pairs)))
+        kept = AppliedViews(config.project, {})
+        if partial and path.exists():  # partial: `store.apply([one view])`
+            kept = read_views(path)
+        folded = [(s, spec) for s, specs in kept.streams.items() for spec in specs if spec.name not in gone]
+        folded += [(stream_of(t), view_spec(t)) for t in windowed]
+        written = [(s, spec) for s, specs in kept.plain.items() for spec in specs if spec.name not in gone]
+        written += [
+            (stream_of(t), plain_spec(t, _versioned_fv_name(t, config)))
+            for t in tables_to_keep
+            if reads_a_log(t, home)
+        ]
+        write_views(path, AppliedViews(config.project, group_by_stream(folded), group_by_stream(written)))
         super().update(
             config, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial
         )
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Delete a view's fields of every entity. Windowed: its state and time."""
+        client = self._get_client(config.online_store)
         if not is_windowed(table):
             super().delete_table(config, table)
+            client.hdel(projected_key(config.project), _versioned_fv_name(table, config))
             return
-        client = self._get_client(config.online_store)
         name = _versioned_fv_name(table, config)
         prefix = key_prefix(table.join_keys)
         with client.pipeline(transaction=False) as pipe:
             for key in client.scan_iter(prefix + b"*" + config.project.encode()):
                 pipe.hdel(key, state_field(name), time_field(name))
             pipe.execute()
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Delete every key of these views."""
+        self._get_client(config.online_store).delete(projected_key(config.project))
+        super().teardown(config, tables, entities)
 
     def online_write_batch(
         self,
@@ -375,3 +387,42 @@ def stream_of(table: FeatureView) -> str:
         msg = f"view {table.name!r} has no file source, so there is no event log to fold"
         raise DefinitionError(msg, todo="give its stream source a batch_source=FileSource(path=<log folder>)")
     return Path(path.rstrip("/")).name
+
+
+def reads_a_log(table: FeatureView, home: Path) -> bool:
+    """Whether a view is a plain one over a log of this home, so that a flow keeps it on line."""
+    path = getattr(table.batch_source, "path", None) if isinstance(table, FeatureView) else None
+    if not path or is_windowed(table):
+        return False
+    return Path(path).resolve().parent == (home / "log").resolve()
+
+
+def plain_spec(table: FeatureView, name: str) -> PlainSpec:
+    """A plain view over a log, as its flow needs it; `name` is the one its hash fields are made of.
+
+    Raises `DefinitionError` for keys and features a flow cannot write: other than strings, and other than scalars.
+    """
+    source = table.batch_source
+    assert source is not None
+    in_log = {new: old for old, new in (source.field_mapping or {}).items()}
+    kinds = {f.name: f.dtype.to_value_type().name.lower() for f in table.features}
+    odd = [
+        f"{c.name} ({c.dtype})"
+        for c in table.entity_columns
+        if c.dtype.to_value_type() is not ValueType.STRING
+    ]
+    odd += [f"{feature} ({kind})" for feature, kind in kinds.items() if kind not in VALUE_KINDS]
+    if odd:
+        msg = f"view {table.name!r}: a flow cannot write {', '.join(odd)}"
+        raise DefinitionError(
+            msg,
+            todo=f"keys are strings, features one of {', '.join(sorted(VALUE_KINDS))}; or set online=False",
+        )
+    keys = tuple(sorted(table.join_keys))
+    return PlainSpec(
+        name=name,
+        join_keys=keys,
+        key_columns=tuple(in_log.get(key, key) for key in keys),
+        features=tuple((in_log.get(f, f), kind, _mmh3(f"{name}:{f}").hex()) for f, kind in kinds.items()),
+        ttl_us=(table.ttl or timedelta(0)) // timedelta(microseconds=1),
+    )

@@ -25,7 +25,7 @@ from feature_repo.stores.keys import (
     time_field,
 )
 from feature_repo.stores.on_demand import load
-from feature_repo.stores.plan import BOOL, INT, PlainRead, Plan, WindowedRead
+from feature_repo.stores.plan import BOOL, INT, TIME, PlainRead, Plan, WindowedRead
 from feature_repo.windows.header import NOTHING, check_header
 from feature_repo.windows.read import (
     CAPPED,
@@ -45,7 +45,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class Vector:
     """The features of one payment, in the order of `plan.columns`.
 
-    `values` float64, null = NaN (a string feature is NaN here and only in `named`). `named` has Python values, null = None.
+    `values` float64, null = NaN (a string or timestamp feature is NaN here and only in `named`). `named` has Python values, a
+    timestamp is a datetime in UTC, null = None: what Feast hands to on-demand functions.
     `versions` tells per windowed view how many events of its key the state had seen; `newest_us` the newest of them, None if none.
     `incomplete` and `capped` name the views whose answer is partly null, or from the newest `capacity` events only.
     """
@@ -124,7 +125,7 @@ class Reader:
         values = np.full(len(self._index), np.nan)
         for name, i in self._index.items():
             value = named.get(name)
-            if value is not None and not isinstance(value, str):
+            if value is not None and not isinstance(value, str | datetime):
                 values[i] = value
         return Vector(values, named, versions, newest, tuple(incomplete), tuple(capped))
 
@@ -193,6 +194,8 @@ def _has_key(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
 def _typed(value: Any, kind: str) -> Any:
     if value is None:
         return None
+    if kind == TIME:
+        return _EPOCH + timedelta(seconds=value)
     return int(value) if kind == INT else bool(value) if kind == BOOL else value
 
 

@@ -1,27 +1,61 @@
-"""The windowed views of an applied repo, as plain files a flow can read in milliseconds without importing Feast.
+"""The views of an applied repo that flows keep on line, as a file a flow can read in milliseconds without importing Feast.
 
-`feast apply` writes `<home>/views.json` through the online store's `update` hook; the flow and the backfill fold what stands there.
+`feast apply` writes `<home>/views.json` through the online store's `update` hook; the flow and the backfill fold what stands there
+and write what stands there. Views with `online=False` are not among them: they are computed off line only, from the log.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from feature_repo.errors import DefinitionError
 from feature_repo.windows.spec import ViewSpec
 
 
 @dataclass(frozen=True)
+class PlainSpec:
+    """A plain feature view over a log: the newest row of each key.
+
+    `key_columns` are the log's columns of the sorted join keys, `features` (log column, type, hash field in hex) triples, the type a
+    lower-case name of Feast's `ValueType`. `ttl_us` 0: for ever.
+    """
+
+    name: str
+    join_keys: tuple[str, ...]
+    key_columns: tuple[str, ...]
+    features: tuple[tuple[str, str, str], ...]
+    ttl_us: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that decides what is written."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_dict(cls, made: dict[str, Any]) -> PlainSpec:
+        """The inverse of `asdict`, lists allowed."""
+        features = tuple((column, kind, hex_field) for column, kind, hex_field in made["features"])
+        return cls(
+            made["name"], tuple(made["join_keys"]), tuple(made["key_columns"]), features, made["ttl_us"]
+        )
+
+
+Spec = TypeVar("Spec", ViewSpec, PlainSpec)
+
+
+@dataclass(frozen=True)
 class AppliedViews:
-    """The windowed views of one Feast project. `streams` maps a stream's name (the folder of its log) to its views."""
+    """The online views of one Feast project: `streams` the windowed, `plain` the plain ones, by the stream (the folder of its log)."""
 
     project: str
     streams: dict[str, tuple[ViewSpec, ...]]
+    plain: dict[str, tuple[PlainSpec, ...]] = field(default_factory=dict)
 
     def entities(self, stream: str) -> dict[tuple[str, ...], tuple[ViewSpec, ...]]:
         """The views of a stream by entity (its sorted join keys): they share keys, shards and a Redis hash."""
@@ -36,6 +70,7 @@ def write_views(path: Path, views: AppliedViews) -> None:
     made = {
         "project": views.project,
         "streams": {s: [v.to_dict() for v in specs] for s, specs in views.streams.items()},
+        "plain": {s: [asdict(v) for v in specs] for s, specs in views.plain.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -51,13 +86,15 @@ def read_views(path: Path) -> AppliedViews:
         msg = "no feature views have been applied"
         raise DefinitionError(msg, where=path, todo="run `feast apply` in feature_repo first") from None
     return AppliedViews(
-        made["project"], {s: tuple(map(ViewSpec.from_dict, specs)) for s, specs in made["streams"].items()}
+        made["project"],
+        {s: tuple(map(ViewSpec.from_dict, specs)) for s, specs in made["streams"].items()},
+        {s: tuple(map(PlainSpec.from_dict, specs)) for s, specs in made.get("plain", {}).items()},
     )
 
 
-def group_by_stream(views: Iterable[tuple[str, ViewSpec]]) -> dict[str, tuple[ViewSpec, ...]]:
-    """(stream, spec) pairs as the mapping of `AppliedViews`, names sorted so that nothing depends on the order of files."""
-    grouped: dict[str, list[ViewSpec]] = {}
+def group_by_stream(views: Iterable[tuple[str, Spec]]) -> dict[str, tuple[Spec, ...]]:
+    """(stream, spec) pairs as a mapping of `AppliedViews`, names sorted so that nothing depends on the order of files."""
+    grouped: dict[str, list[Spec]] = {}
     for stream, spec in sorted(views, key=lambda pair: pair[1].name):
         grouped.setdefault(stream, []).append(spec)
     return {stream: tuple(specs) for stream, specs in sorted(grouped.items())}

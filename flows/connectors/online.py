@@ -11,6 +11,7 @@ ends the process, and the next start replays the epoch.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import redis
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 GIVE_UP_S: Final = 60.0
 _OUTAGE: Final = (redis.ConnectionError, redis.TimeoutError)
+Rows = list[tuple[bytes, list[Any]]]
+"""(Redis key, script arguments) per key."""
 
 
 class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
@@ -64,7 +67,7 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
         for states in values:
             entity = "+".join(states.entity)
             began = time.perf_counter()
-            self._send(self._projections[states.entity], states.rows)
+            send_patiently(self._projections[states.entity].send, states.rows)
             metrics.ONLINE_WRITE.labels(entity).observe(time.perf_counter() - began)
             metrics.STATES_WRITTEN.labels(entity).inc(len(states.rows))
             if states.oldest_accepted_us:
@@ -76,23 +79,25 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
         """Nothing: what was written is in the store."""
         return
 
-    def _send(self, projection: EntityProjection, rows: list[tuple[bytes, list[Any]]]) -> None:
-        give_up = time.monotonic() + GIVE_UP_S
-        wait = 0.05
-        while True:
-            try:
-                projection.send(rows)
-            except OnlineStoreError as error:
-                if not isinstance(error.__cause__, _OUTAGE) or time.monotonic() > give_up:
-                    raise
-                metrics.ONLINE_ERRORS.inc()
-                log.warning(
-                    "online.unreachable", error=str(error.__cause__), todo="the flow waits; check REDIS_URL"
-                )
-                time.sleep(wait)
-                wait = min(wait * 2, 2.0)
-            else:
-                return
+
+def send_patiently(send: Callable[[Rows], int], rows: Rows) -> None:
+    """Send rows; while the server is unreachable wait and try again, for a minute. Raises `OnlineStoreError`."""
+    give_up = time.monotonic() + GIVE_UP_S
+    wait = 0.05
+    while True:
+        try:
+            send(rows)
+        except OnlineStoreError as error:
+            if not isinstance(error.__cause__, _OUTAGE) or time.monotonic() > give_up:
+                raise
+            metrics.ONLINE_ERRORS.inc()
+            log.warning(
+                "online.unreachable", error=str(error.__cause__), todo="the flow waits; check REDIS_URL"
+            )
+            time.sleep(wait)
+            wait = min(wait * 2, 2.0)
+        else:
+            return
 
 
 def connect(settings: FlowSettings) -> Any:
