@@ -18,16 +18,16 @@ from feature_repo.settings import PROJECT_ROOT, RepoSettings
 REPO: Final = PROJECT_ROOT / "feature_repo"
 
 
-def config_file(settings: RepoSettings, repo: Path = REPO) -> Path:
-    """The `feature_store.yaml` for this home: the repo's own for the default home, else a copy written into the home."""
-    own = repo / "feature_store.yaml"
+def config_file(settings: RepoSettings, repo: Path = REPO, name: str = "feature_store.yaml") -> Path:
+    """The file `name` for this home: the repo's own for the default home, else a copy written into the home."""
+    own = repo / name
     if settings.home == RepoSettings.model_fields["home"].default:
         return own
     config = yaml.safe_load(own.read_text())
     config["registry"] = str(settings.registry)
     config["online_store"]["home"] = str(settings.home)
     settings.home.mkdir(parents=True, exist_ok=True)
-    copy = settings.home / "feature_store.yaml"
+    copy = settings.home / name
     text = yaml.safe_dump(config, sort_keys=False)
     if not copy.exists() or copy.read_text() != text:
         copy.write_text(text)
