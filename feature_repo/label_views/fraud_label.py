@@ -26,4 +26,5 @@ fraud_label = LabelView(
     conflict_policy=ConflictPolicy.LAST_WRITE_WINS,
     online=False,
     description="Whether a payment is known to be fraud; corrections append, the latest known at the cut-off wins",
+    tags={"access": "anonymous"},
 )

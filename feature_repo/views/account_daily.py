@@ -54,4 +54,5 @@ account_daily = StreamFeatureView(
     enable_tiling=True,
     tiling_hop_size=timedelta(days=1),
     description="Windows of whole days over the account's payments",
+    tags={"access": "anonymous"},
 )

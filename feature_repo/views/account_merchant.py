@@ -26,5 +26,5 @@ account_merchant = StreamFeatureView(
     aggregations=_aggregations,
     schema=schema_of(_aggregations),
     description="Exact windows over the payments of one account to one merchant",
-    tags={"capacity": "128"},
+    tags={"access": "anonymous", "capacity": "128"},
 )

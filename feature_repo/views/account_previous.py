@@ -27,7 +27,6 @@ account_previous = StreamFeatureView(
     aggregations=_aggregations,
     schema=schema_of(_aggregations),
     description="The previous payment",
-    tags={
-        "capacity": "16"
-    },  # only the newest counts; a few more, so that a late or concurrent read still finds its own
+    # Only the newest counts; a few more, so that a late or concurrent read still finds its own.
+    tags={"access": "anonymous", "capacity": "16"},
 )

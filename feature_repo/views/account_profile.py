@@ -21,5 +21,6 @@ account_profile = FeatureView(
     ],
     ttl=timedelta(0),
     description="Home, segment and age of an account; null once it is closed",
-    tags={"owner": "customers", "stream": "customers"},
+    owner="customers",
+    tags={"access": "anonymous", "stream": "customers"},
 )

@@ -63,4 +63,5 @@ account_recent = StreamFeatureView(
     aggregations=_aggregations,
     schema=schema_of(_aggregations),
     description="Exact windows over the account's payments",
+    tags={"access": "anonymous"},
 )

@@ -25,5 +25,6 @@ charge = FeatureView(
     ],
     ttl=timedelta(days=7),
     description="Card network, entry mode, 3-D Secure and issuer of a payment's charge",
-    tags={"owner": "payments", "stream": "charges"},
+    owner="payments",
+    tags={"access": "anonymous", "stream": "charges"},
 )

@@ -26,5 +26,6 @@ customers = FeatureView(
     ],
     ttl=timedelta(0),
     description="All that is kept of a customer; null once the account is closed",
-    tags={"owner": "customers", "stream": "customers", "personal": "pseudonymous"},
+    owner="customers",
+    tags={"access": "owner", "stream": "customers", "personal": "pseudonymous"},
 )

@@ -28,4 +28,5 @@ merchant_day = StreamFeatureView(
     enable_tiling=True,
     tiling_hop_size=timedelta(hours=1),
     description="Tiled windows over the payments to a merchant",
+    tags={"access": "anonymous"},
 )

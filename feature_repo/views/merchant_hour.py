@@ -28,4 +28,5 @@ merchant_hour = StreamFeatureView(
     enable_tiling=True,
     tiling_hop_size=timedelta(minutes=1),
     description="Tiled windows over the payments to a merchant",
+    tags={"access": "anonymous"},
 )

@@ -28,4 +28,5 @@ merchant_month = StreamFeatureView(
     enable_tiling=True,
     tiling_hop_size=timedelta(days=1),
     description="Tiled windows over the payments to a merchant",
+    tags={"access": "anonymous"},
 )

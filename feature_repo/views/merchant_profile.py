@@ -22,5 +22,6 @@ merchant_profile = FeatureView(
     ],
     ttl=timedelta(0),
     description="Category, place, risk tier and age of a merchant; null once it is gone",
-    tags={"owner": "merchants", "stream": "merchants"},
+    owner="merchants",
+    tags={"access": "anonymous", "stream": "merchants"},
 )

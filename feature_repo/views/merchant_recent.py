@@ -27,4 +27,5 @@ merchant_recent = StreamFeatureView(
     aggregations=_aggregations,
     schema=schema_of(_aggregations),
     description="Exact windows over the payments to a merchant",
+    tags={"access": "anonymous"},
 )
