@@ -164,7 +164,7 @@ def test_restart_reads_the_recent_ids_back_from_the_log(home: Path, published: b
     sink = StagedPart(
         "bus",
         Folders("payments", settings.payments_log, settings.staging / "payments"),
-        PAYMENTS.log_schema,
+        PAYMENTS.decoded,
         None,
     )
     admission = fresh()
@@ -190,7 +190,7 @@ def test_restart_ignores_log_rows_beyond_its_pointer(home: Path) -> None:
     sink = StagedPart(
         "bus",
         Folders("payments", settings.payments_log, settings.staging / "payments"),
-        PAYMENTS.log_schema,
+        PAYMENTS.decoded,
         None,
     )
     admission = fresh()

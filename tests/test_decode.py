@@ -31,7 +31,7 @@ def letters(events: Events) -> list[dict[str, Any]]:
 
 def test_good_block_keeps_values_order_and_place() -> None:
     events = decode(block([encoded(payment(n)) for n in (3, 1, 2)]))
-    assert events.rows.schema.equals(PAYMENTS.log_schema)
+    assert events.rows.schema.equals(PAYMENTS.decoded)
     assert events.rows["event_id"].to_pylist() == ["p0000000003", "p0000000001", "p0000000002"]
     assert events.rows["source_offset"].to_pylist() == [0, 10, 20]
     assert events.rows["event_timestamp"][0].value == 1793491203000000
@@ -165,7 +165,7 @@ def test_columnar_block_is_cast_and_missing_optional_columns_are_null() -> None:
         1, "event_timestamp", table["event_timestamp"].cast(pa.timestamp("ns", "Europe/Berlin"))
     )
     events = decode(arrow_block(table))
-    assert events.rows.schema.equals(PAYMENTS.log_schema)
+    assert events.rows.schema.equals(PAYMENTS.decoded)
     assert events.rows["amount"].to_pylist() == [1.0, 2.0]
     assert events.rows["latitude"].null_count == 2
     assert events.rows["source_offset"].to_pylist() == [100, 101]

@@ -35,7 +35,7 @@ def rows(*numbers: int) -> pa.RecordBatch:
 
 
 def part(folders: Folders, state: StagedState | None = None) -> StagedPart:
-    return StagedPart("bus", folders, PAYMENTS.log_schema, state)
+    return StagedPart("bus", folders, PAYMENTS.decoded, state)
 
 
 def visible(folders: Folders) -> list[int]:
@@ -86,7 +86,7 @@ def test_restart_removes_what_never_became_durable(folders: Folders) -> None:
 
 
 def test_restart_leaves_the_staged_files_of_other_parts_alone(folders: Folders) -> None:
-    other = StagedPart("bus-2", folders, PAYMENTS.log_schema, None)
+    other = StagedPart("bus-2", folders, PAYMENTS.decoded, None)
     other.write_batch([rows(1)])
     pending = other.snapshot()["pending"]
     part(folders)
@@ -129,7 +129,7 @@ def test_file_is_sorted_by_event_time_compressed_and_in_the_log_schema(folders: 
     sink.snapshot()
     path = next(folders.published.glob("*"))
     assert pq.read_table(path)["source_offset"].to_pylist() == [1, 5, 7, 9]
-    assert pq.read_schema(path).equals(PAYMENTS.log_schema)
+    assert pq.read_schema(path).equals(PAYMENTS.decoded)
     assert pq.read_metadata(path).row_group(0).column(0).compression == "ZSTD"
 
 
@@ -138,7 +138,7 @@ def test_footer_tells_the_offsets_of_each_partition(home: Path) -> None:
     sink = StagedPart(
         "bus",
         Folders("payments", settings.payments_log, settings.staging / "payments"),
-        PAYMENTS.log_schema,
+        PAYMENTS.decoded,
         None,
     )
     sink.write_batch([rows(4, 2, 8)])
