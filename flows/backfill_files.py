@@ -5,6 +5,9 @@ memory, and counts what came of the files from what was published, not from what
 nothing, and after a kill the run goes on where it stopped.
 
     python -m flows.backfill_files --payments history/payments.parquet --labels history/labels.parquet
+
+Streams run one after another, those first that others are joined with: a payment is given what its customer's and merchant's
+changelogs and its charge said by then, a label what its payment says.
 """
 
 from __future__ import annotations
@@ -28,9 +31,11 @@ from feature_repo.errors import FlowError, MillstreamError
 from flows.connectors import dead_letters
 from flows.connectors.files import count_rows, part_name
 from flows.settings import FlowSettings
-from flows.streams import LABELS, PAYMENTS, EventStream
+from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, EventStream
 
 EPOCH_MS: Final = 250
+ORDER: Final = (CUSTOMERS, MERCHANTS, CHARGES, PAYMENTS, LABELS)
+"""A stream comes after those it is joined with."""
 _LOOK_EVERY_S: Final = 0.2
 
 OnProgress = Callable[[str, int, int], None]
@@ -51,18 +56,31 @@ class Counts:
 def run(
     settings: FlowSettings,
     *,
+    customers: Sequence[Path] = (),
+    merchants: Sequence[Path] = (),
+    charges: Sequence[Path] = (),
     payments: Sequence[Path] = (),
     labels: Sequence[Path] = (),
     on_progress: OnProgress | None = None,
 ) -> dict[str, Counts]:
-    """Run payments, then labels; returns the counts per stream. Raises `FlowError` with the flow's own last words."""
-    found = {}
-    for stream, paths in ((PAYMENTS, payments), (LABELS, labels)):
-        if paths:
-            found[stream.name] = _run_stream(
-                stream, [path.resolve() for path in paths], settings, on_progress
-            )
-    return found
+    """Run the files of each stream, in the order of `ORDER`; returns the counts per stream.
+
+    Raises `FlowError` with the flow's own last words.
+    """
+    files = {
+        "customers": customers,
+        "merchants": merchants,
+        "charges": charges,
+        "payments": payments,
+        "labels": labels,
+    }
+    return {
+        stream.name: _run_stream(
+            stream, [path.resolve() for path in files[stream.name]], settings, on_progress
+        )
+        for stream in ORDER
+        if files[stream.name]
+    }
 
 
 def _run_stream(
@@ -155,37 +173,47 @@ class _Words:
         return plain[-1] if plain else "it said nothing"
 
 
-def with_bar(
-    settings: FlowSettings, *, payments: Sequence[Path] = (), labels: Sequence[Path] = ()
-) -> dict[str, Counts]:
-    """`run` with a progress bar per stream on the terminal."""
+def with_bar(settings: FlowSettings, **files: Sequence[Path]) -> dict[str, Counts]:
+    """`run` with a progress bar per stream on the terminal; files by the name of their stream."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks = {
-            s: progress.add_task(s, total=None)
-            for s, paths in (("payments", payments), ("labels", labels))
-            if paths
-        }
+        tasks = {s.name: progress.add_task(s.name, total=None) for s in ORDER if files.get(s.name)}
+
+        def update(stream: str, done: int, total: int) -> None:
+            progress.update(tasks[stream], completed=done, total=total)
+
         return run(
             settings,
-            payments=payments,
-            labels=labels,
-            on_progress=lambda stream, done, total: progress.update(
-                tasks[stream], completed=done, total=total
-            ),
+            customers=files.get("customers", ()),
+            merchants=files.get("merchants", ()),
+            charges=files.get("charges", ()),
+            payments=files.get("payments", ()),
+            labels=files.get("labels", ()),
+            on_progress=update,
         )
+
+
+Files = list[Path] | None
 
 
 @app.command()
 def main(
-    payments: Annotated[
-        list[Path] | None, typer.Option(help="Canonical payments, Parquet or JSON lines")
-    ] = None,
-    labels: Annotated[list[Path] | None, typer.Option(help="Canonical labels, Parquet or JSON lines")] = None,
+    customers: Annotated[Files, typer.Option(help="Versions of customers, Parquet or JSON lines")] = None,
+    merchants: Annotated[Files, typer.Option(help="Versions of merchants, Parquet or JSON lines")] = None,
+    charges: Annotated[Files, typer.Option(help="Card charges, Parquet or JSON lines")] = None,
+    payments: Annotated[Files, typer.Option(help="Canonical payments, Parquet or JSON lines")] = None,
+    labels: Annotated[Files, typer.Option(help="Canonical labels, Parquet or JSON lines")] = None,
 ) -> None:
     """Run files into the event log, the dead letters and the online store."""
     try:
-        counts = with_bar(FlowSettings(), payments=payments or (), labels=labels or ())
+        counts = with_bar(
+            FlowSettings(),
+            customers=customers or (),
+            merchants=merchants or (),
+            charges=charges or (),
+            payments=payments or (),
+            labels=labels or (),
+        )
     except MillstreamError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from error
