@@ -14,6 +14,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
 from bytewax.run import cli_main
 
+from feature_repo import privacy
 from feature_repo.errors import MillstreamError
 from flows import logs, metrics, recovery
 from flows.settings import FlowSettings
@@ -35,6 +36,7 @@ def module_flow(stream: str) -> Dataflow:
     logs.configure(settings.log_format)
     run = run_name(settings)
     recovery.begin_again_with_recovery(settings, stream, run)
+    keep_to_key(settings)
     flow = build(STREAMS[stream], settings)
     config = options.get("recovery_config")
     if config is not None:
@@ -50,6 +52,7 @@ def run(stream: str, settings: FlowSettings) -> None:
     from flows.streams import STREAMS
 
     name = run_name(settings)
+    keep_to_key(settings)
     config = recovery.config(settings, stream, name)
     flow = build(STREAMS[stream], settings)
     if config is not None:
@@ -66,6 +69,12 @@ def run(stream: str, settings: FlowSettings) -> None:
     finally:
         recovery.release(settings, stream)
     log.info("flow.end", stream=stream, run=name)
+
+
+def keep_to_key(settings: FlowSettings) -> None:
+    """Refuse to write with another key than the home was written with; needs a key, or `off`."""
+    written = any(settings.log_dir.glob("*/*.parquet"))
+    privacy.mark(settings.home, privacy.of_settings(settings), written=written)
 
 
 def _ours(error: BaseException | None) -> MillstreamError | None:

@@ -8,10 +8,9 @@ reading the same files again continues, or adds nothing.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Any
 
 import bytewax.operators as op
-import pyarrow as pa
 import structlog
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource
@@ -19,13 +18,12 @@ from bytewax.inputs import FixedPartitionedSource
 from feature_repo.errors import DefinitionError
 from feature_repo.stores.projection import EntityProjection
 from feature_repo.stores.specs import AppliedViews, read_views
-from flows.blocks import DEAD_LETTER, Events
-from flows.connectors.dead_letters import DeadLetterGauge, DeadLetterSink
+from flows.connectors.dead_letters import DeadLetterGauge, DeadLetterSink, LetterBox
 from flows.connectors.files import FileSource
 from flows.connectors.log_sink import LogSink
 from flows.connectors.online import OnlineSink, connect
 from flows.connectors.plain_online import PlainOnlineSink
-from flows.connectors.redis_streams import RedisStreamSource
+from flows.connectors.redis_streams import RedisStreamSource, trims_bus
 from flows.keyed_states import StatesContext
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
@@ -39,8 +37,6 @@ from flows.streams import EventStream
 
 log = structlog.get_logger(__name__)
 
-_NO_LETTERS: Final = pa.RecordBatch.from_pylist([], schema=DEAD_LETTER)
-
 
 def run_name(settings: FlowSettings) -> str:
     """`bus`, or a name that belongs to exactly the files of the settings."""
@@ -53,12 +49,13 @@ def run_name(settings: FlowSettings) -> str:
 def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     """The dataflow of a stream, from the source the settings choose to the log, the dead letters and the online store."""
     run = run_name(settings)
+    accept = Acceptance(stream, settings)
     source: FixedPartitionedSource[Any, Any]
     if settings.files:
         source = FileSource(settings.files, settings)
     else:
-        source = RedisStreamSource(stream.bus_parts(settings), settings)
-    accept = Acceptance(stream, settings)
+        trims = trims_bus(stream.personal, accept.pseudonyms, settings)
+        source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims)
     own = frozenset(source.list_parts())
     limit = DeadLetterGauge(settings.dead_letter_limit, stream)
 
@@ -72,7 +69,8 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     admitted = op.stateful_batch("admit", keyed, admission(stream, settings, run))  # (partition, Events)
     passed = op.map_value("limit", admitted, limit)  # (partition, Events)
 
-    letters = op.flat_map_value("rejected", passed, _letters)  # (partition, RecordBatch of dead letters)
+    box = LetterBox(stream, accept.pseudonyms)
+    letters = op.flat_map_value("rejected", passed, box)  # (partition, RecordBatch of dead letters, sealed)
     op.output("dead_letters", letters, DeadLetterSink(run, stream, settings))
 
     joined = op.map_value("join", passed, Joiner(stream, settings)) if stream.joins else passed
@@ -128,8 +126,3 @@ def _fold_context(stream: EventStream, settings: FlowSettings, run: str, own: fr
         entity: EntityProjection(client, views.project, specs) for entity, specs in entities.items()
     }
     return FoldContext(states, projections, live=not settings.files)
-
-
-def _letters(events: Events) -> tuple[pa.RecordBatch, ...]:
-    """Dead letters of a block; an empty batch keeps the sink's epochs going."""
-    return events.dead or (_NO_LETTERS,)

@@ -37,6 +37,11 @@ class FlowSettings(RepoSettings):
         default="stop",
         description="What to do when the bus no longer has entries the flow has not read: stop, or accept the loss",
     )
+    bus_keep: Literal["auto", "all", "unread"] = Field(
+        default="auto",
+        description="What stays on the bus: all, or what is not safely in the log (or dead-lettered) for at least a minute; "
+        "auto is unread for streams with personal columns when there is a key, because the bus holds events as they came",
+    )
     block_events: int = Field(
         default=4096,
         ge=1,

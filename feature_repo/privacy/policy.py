@@ -1,5 +1,6 @@
 """The words of a privacy policy, for the schemas: what happens to a personal column where its event comes in."""
 
+from collections.abc import Mapping
 from typing import Final
 
 DROP: Final = "drop"
@@ -20,3 +21,14 @@ def domain_of(column: str) -> str:
     ('party', 'email')
     """
     return _DOMAINS.get(column, column)
+
+
+def lost_without_key(policy: Mapping[str, str]) -> frozenset[str]:
+    """Columns that the setting `off` does not make harmless: only accounts and merchants may be pseudonyms already.
+
+    >>> sorted(lost_without_key({"account_id": PSEUDONYM, "email": PSEUDONYM, "name": DROP}))
+    ['email', 'name']
+    """
+    return frozenset(
+        column for column, treatment in policy.items() if treatment != PSEUDONYM or domain_of(column) != PARTY
+    )

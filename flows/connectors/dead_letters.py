@@ -1,24 +1,32 @@
 """Dead letters: every event that was not accepted, with its bytes, the reason and where it came from, exactly once.
 
 Parquet files under `home/dead_letters/<stream>`, schema `flows.blocks.DEAD_LETTER`, written like the log
-(`flows.connectors.staged`). A limit stops the flow when most events fail, so that a bad deploy of a producer, or of our
+(`flows.connectors.staged`). The bytes may hold personal data that could not even be found, so they are sealed
+(`flows.sealing`); `unseal` and `python -m flows.dead_letters --show` open them for who has the key. Without a key (`off`) they are kept as
+they came, but for streams with columns that `off` does not make harmless: those letters have no payload. A limit stops the flow when most events fail, so that a bad deploy of a producer, or of our
 own checks, does not dead-letter the world: the epoch is not durable then, and is read again after the repair.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from bytewax.outputs import FixedPartitionedSink
 
 from feature_repo.errors import DeadLetterLimit
+from feature_repo.privacy import Pseudonyms
+from feature_repo.privacy.policy import lost_without_key
 from flows.blocks import DEAD_LETTER, Events
 from flows.connectors.staged import Folders, StagedPart, StagedState, count_reasons
+from flows.sealing import Sealer, seal_letters, with_payloads
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
 MEASURED_EVENTS: Final = 10_000
+_NO_LETTERS: Final = pa.RecordBatch.from_pylist([], schema=DEAD_LETTER)
 
 
 class DeadLetterSink(FixedPartitionedSink[pa.RecordBatch, StagedState]):
@@ -40,6 +48,24 @@ class DeadLetterSink(FixedPartitionedSink[pa.RecordBatch, StagedState]):
 
     def _count(self, table: pa.Table) -> None:
         count_reasons(self._stream.name, table)
+
+
+class LetterBox:
+    """The dead letters of a block as they may be kept; call it with events."""
+
+    def __init__(self, stream: EventStream, pseudonyms: Pseudonyms) -> None:
+        self._sealer = Sealer(stream.name, pseudonyms) if pseudonyms.keyed else None
+        self._withheld = bool(lost_without_key(stream.personal))
+
+    def __call__(self, events: Events) -> tuple[pa.RecordBatch, ...]:
+        """One batch or several; an empty one keeps the sink's epochs going."""
+        if not events.dead:
+            return (_NO_LETTERS,)
+        if self._sealer is not None:
+            return tuple(seal_letters(letters, self._sealer) for letters in events.dead)
+        if self._withheld:
+            return tuple(with_payloads(letters, [None] * letters.num_rows) for letters in events.dead)
+        return events.dead
 
 
 class DeadLetterGauge:
@@ -80,3 +106,22 @@ def folders(stream: EventStream, settings: FlowSettings) -> Folders:
     """Folders of a stream's dead letters."""
     name = f"{stream.name}-dead-letters"
     return Folders(stream.name, settings.dead_letters / stream.name, settings.staging / name)
+
+
+def read(stream: EventStream, settings: FlowSettings) -> Iterator[pa.Table]:
+    """The published dead letters of a stream, a file at a time; payloads as they are stored."""
+    for path in sorted((settings.dead_letters / stream.name).glob("*.parquet")):
+        yield pq.read_table(path, schema=DEAD_LETTER)
+
+
+def unseal(letters: pa.Table, stream: EventStream, pseudonyms: Pseudonyms) -> pa.Table:
+    """Dead letters with their payloads as they came in. Raises `DataError` for those of another key, `SettingsError` without one."""
+    sealer = Sealer(stream.name, pseudonyms)
+    opened = [
+        None
+        if row["payload"] is None
+        else sealer.unseal(row["payload"], row["source_partition"], row["source_offset"])
+        for row in letters.select(["payload", "source_partition", "source_offset"]).to_pylist()
+    ]
+    at = letters.schema.get_field_index("payload")
+    return letters.set_column(at, letters.schema.field(at), pa.array(opened, pa.binary()))

@@ -8,13 +8,20 @@ Nothing is lost silently. The state also counts the entries read since the strea
 (XINFO STREAM: entries-added, length) then tell, atomically with a read, whether entries vanished that we never saw:
 trimmed because the flow was down too long, deleted, or gone with the whole server. The flow stops and says so.
 
+With `trim`, entries leave the bus once they need not be read again: the bus holds events as they came, personal columns and
+all. An epoch's entries are removed when two later epochs have begun, so that their own is durable and published, and not
+before a minute after the bus accepted them, so that others see them (`/readyz` of the scorer, flows that join this stream). The
+counters make no gap of that: what is gone was read before.
+
 While the server is unreachable the source waits, with one log line per change and retries up to 5 s apart.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import redis
@@ -24,6 +31,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from feature_repo.errors import FlowError
+from feature_repo.privacy import Pseudonyms
 from flows import metrics
 from flows.blocks import RawBlock
 from flows.settings import FlowSettings
@@ -34,6 +42,8 @@ SEQUENCE_BITS = 20
 _CHECK_EVERY = timedelta(seconds=1)
 _IDLE_POLLS = 100
 _IDLE_FACTOR = 4
+TRIM_AFTER_EPOCHS: Final = 2
+TRIM_AFTER_S: Final = 60
 _OUTAGE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 _EMPTY = np.empty(0, np.int64)
 
@@ -48,9 +58,10 @@ class BusPosition(NamedTuple):
 class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]):
     """All partitions of one kind of event on the bus."""
 
-    def __init__(self, parts: list[str], settings: FlowSettings) -> None:
+    def __init__(self, parts: list[str], settings: FlowSettings, *, trim: bool = False) -> None:
         self._parts = parts
         self._settings = settings
+        self._trim = trim
 
     def list_parts(self) -> list[str]:
         """Every worker reaches the server, so every worker has access to all partitions."""
@@ -59,13 +70,15 @@ class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]
     def build_part(self, step_id: str, for_part: str, resume_state: tuple[str, int] | None) -> BusPartition:
         """Begin after the last entry of the durable state, or at the stream's first entry."""
         del step_id
-        return BusPartition(for_part, resume_state, self._settings)
+        return BusPartition(for_part, resume_state, self._settings, trim=self._trim)
 
 
 class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
     """One Redis stream, read forward."""
 
-    def __init__(self, part: str, state: tuple[str, int] | None, settings: FlowSettings) -> None:
+    def __init__(
+        self, part: str, state: tuple[str, int] | None, settings: FlowSettings, *, trim: bool = False
+    ) -> None:
         self._part = part
         self._stream = part.replace("bus:", "millstream:", 1)
         self._settings = settings
@@ -84,6 +97,9 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._heartbeat_due = True
         self._failures = 0
         self._idle = 0
+        self._trim = trim
+        self._passed: deque[str] = deque(maxlen=TRIM_AFTER_EPOCHS + 1)
+        self._trimmed = "0-0"
 
     def next_batch(self) -> list[RawBlock]:
         """At most one block: what has arrived, up to the block size; an empty one once an epoch."""
@@ -126,6 +142,8 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         """The position after the last block emitted (None before the server first answered); opens the next epoch."""
         self._in_epoch = 0
         self._heartbeat_due = True
+        if self._trim and self._position:
+            self._passed.append(self._position.last_id)
         return (self._position.last_id, self._position.read) if self._position else None
 
     def close(self) -> None:
@@ -176,7 +194,31 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             if before != self._position.read:
                 self._gap(before, added)
         self._next_check = now + _CHECK_EVERY
+        if len(self._passed) > TRIM_AFTER_EPOCHS and self._passed[0] != self._trimmed:
+            self._remove_read(self._passed[0])
         return entries
+
+    def _remove_read(self, durable: str) -> None:
+        """Remove entries up to a durable one, as far as they are old enough by the server's clock."""
+        try:
+            ((seconds, _),) = self._call(("TIME",))
+            old = (int(seconds) - TRIM_AFTER_S) * 1000
+            milliseconds, _, sequence = durable.partition("-")
+            upto = (int(milliseconds), int(sequence) + 1)  # MINID names the first entry that stays
+            first = min(upto, (old, 0))
+            self._call(("XTRIM", self._stream, "MINID", "=", f"{first[0]}-{first[1]}"))
+        except redis.ResponseError as error:
+            self._trim = False
+            self._passed.clear()
+            log.warning(
+                "bus.not_trimmed",
+                partition=self._part,
+                error=str(error),
+                todo="events stay on the bus as they came: let this user XTRIM, or set MILLSTREAM_BUS_KEEP=all",
+            )
+            return
+        if first == upto:
+            self._trimmed = durable
 
     def _begin(self, skipped: int) -> None:
         if skipped:
@@ -244,6 +286,13 @@ def raw_block(part: str, entries: list[Any], began: int = -1) -> RawBlock:
         accepted_us=milliseconds * 1000,
         payloads=[_payload(entry[1]) for entry in entries],
     )
+
+
+def trims_bus(policy: Mapping[str, str], pseudonyms: Pseudonyms, settings: FlowSettings) -> bool:
+    """Whether a stream's flow removes what it has read (`MILLSTREAM_BUS_KEEP`)."""
+    if settings.bus_keep == "auto":
+        return bool(policy) and pseudonyms.keyed
+    return settings.bus_keep == "unread"
 
 
 def offset_of(entry: str) -> int:

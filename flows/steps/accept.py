@@ -7,6 +7,7 @@ from typing import Final
 from feature_repo import privacy
 from feature_repo.settings import PROJECT_ROOT
 from flows.blocks import Events, SourceBlock
+from flows.details import teller
 from flows.settings import FlowSettings
 from flows.steps.check import Checker, load_suite
 from flows.steps.decode import Decoder
@@ -21,9 +22,11 @@ class Acceptance:
     """The steps before admission, which look at one block only; call it with a block."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
-        self.decode = Decoder(stream)
-        self.check = Checker(load_suite(SUITES / f"{stream.name}.json", stream.schema))
-        self.private = Private(stream, privacy.of_settings(settings))
+        self.pseudonyms = privacy.of_settings(settings)
+        tell = teller(stream, self.pseudonyms)
+        self.decode = Decoder(stream, tell)
+        self.check = Checker(load_suite(SUITES / f"{stream.name}.json", stream.schema), tell)
+        self.private = Private(stream, self.pseudonyms)
         self.settle = Settle(stream)
 
     def __call__(self, block: SourceBlock) -> Events:

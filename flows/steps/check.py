@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from feature_repo.errors import DefinitionError
 from flows.blocks import Events, Mask
+from flows.details import Tell, shown
 
 CHECK = "check"
 """Reason of a row that breaks a rule of the suite."""
@@ -43,10 +44,11 @@ class RowCheck:
 
 
 class Checker:
-    """Applies a suite to blocks; call it with decoded events."""
+    """Applies a suite to blocks; call it with decoded events. `tell` decides what a detail may say of a value."""
 
-    def __init__(self, checks: list[RowCheck]) -> None:
+    def __init__(self, checks: list[RowCheck], tell: Tell = shown) -> None:
         self._checks = checks
+        self._tell = tell
 
     def __call__(self, events: Events) -> Events:
         """The rows that hold; the others become dead letters."""
@@ -60,7 +62,9 @@ class Checker:
                 continue
             for row in np.flatnonzero(failing).tolist():
                 value = column[row].as_py()
-                failed.setdefault(row, []).append(f"{check.column}: {_shown(value)} {check.rule}")
+                failed.setdefault(row, []).append(
+                    f"{check.column}: {self._tell(check.column, value)} {check.rule}"
+                )
         if not failed:
             return events
         bad = np.zeros(events.rows.num_rows, bool)
@@ -200,8 +204,3 @@ def _numbers(column: pa.Array) -> npt.NDArray[Any]:
 
 def _any(mask: Mask) -> Mask | None:
     return mask if mask.any() else None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}... ({len(text)} characters)"

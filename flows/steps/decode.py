@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from feature_repo.errors import SchemaError
 from flows.blocks import TIMESTAMP, ArrowBlock, Events, RawBlock, SourceBlock, dead_letters
+from flows.details import Tell, shown
 from flows.streams import EventStream
 
 MALFORMED = "malformed"
@@ -46,10 +47,11 @@ _PYTHON_TYPES: dict[pa.DataType, Any] = {
 
 
 class Decoder:
-    """Decodes the blocks of one stream; call it with a block."""
+    """Decodes the blocks of one stream; call it with a block. `tell` decides what a detail may say of a value."""
 
-    def __init__(self, stream: EventStream) -> None:
+    def __init__(self, stream: EventStream, tell: Tell = shown) -> None:
         self._stream = stream
+        self._tell = tell
         required = [(n, _PYTHON_TYPES[stream.schema.field(n).type]) for n in stream.required]
         optional = [
             (f.name, _PYTHON_TYPES[f.type] | None, None)
@@ -78,22 +80,19 @@ class Decoder:
             records = self._parse_each(block.payloads, failures)
         arrays = [pa.array(list(map(get, records)), kind) for get, kind in self._columns]
         kept = np.delete(np.arange(len(block.payloads)), [index for index, _, _ in failures])
-        time_at = self._stream.schema.get_field_index("event_timestamp")
-        times, bad_times = _timestamps(arrays[time_at])
-        if bad_times.size:
-            texts = arrays[time_at]
-            failures += [
-                (
-                    int(kept[i]),
-                    SCHEMA,
-                    f"event_timestamp: {texts[int(i)].as_py()!r} is no RFC 3339 time with a zone",
-                )
-                for i in bad_times
-            ]
-            good = np.delete(np.arange(len(kept)), bad_times)
-            arrays = [column.take(pa.array(good)) for column in arrays]
-            times, kept = times.take(pa.array(good)), kept[good]
-        arrays[time_at] = times
+        wrong: dict[int, str] = {}
+        for at, field in enumerate(self._stream.schema):
+            if field.type == TIMESTAMP:
+                texts = arrays[at]
+                arrays[at], bad = _timestamps(texts)
+                for i in bad.tolist():
+                    told = self._tell(field.name, texts[i].as_py())
+                    wrong.setdefault(i, f"{field.name}: {told} is no RFC 3339 time with a zone")
+        if wrong:
+            failures += [(int(kept[i]), SCHEMA, detail) for i, detail in wrong.items()]
+            good = np.delete(np.arange(len(kept)), list(wrong))
+            arrays, kept = [column.take(pa.array(good)) for column in arrays], kept[good]
+        times = arrays[self._stream.schema.get_field_index("event_timestamp")]
         offsets = block.offsets[kept]
         created = times if block.accepted_us is None else pa.array(block.accepted_us[kept]).cast(TIMESTAMP)
         events = Events(
@@ -111,10 +110,21 @@ class Decoder:
             try:
                 records.append(self._decode(payload))
             except msgspec.ValidationError as error:
-                failures.append((index, SCHEMA, f"{error}{_value_of(payload, str(error))}"))
+                failures.append((index, SCHEMA, f"{error}{self._value_of(payload, str(error))}"))
             except Exception as error:  # noqa: BLE001  as above
-                failures.append((index, MALFORMED, f"{type(error).__name__}: {error}"))
+                failures.append((index, MALFORMED, f"{type(error).__name__}{_place(error)}"))
         return records
+
+    def _value_of(self, payload: bytes, message: str) -> str:
+        """The value a validation message is about, for the person who reads the dead letter."""
+        _, found, path = message.partition("`$.")
+        if not found:
+            return ""
+        name = path.strip("`")
+        try:
+            return f" (value {self._tell(name, msgspec.json.decode(payload)[name])})"
+        except Exception:  # noqa: BLE001  a nicety must not fail
+            return ""
 
     def _letters(self, block: RawBlock, failures: list[tuple[int, str, str]]) -> tuple[pa.RecordBatch, ...]:
         if not failures:
@@ -175,10 +185,14 @@ def _timestamps(texts: pa.Array) -> tuple[pa.Array, np.typing.NDArray[np.intp]]:
     try:
         return texts.cast(TIMESTAMP), np.empty(0, np.intp)
     except pa.ArrowInvalid:
-        values = [_timestamp(text) for text in texts.to_pylist()]
-    return pa.array(values, pa.int64()).cast(TIMESTAMP), np.array(
-        [i for i, v in enumerate(values) if v is None]
-    )
+        given = texts.to_pylist()
+    values = [None if text is None else _timestamp(text) for text in given]
+    bad = [
+        i
+        for i, (text, value) in enumerate(zip(given, values, strict=True))
+        if text is not None and value is None
+    ]
+    return pa.array(values, pa.int64()).cast(TIMESTAMP), np.array(bad, np.intp)
 
 
 def _timestamp(text: str) -> int | None:
@@ -190,15 +204,11 @@ def _timestamp(text: str) -> int | None:
     return value
 
 
-def _value_of(payload: bytes, message: str) -> str:
-    """The value a validation message is about, for the person who reads the dead letter."""
-    _, found, path = message.partition("`$.")
-    if not found:
-        return ""
-    try:
-        return f" (value {msgspec.json.decode(payload)[path.strip('`')]!r})"
-    except Exception:  # noqa: BLE001  a nicety must not fail
-        return ""
+def _place(error: Exception) -> str:
+    """What is wrong with bytes, and where; never the bytes themselves, which may be anybody's name."""
+    if isinstance(error, UnicodeDecodeError):
+        return f": {error.reason} (byte {error.start})"
+    return f": {error}" if isinstance(error, msgspec.DecodeError) else ""
 
 
 def _cast_column(column: pa.Array, field: pa.Field, where: str) -> pa.Array:
@@ -228,14 +238,21 @@ def _cast_column(column: pa.Array, field: pa.Field, where: str) -> pa.Array:
 def _reject_unreadable_times(events: Events) -> Events:
     """A time that pandas cannot hold would break every later reader of the log."""
     bad = np.zeros(events.rows.num_rows, bool)
-    for name in ("event_timestamp", "created_timestamp"):
-        times = events.rows[name].cast(pa.int64()).fill_null(EARLIEST_US).to_numpy()
-        bad |= (times < EARLIEST_US) | (times >= LATEST_US)
+    details = np.full(events.rows.num_rows, "", object)
+    for field in events.rows.schema:
+        if field.type == TIMESTAMP:
+            own = field.name in {"event_timestamp", "created_timestamp"}
+            earliest = EARLIEST_US if own else -LATEST_US
+            times = events.rows[field.name].cast(pa.int64()).fill_null(EARLIEST_US).to_numpy()
+            wrong = (times < earliest) | (times >= LATEST_US)
+            if wrong.any():
+                details[wrong & ~bad] = (
+                    f"{field.name}: a time before {1970 if own else 1678} or after 2261 cannot be kept"
+                )
+                bad |= wrong
     if not bad.any():
         return events
-    count = int(bad.sum())
-    detail = "event_timestamp: a time before 1970 or after 2261 cannot be kept"
-    return events.reject(bad, [SCHEMA] * count, [detail] * count)
+    return events.reject(bad, [SCHEMA] * int(bad.sum()), details[bad].tolist())
 
 
 def _reject_bad_text(events: Events) -> Events:
