@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.generator.draws import Bools, Floats, Ints, Subject, below, mix, uniform
+from flows.generator.homes import Homes
 from flows.generator.places import Places
 
 DAY_US = 86_400_000_000
@@ -15,7 +16,7 @@ _DEVICE_CODES = 10_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Habits. What changes with time (trips, devices, shops) is a hash of the account and the time."""
+    """Habits. What changes with time (trips, devices, shops) is a hash of the account and the time; homes are moved from."""
 
     seed: int
     places: Places
@@ -24,9 +25,7 @@ class Accounts:
     log_spread: Floats
     peak_hour: Floats
     hour_spread: Floats
-    home: Ints
-    home_latitude: Floats
-    home_longitude: Floats
+    homes: Homes
     trip_days: Floats
     trip_period_days: Floats
     income_cents: Ints
@@ -44,7 +43,6 @@ class Accounts:
         log_spread = rng.uniform(0.5, 0.95, n)
         mean_amount = np.exp(log_scale + log_spread**2 / 2 + 0.1)
         monthly = mean_amount * activity * payments_a_day * 30.0
-        home = rng.choice(places.cities, n, p=places.city_weight)
         night_owl = rng.random(n) < 0.09
         return cls(
             seed=seed,
@@ -54,9 +52,7 @@ class Accounts:
             log_spread=log_spread,
             peak_hour=np.where(night_owl, rng.normal(1.5, 2.0, n), rng.normal(14.0, 2.4, n)),
             hour_spread=rng.uniform(2.0, 4.6, n),
-            home=home.astype(np.int64),
-            home_latitude=places.city_latitude[home] + rng.normal(0.0, 0.08, n),
-            home_longitude=places.city_longitude[home] + rng.normal(0.0, 0.12, n),
+            homes=Homes.draw(rng, places),
             trip_days=np.where(rng.random(n) < 0.35, 0.0, rng.uniform(2.0, 8.0, n)),
             trip_period_days=rng.uniform(25.0, 110.0, n),
             income_cents=(100 * np.maximum(monthly * rng.lognormal(0.35, 0.35, n), 250.0)).astype(np.int64),
@@ -74,7 +70,7 @@ class Accounts:
         number = np.floor(position)
         away = (position - number) * period < self.trip_days[account]
         there = below(self.places.cities, self.seed, Subject.TRIP_CITY, account, number)
-        return np.where(away, there, self.home[account]), away
+        return np.where(away, there, self.homes.city_at(account, t)), away
 
     def usual_shop(self, account: Ints, slot: Ints, t: Ints) -> Ints:
         """Favourite number `slot` of each account at t; favourites are replaced after one to six months."""
@@ -82,7 +78,8 @@ class Accounts:
         epoch = np.floor(t / DAY_US / period + uniform(self.seed, Subject.SLOT_EPOCH, account, slot))
         pick = uniform(self.seed, Subject.HOME_MERCHANT, account, slot, epoch)
         online = uniform(self.seed, Subject.HOME_MERCHANT, account, slot, epoch, 1) < 0.2
-        return np.where(online, self.places.shop_anywhere(pick), self.places.shop(self.home[account], pick))
+        near = self.places.shop(self.homes.city_at(account, t), pick)
+        return np.where(online, self.places.shop_anywhere(pick), near)
 
     def device(self, account: Ints, t: Ints, *, card: Bools) -> Ints:
         """Code of the card or the phone in use at t; phones last 1 to 4 months, cards 8 times that."""

@@ -34,6 +34,10 @@ class Subject(IntEnum):
     BAD_MERCHANT = 10
     EMPLOYER = 11
     HOME_MERCHANT = 12
+    PERSON = 13
+    CONTACT = 14
+    CARD = 15
+    LEAKING_MERCHANT = 16
 
 
 def mix(seed: int, subject: Subject, *parts: Any) -> npt.NDArray[np.uint64]:

@@ -4,8 +4,9 @@
 2. spread: the whole balance to several accounts within minutes;
 3. drain: the whole balance in one payment to a merchant.
 
-Most, not all, happen far from home, from a new device, at odd hours, and to payees that serve several
-thieves.
+Many, not all, happen far from home, from a new device, at odd hours, and to payees that serve several thieves.
+A third of the victims have shopped where cards leak (`flows.generator.leaks`), and their cards are tried out there too.
+Some are robbed again days later, of what has come in since.
 """
 
 from dataclasses import dataclass
@@ -14,15 +15,20 @@ import numpy as np
 
 from flows.generator.accounts import DAY_US, Accounts
 from flows.generator.draws import Bools, Floats, Ints, Subject, below
+from flows.generator.leaks import Leaks, leaking
+from flows.generator.merchants import Merchants
 from flows.generator.payments import Span, at_hand, at_usual_hours, channels, whole_or_nearly
 from flows.generator.plan import Channel, Kind, Plan, concat, empty
 
 PROBE, SPREAD, DRAIN = 1, 2, 3
 _MIX = (0.30, 0.22, 0.48)
 _ROWS_AN_EPISODE = 2.1
+_AGAIN, _AGAIN_AFTER_DAYS = 0.30, 2.0
+_LEAKED = 0.35
 _MULES_A_WEEK = 30
-_BAD_MERCHANTS_A_WEEK = 5
+_FENCES, _FENCE_DAYS = 5, 10
 _LEAST_BALANCE_CENTS = 5_000
+_YOUNG_ACCOUNTS = 1.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class _Thefts:
     start: Ints
     city: Ints
     own_device: Bools
+    leaked: Bools
     pace: float
 
     def at(self, episode: Ints) -> "_Thefts":
@@ -41,39 +48,69 @@ class _Thefts:
             self.start[episode],
             self.city[episode],
             self.own_device[episode],
+            self.leaked[episode],
             self.pace,
         )
 
 
 def plan_frauds(
-    rng: np.random.Generator, accounts: Accounts, span: Span, balance: Ints, payments: float
+    rng: np.random.Generator,
+    accounts: Accounts,
+    merchants: Merchants,
+    leaks: Leaks,
+    span: Span,
+    worth: Floats,
+    payments: float,
 ) -> Plan:
-    """Plan about `payments` fraudulent payments; thefts begin in the span, and may end beyond it."""
-    worth = np.sqrt(np.maximum(balance - _LEAST_BALANCE_CENTS, 0).astype(np.float64))
-    worth = np.cumsum(worth)
-    episodes = int(rng.poisson(payments / _ROWS_AN_EPISODE))
-    if not episodes or not worth[-1]:
+    """Plan about `payments` fraudulent payments; thefts begin in the span, and may end, or be repeated, beyond it.
+
+    `worth` is how much each account attracts thieves, 0 for none.
+    """
+    total = np.cumsum(worth)
+    episodes = int(rng.poisson(payments / _ROWS_AN_EPISODE / (1.0 + _AGAIN)))
+    if not episodes or not total[-1]:
         return empty()
-    account = np.searchsorted(worth, rng.random(episodes) * worth[-1], side="right").astype(np.int64)
+    account = np.searchsorted(total, rng.random(episodes) * total[-1], side="right").astype(np.int64)
+    leaked = np.zeros(episodes, np.bool_)
+    if len(leaks.account):
+        copied = leaks.account[rng.integers(0, len(leaks.account), episodes)]
+        leaked = (rng.random(episodes) < _LEAKED) & (worth[copied] > 0.0)
+        account = np.where(leaked, copied, account)
+    start = _when(rng, accounts, span, account)
+    pace = 1 / 40 if span.real_time else 1.0
+    again = np.flatnonzero(rng.random(episodes) < _AGAIN)
+    later = start[again] + ((0.2 + rng.exponential(_AGAIN_AFTER_DAYS, len(again))) * DAY_US * pace).astype(
+        np.int64
+    )
+    account, leaked = np.append(account, account[again]), np.append(leaked, leaked[again])
+    start = np.append(start, later)
+    episodes = len(account)
     thefts = _Thefts(
         account=account,
-        start=_when(rng, accounts, span, account),
+        start=start,
         city=np.where(
-            rng.random(episodes) < 0.6,
+            rng.random(episodes) < 0.45,
             rng.integers(0, accounts.places.cities, episodes),
-            accounts.home[account],
+            accounts.homes.city_at(account, start),
         ),
-        own_device=rng.random(episodes) < 0.35,
-        pace=1 / 40 if span.real_time else 1.0,
+        own_device=rng.random(episodes) < 0.5,
+        leaked=leaked,
+        pace=pace,
     )
     way = 1 + np.searchsorted(np.cumsum(_MIX[:2]), rng.random(episodes), side="right")
     return concat(
         [
-            _probe(rng, accounts, thefts.at(np.flatnonzero(way == PROBE))),
+            _probe(rng, accounts, merchants, thefts.at(np.flatnonzero(way == PROBE))),
             _spread(rng, accounts, thefts.at(np.flatnonzero(way == SPREAD))),
-            _drain(rng, accounts, thefts.at(np.flatnonzero(way == DRAIN))),
+            _drain(rng, accounts, merchants, thefts.at(np.flatnonzero(way == DRAIN))),
         ]
     )
+
+
+def worth(balance: Ints, *, young: Bools, open_: Bools) -> Floats:
+    """How much each account attracts thieves: by its balance, a bit more if it is new, not at all if it is not open."""
+    money = np.sqrt(np.maximum(balance - _LEAST_BALANCE_CENTS, 0).astype(np.float64))
+    return np.where(open_, np.where(young, _YOUNG_ACCOUNTS, 1.0) * money, 0.0)
 
 
 def _when(rng: np.random.Generator, accounts: Accounts, span: Span, account: Ints) -> Ints:
@@ -88,7 +125,7 @@ def _when(rng: np.random.Generator, accounts: Accounts, span: Span, account: Int
     return np.where((rng.random(n) < 0.4) & (night >= span.start) & (night < span.end), night, usual)
 
 
-def _probe(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Plan:
+def _probe(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, thefts: _Thefts) -> Plan:
     """Small payments to any shop, then within the hour the rest: to a shop, a mule or in cash."""
     episodes, places = len(thefts.account), accounts.places
     size = rng.integers(1, 3, episodes)
@@ -100,7 +137,7 @@ def _probe(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Pla
         thefts.at(probe),
         after=step * rng.exponential(120e6, len(probe)),
         kind=np.full(len(probe), Kind.PAYMENT, np.int64),
-        payee=places.shop_anywhere(rng.random(len(probe))),
+        payee=_tried_at(rng, accounts, thefts.at(probe)),
         share=np.zeros(len(probe)),
         way=PROBE,
     )
@@ -108,7 +145,7 @@ def _probe(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Pla
     kind = rng.choice(np.array([Kind.PAYMENT, Kind.TRANSFER, Kind.CASH_OUT]), episodes, p=[0.5, 0.3, 0.2])
     payee = np.select(
         [kind == Kind.PAYMENT, kind == Kind.TRANSFER],
-        [_fence(rng, accounts, thefts.start), _mule(rng, accounts, thefts.start)],
+        [_fence(rng, accounts, merchants, thefts.start), _mule(rng, accounts, thefts.start)],
         places.atm(thefts.city, rng.random(episodes)),
     )
     rest = _fraud(
@@ -145,7 +182,7 @@ def _spread(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Pl
     )
 
 
-def _drain(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Plan:
+def _drain(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, thefts: _Thefts) -> Plan:
     """One payment to a merchant, who may be in on it."""
     n = len(thefts.account)
     return _fraud(
@@ -154,7 +191,7 @@ def _drain(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Pla
         thefts,
         after=np.zeros(n),
         kind=np.full(n, Kind.PAYMENT, np.int64),
-        payee=_fence(rng, accounts, thefts.start),
+        payee=_fence(rng, accounts, merchants, thefts.start),
         share=whole_or_nearly(rng, n),
         way=DRAIN,
     )
@@ -174,12 +211,23 @@ def _mule(rng: np.random.Generator, accounts: Accounts, t: Ints) -> Ints:
     return np.where(rng.random(n) < 0.5, busy, once)
 
 
-def _fence(rng: np.random.Generator, accounts: Accounts, t: Ints) -> Ints:
-    """Merchants where stolen money is spent: a handful a week are in on it, others just sell."""
-    n, places = len(t), accounts.places
-    who = rng.integers(0, _BAD_MERCHANTS_A_WEEK, n)
-    bad = below(places.merchants, accounts.seed, Subject.BAD_MERCHANT, t // (7 * DAY_US), who)
-    return np.where(rng.random(n) < 0.4, bad, places.shop_anywhere(rng.random(n)))
+def _fence(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, t: Ints) -> Ints:
+    """Merchants where stolen money is spent: for some days a handful is in on it, risky or new ones most often."""
+    n = len(t)
+    who = rng.integers(0, _FENCES, n)
+    turn = (t // (DAY_US // 10) + who * (10 * _FENCE_DAYS // _FENCES)) // (10 * _FENCE_DAYS)
+    bad = merchants.fences[below(len(merchants.fences), accounts.seed, Subject.BAD_MERCHANT, turn, who)]
+    return np.where(rng.random(n) < 0.4, bad, accounts.places.shop_anywhere(rng.random(n)))
+
+
+def _tried_at(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Ints:
+    """Where a stolen card is tried out: at a merchant that leaks cards, as often as not if it was copied there."""
+    n, places = len(thefts.account), accounts.places
+    who, now = leaking(accounts.seed, places.merchants, thefts.start)
+    which = rng.integers(0, who.shape[1], n)
+    row = np.arange(n)
+    there = now[row, which] & (rng.random(n) < np.where(thefts.leaked, 0.6, 0.2))
+    return np.where(there, who[row, which], places.shop_anywhere(rng.random(n)))
 
 
 def _fraud(

@@ -14,11 +14,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class History(NamedTuple):
-    """Payments and labels, each sorted by event_timestamp; `pending` labels become known after the end."""
+    """Payments and labels, each sorted by event_timestamp; `pending` labels become known after the end.
+
+    Customers, merchants and charges are in the order of arrival; customers and merchants begin with a version of everybody.
+    """
 
     payments: pa.Table
     labels: pa.Table
     pending: pa.Table
+    customers: pa.Table
+    merchants: pa.Table
+    charges: pa.Table
     world: World
 
 
@@ -48,7 +54,15 @@ def generate(
     )
     events = list(world.payments(epoch_us(start), epoch_us(end)))
     labels, pending = split_labels([part.labels for part in events], end)
-    return History(pa.concat_tables(part.payments for part in events), labels, pending, world)
+    return History(
+        pa.concat_tables(part.payments for part in events),
+        labels,
+        pending,
+        pa.concat_tables(part.customers.table for part in events),
+        pa.concat_tables(part.merchants.table for part in events),
+        pa.concat_tables(part.charges.table for part in events),
+        world,
+    )
 
 
 def live(

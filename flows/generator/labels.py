@@ -1,7 +1,9 @@
 """One row per statement about a payment, at the instant it becomes known: hours to days after the payment.
 
 Every fraud is reported in the end. Some reports are wrong at first: an honest payment reported by its own
-payer, or the wrong kind of fraud; an analyst corrects them days later, in a row of its own.
+payer, or the wrong kind of fraud; an analyst corrects them days later, in a row of its own. Analysts also look
+at some honest payments of their own accord, suspicious ones first, and clear them. A fifth of the statements name
+the payer and the payee, the others only the payment.
 """
 
 from typing import Any
@@ -19,16 +21,19 @@ MAX_DELAY_DAYS = 5.0
 _MEDIAN_DELAY_DAYS = 1.2
 _WRONG_REPORTS = 0.05
 _WRONG_TYPES = 0.08
+_REVIEWED = 0.02
+_UNSUSPICIOUS = 0.03
+_WITH_KEYS = 0.2
 _DAY_US = 86_400e6
 _CUSTOMER, _ANALYST = 1, 2
 
 
 def label_payments(
-    rng: np.random.Generator, event_id: Any, t: Ints, fraud: Ints, suspicious: Floats
+    rng: np.random.Generator, payments: pa.Table, t: Ints, fraud: Ints, suspicious: Floats
 ) -> pa.Table:
     """Label payments (`fraud`: 0 or the kind), sorted by the time the label becomes known.
 
-    `suspicious` weighs which honest payments are reported by mistake; zeros are never.
+    `suspicious` weighs which honest payments are reported by mistake, or reviewed; zeros are never.
     """
     stolen = np.flatnonzero(fraud)
     known = t[stolen] + _delay(rng, len(stolen))
@@ -45,31 +50,43 @@ def label_payments(
     honest = rng.choice(candidates, wrongs, replace=False, p=weight / weight.sum()) if wrongs else stolen[:0]
     reported = t[honest] + _delay(rng, wrongs)
 
-    # Four groups of rows: frauds, corrections of their kind, false reports, withdrawals of those.
-    row = np.concatenate([stolen, stolen[mistaken], honest, honest])
+    weight = _UNSUSPICIOUS + suspicious[candidates]
+    chance = weight * (_REVIEWED * len(candidates) / max(weight.sum(), 1e-9))
+    reviewed = np.setdiff1d(candidates[rng.random(len(candidates)) < chance], honest, assume_unique=True)
+    cleared = len(reviewed)
+
+    # Five groups of rows: frauds, corrections of their kind, false reports, withdrawals of those, cleared payments.
+    row = np.concatenate([stolen, stolen[mistaken], honest, honest, reviewed])
     corrected = known[mistaken] + _delay(rng, int(mistaken.sum()))
-    at = np.concatenate([known, corrected, reported, reported + _delay(rng, wrongs)])
-    groups = [len(stolen), int(mistaken.sum()), wrongs, wrongs]
-    truth = np.repeat([True, True, True, False], groups)
+    withdrawn = reported + _delay(rng, wrongs)
+    at = np.concatenate([known, corrected, reported, withdrawn, t[reviewed] + _delay(rng, cleared)])
+    groups = [len(stolen), int(mistaken.sum()), wrongs, wrongs, cleared]
+    truth = np.repeat([True, True, True, False, False], groups)
     kind = np.concatenate(
-        [first_kind, fraud[stolen[mistaken]] - 1, rng.integers(0, 3, wrongs), np.full(wrongs, -1)]
-    )
-    who = np.concatenate(
         [
-            labeler,
-            np.full(groups[1], _ANALYST),
-            np.full(wrongs, _CUSTOMER),
-            np.full(wrongs, _ANALYST),
+            first_kind,
+            fraud[stolen[mistaken]] - 1,
+            rng.integers(0, 3, wrongs),
+            np.full(wrongs + cleared, -1),
         ]
     )
+    who = np.concatenate([labeler, np.repeat([_ANALYST, _CUSTOMER, _ANALYST, _ANALYST], groups[1:])])
     order = np.argsort(at, kind="stable")
+    row = row[order]
+    keyed = pa.array(row, mask=rng.random(len(row)) >= _WITH_KEYS)
     return label_table(
-        payment_id=pc.take(event_id, pa.array(row[order])),
+        payment_id=_of(payments, "event_id", pa.array(row)),
         at=at[order],
-        is_fraud=truth[order],
+        is_fraud=pa.array(truth[order]),
         fraud_type=pc.take(pa.array([*FRAUD_TYPES, None], pa.string()), pa.array(kind[order] % 4)),
         labeler=pc.take(pa.array(LABELERS), pa.array(who[order])),
+        account_id=_of(payments, "account_id", keyed),
+        merchant_id=_of(payments, "merchant_id", keyed),
     )
+
+
+def _of(payments: pa.Table, name: str, row: Any) -> Any:
+    return pc.take(payments[name].combine_chunks(), row)
 
 
 def label_table(

@@ -19,7 +19,7 @@ _SMALL = 0.06
 _LARGE = 0.016
 _EMPTIED = 0.008
 _ROUNDS = 0.0025
-_NEW_DEVICE = 0.004
+_NEW_DEVICE = 0.008
 _SLOT_WEIGHT = np.cumsum(1.0 / np.arange(1, USUAL_SHOPS + 1)) / np.sum(1.0 / np.arange(1, USUAL_SHOPS + 1))
 _KIND_WEIGHT = np.cumsum([0.80, 0.075, 0.055, 0.02, 0.05])
 
@@ -212,9 +212,10 @@ def at_hand(
 ) -> Plan:
     """Fill in where each payment is made and with which card or phone, some of them new."""
     n, places = len(plan), accounts.places
-    home = city == accounts.home[plan.account]
-    latitude = np.where(home, accounts.home_latitude[plan.account], places.city_latitude[city])
-    longitude = np.where(home, accounts.home_longitude[plan.account], places.city_longitude[city])
+    at_home = city == accounts.homes.city_at(plan.account, plan.t)
+    home_latitude, home_longitude = accounts.homes.place_at(plan.account, plan.t)
+    latitude = np.where(at_home, home_latitude, places.city_latitude[city])
+    longitude = np.where(at_home, home_longitude, places.city_longitude[city])
     nowhere = plan.channel == NOTHING
     plan.latitude = np.where(nowhere, np.nan, latitude + 0.03 * rng.standard_normal(n)).round(5)
     plan.longitude = np.where(nowhere, np.nan, longitude + 0.04 * rng.standard_normal(n)).round(5)

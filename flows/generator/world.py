@@ -1,11 +1,12 @@
 """A seeded world of accounts and merchants, whose payments can be had for one stretch of time after another.
 
 Habits are functions of the seed; what happens in a stretch of time is a function of the seed and that
-stretch; balances, and thefts half done, are carried from one stretch to the next. So the traffic of today
-goes on where the history ended.
+stretch; balances, homes, what is true of customers and merchants, copied cards, and thefts half done, are
+carried from one stretch to the next. So the traffic of today goes on where the history ended.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,25 +19,38 @@ import pyarrow.compute as pc
 from feature_repo.errors import DataError
 from feature_repo.schemas.payment import PAYMENT, TIMESTAMP, TYPES
 from flows.generator.accounts import DAY_US, Accounts
+from flows.generator.charges import charge_payments
+from flows.generator.customers import Customers
 from flows.generator.draws import Floats, Ints
-from flows.generator.frauds import plan_frauds
+from flows.generator.frauds import plan_frauds, worth
+from flows.generator.homes import Homes
 from flows.generator.labels import label_payments
+from flows.generator.leaks import Leaks
 from flows.generator.ledger import DROPPED, TOPPED_UP, settle
+from flows.generator.merchants import Merchants
 from flows.generator.payments import Span, plan_honest
 from flows.generator.places import Places
 from flows.generator.plan import CHANNELS, NOTHING, Channel, Kind, Plan, concat, empty
+from flows.generator.versions import Versions
 
 CURRENCY = "EUR"
 _LIVE_CHUNK_US = 5_000_000
 _WEEK = np.array([1.0, 1.12, 1.1, 0.78, 0.97, 1.0, 1.03])  # Thursday first: the epoch began on one
-_HONEST, _FRAUD, _LABELS, _WORLD = 1, 2, 3, 4
+_HONEST, _FRAUD, _LABELS, _WORLD, _CUSTOMERS, _MERCHANTS, _CHARGES, _LEAKS, _OPENINGS = range(1, 10)
 
 
 class Events(NamedTuple):
-    """Payments of a stretch of time, sorted by event_timestamp, and every label they will ever get."""
+    """Payments of a stretch of time, sorted by event_timestamp, and every label they will ever get.
+
+    Versions of customers and merchants, and charges, come in the order of arrival; the first stretch of a world begins
+    with a version of everybody.
+    """
 
     payments: pa.Table
     labels: pa.Table
+    customers: Versions
+    merchants: Versions
+    charges: Versions
 
 
 def payments_a_day(payments: int, start: int, end: int) -> float:
@@ -69,6 +83,10 @@ class World:
         self.places = Places.draw(rng, accounts=accounts, merchants=merchants)
         self.accounts = Accounts.draw(rng, self.places, seed=seed, payments_a_day=payments_a_day)
         self.balance = self.accounts.opening_cents(rng)
+        self.customers = Customers.draw(rng, self.accounts)
+        self.merchants = Merchants.draw(rng, self.places, seed=seed)
+        self.leaks = Leaks.none()
+        self._announced = False
         self._carried = empty()
 
     def payments(self, start: int, end: int) -> Iterator[Events]:
@@ -115,14 +133,19 @@ class World:
             "payments_a_day": self.payments_a_day,
             "fraud_share": self.fraud_share,
         }
-        carried = {f"carried_{name}": getattr(self._carried, name) for name in Plan.__slots__}
+        state = {
+            f"{part}.{name}": getattr(holder, name)
+            for part, (holder, names) in self._state().items()
+            for name in names
+        }
         path, draft = folder / "world.npz", folder / ".world.npz"
         with draft.open("wb") as file:
             np.savez(
                 file,
                 parameters=np.frombuffer(orjson.dumps(parameters), np.uint8),
                 balance=self.balance,
-                **carried,
+                announced=np.array(self._announced),
+                **state,
             )
         return draft.rename(path)
 
@@ -136,33 +159,95 @@ class World:
         with np.load(path, allow_pickle=False) as stored:
             world = cls(**orjson.loads(stored["parameters"].tobytes()))
             world.balance = stored["balance"]
-            world._carried = Plan(**{name: stored[f"carried_{name}"] for name in Plan.__slots__})
+            world._announced = bool(stored["announced"])
+            for part, (holder, names) in world._state().items():
+                for name in names:
+                    setattr(holder, name, stored[f"{part}.{name}"])
         return world
+
+    def _state(self) -> dict[str, tuple[Any, Sequence[str]]]:
+        """What time changes, besides the balances: by part, the object and the names of its arrays."""
+        return {
+            "carried": (self._carried, Plan.__slots__),
+            "homes": (self.accounts.homes, Homes.__slots__),
+            "customers": (self.customers, Customers.STATE),
+            "merchants": (self.merchants, Merchants.STATE),
+            "leaks": (self.leaks, Leaks.STATE),
+        }
 
     def _rng(self, purpose: int, start: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, purpose, start])
 
     def _advance(self, span: Span, expected: float, planned: float, *, run: str, first: int) -> Events:
         """Plan a span, settle it, and keep for later what was planned beyond its end."""
+        customers, merchants = self._change(span, expected)
+        there = self.customers.open_during(span)
+        accounts = replace(self.accounts, activity=self.accounts.activity * there)
+        wanted = worth(self.balance, young=self.customers.young(span.start), open_=there)
         frauds = expected * self.fraud_share
-        honest_rng = self._rng(_HONEST, span.start)
+        honest_rng, fraud_rng = self._rng(_HONEST, span.start), self._rng(_FRAUD, span.start)
         honest = max(int(honest_rng.poisson(max(planned - frauds, 0.0))), 0)
         plan = concat(
             [
                 self._carried,
-                plan_honest(honest_rng, self.accounts, span, honest),
-                plan_frauds(self._rng(_FRAUD, span.start), self.accounts, span, self.balance, frauds),
+                plan_honest(honest_rng, accounts, span, honest),
+                plan_frauds(fraud_rng, accounts, self.merchants, self.leaks, span, wanted, frauds),
             ]
         )
-        plan = plan.take(np.argsort(plan.t, kind="stable"))
-        now = int(np.searchsorted(plan.t, span.end))
-        self._carried = plan.take(np.arange(now, len(plan)))
-        return self._settle(plan.take(np.arange(now)), run=run, first=first)
+        t = plan.t
+        order = np.argsort(t, kind="stable")
+        now = int(np.searchsorted(t, span.end, sorter=order))
+        self._carried = plan.take(order[now:])
+        plan = plan.take(order[:now])
+        shut = self.customers.shut_at(plan.account, plan.t)
+        if len(shut):
+            plan = plan.take(np.delete(np.arange(len(plan)), shut))
+        self._divert(plan)
+        plan, payments, labels = self._settle(plan, run=run, first=first)
+        self.leaks.take_in(self._rng(_LEAKS, span.start), self.seed, self.places.merchants, plan, span.start)
+        charges = charge_payments(
+            self._rng(_CHARGES, span.start),
+            self.seed,
+            self.merchants,
+            plan,
+            payments["event_id"].combine_chunks(),
+        )
+        return Events(payments, labels, customers, merchants, charges)
 
-    def _settle(self, plan: Plan, *, run: str, first: int) -> Events:
-        n, places = len(plan), self.places
+    def _change(self, span: Span, expected: float) -> tuple[Versions, Versions]:
+        """Let customers and merchants change in a span; before the first one, say what is true of all of them."""
+        parts = []
+        for part, purpose in ((self.customers, _CUSTOMERS), (self.merchants, _MERCHANTS)):
+            versions = []
+            if not self._announced:
+                versions.append(part.announce(self._rng(_OPENINGS, purpose), span.start))
+            versions.append(part.advance(self._rng(purpose, span.start), span, expected))
+            parts.append(
+                Versions(
+                    pa.concat_tables([version.table for version in versions]),
+                    np.concatenate([version.arrivals for version in versions]),
+                )
+            )
+        self._announced = True
+        return parts[0], parts[1]
+
+    def _divert(self, plan: Plan) -> None:
+        """Payees that are not there, or are the payer itself, are replaced; shops on the web are not paid in person."""
+        places = self.places
+        plan.payee = self.merchants.open_for(plan.payee, plan.t)
+        number = plan.payee - places.merchants
+        ours = np.flatnonzero((number >= 0) & (number < places.accounts))
+        shut = ours[self.customers.shut_at(number[ours], plan.t[ours])]
+        plan.payee[shut] = places.account_elsewhere(number[shut])
         itself = plan.payee == places.account(plan.account)
         plan.payee = np.where(itself, self.accounts.savings(plan.account), plan.payee)
+        in_person = np.flatnonzero((plan.kind == Kind.PAYMENT) & (plan.channel == Channel.POS))
+        on_line = self.merchants.on_line[np.minimum(plan.payee[in_person], places.merchants - 1)]
+        plan.channel[in_person[on_line]] = Channel.WEB
+
+    def _settle(self, plan: Plan, *, run: str, first: int) -> tuple[Plan, pa.Table, pa.Table]:
+        """Move the money; what happened, as a plan, as payments and as labels of them."""
+        n, places = len(plan), self.places
         ours = (plan.payee >= places.merchants) & (plan.payee < places.merchants + places.accounts)
         before, after, fate = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
         receiver_before, receiver_after = np.full(n, NOTHING, np.int64), np.full(n, NOTHING, np.int64)
@@ -210,7 +295,7 @@ class World:
         ]
         payments = pa.Table.from_arrays(columns, schema=PAYMENT)
         rng = self._rng(_LABELS, int(plan.t[0]) if len(plan) else 0)
-        return Events(payments, label_payments(rng, event_id, plan.t, plan.fraud, suspicious))
+        return plan, payments, label_payments(rng, payments, plan.t, plan.fraud, suspicious)
 
 
 def _ids(prefix: str, first: int, n: int) -> Any:
@@ -227,11 +312,20 @@ def _money(cents: Ints) -> Any:
 
 
 def _blocks(events: Events, start: int, end: int, block: int) -> Iterator[Events]:
-    """Cut events into blocks of `block` microseconds; labels go with their payments."""
-    t = events.payments["event_timestamp"].cast(pa.int64()).to_numpy()
-    cuts = np.searchsorted(t, np.arange(start, end, block)[1:])
-    edges = [0, *cuts.tolist(), len(t)]
-    for low, high in pairwise(edges):
-        payments = events.payments.slice(low, high - low)
-        mine = pc.is_in(events.labels["payment_id"], payments["event_id"].combine_chunks())
-        yield Events(payments, events.labels.filter(mine) if high > low else events.labels.slice(0, 0))
+    """Cut events into blocks of `block` microseconds: payments by their own time, the others by their arrival.
+
+    Labels go with their payments. What arrives just before or after the stretch goes with its first or last block.
+    """
+    edges = np.arange(start, end, block)[1:]
+    payments = events.payments["event_timestamp"].cast(pa.int64()).to_numpy()
+    parts = (events.customers, events.merchants, events.charges)
+    cuts = [_cuts(t, edges) for t in (payments, *(part.arrivals for part in parts))]
+    for (low, high), *others in zip(*cuts, strict=True):
+        rows = events.payments.slice(low, high - low)
+        mine = pc.is_in(events.labels["payment_id"], rows["event_id"].combine_chunks())
+        labels = events.labels.filter(mine) if high > low else events.labels.slice(0, 0)
+        yield Events(rows, labels, *(part.slice(*cut) for part, cut in zip(parts, others, strict=True)))
+
+
+def _cuts(t: Ints, edges: Ints) -> Iterator[tuple[int, int]]:
+    return pairwise([0, *np.searchsorted(t, edges).tolist(), len(t)])

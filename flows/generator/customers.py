@@ -1,0 +1,211 @@
+"""Who holds the accounts: one row per version of a customer, and how customers change in a stretch of time.
+
+What a person is (name, birth date) is a hash of the account. What changes is kept: homes, what the bank has wrongly on
+file, contacts, segment, opening and closing. An account changes at most once in a stretch.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.schemas.customer import CUSTOMER, SEGMENTS
+from feature_repo.schemas.payment import TIMESTAMP
+from flows.generator.accounts import DAY_US, Accounts
+from flows.generator.draws import Bools, Floats, Ints, Subject, below, uniform
+from flows.generator.payments import Span
+from flows.generator.versions import MONTH_US, NEVER, Versions, in_snapshot
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_FIRST: Final = _words(
+    "Anna Ben Clara David Elif Felix Greta Hannes Ida Jonas Klara Leon Mira Nils Olga Paul Rosa Selim Tilda Umut Vera "
+    "Wim Yara Zoe Aaron Bruno Celine Dorian Emre Frida Gustav Helene Ivo Jule Kaan Lotte Mats Nora Oskar Pia"
+)
+_LAST: Final = _words(
+    "Achterberg Birkner Crusius Dornhoff Eschbach Falkner Grünwald Hollender Imhof Jansky Kestner Lindqvist Mertens "
+    "Nordmann Oberlin Petrowa Quandt Rosenau Süderholz Tannhof Ulbrich Vossberg Wiesner Yilmazer Zehnder Ambach "
+    "Brückmann Dietzel Engelmeer Fröbisch Gerlinger Hainbuch Isarin Kornblum Lauterbek Morgenroth"
+)
+_DOMAINS: Final = ("example.org", "mail.example.org", "post.example.org", "home.example.org")
+_PHONES: Final = ("+493023125", "+494066969", "+496990009", "+4922147100", "+498999998")
+"""Numbers that the German regulator keeps free for fiction; three digits follow (two for Cologne)."""
+
+_MOVE, _HOME_WRONG, _CONTACT_WRONG, _SEGMENT, _CLOSE = range(5)
+_A_MONTH: Final = np.array([0.010, 0.008, 0.030, 0.005, 0.003])
+_LIVE_PAYMENTS_A_CHANGE = 100.0
+_NOT_YET_OPEN, _OPENS_WITHIN_DAYS = 0.025, 75.0
+_WRONG_HOMES = 0.03
+_LATE, _LATE_AT_MOST_US = 0.4, 480e6
+_STUDENT, _STANDARD, _PREMIUM, _BUSINESS = range(4)
+
+
+@dataclass(slots=True)
+class Customers:
+    """One entry per account. `error_*`: how far the home on file lies off; `email`, `phone`: how often they changed."""
+
+    seed: int
+    accounts: Accounts
+    opened: Ints
+    closed: Ints
+    error_latitude: Floats
+    error_longitude: Floats
+    email: Ints
+    phone: Ints
+    segment: Ints
+
+    STATE = ("opened", "closed", "error_latitude", "error_longitude", "email", "phone", "segment")
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, accounts: Accounts) -> "Customers":
+        """Draw customers as they are before anything has happened; `announce` gives them their openings."""
+        n = accounts.places.accounts
+        wrong = rng.random(n) < _WRONG_HOMES
+        rank = np.argsort(np.argsort(accounts.income_cents)) / n
+        draw = rng.random(n)
+        segment = np.full(n, _STANDARD, np.int64)
+        segment[(rank < 0.35) & (draw < 0.35)] = _STUDENT
+        segment[(rank > 0.80) & (draw < 0.65)] = _PREMIUM
+        segment[draw > 0.94] = _BUSINESS
+        return cls(
+            seed=accounts.seed,
+            accounts=accounts,
+            opened=np.full(n, NEVER),
+            closed=np.full(n, NEVER),
+            error_latitude=np.where(wrong, rng.normal(0.0, 0.6, n), 0.0),
+            error_longitude=np.where(wrong, rng.normal(0.0, 0.9, n), 0.0),
+            email=np.zeros(n, np.int64),
+            phone=np.zeros(n, np.int64),
+            segment=segment,
+        )
+
+    def announce(self, rng: np.random.Generator, start: int) -> Versions:
+        """Say when accounts were opened, weeks to years before `start`, a few only afterwards; those there by then."""
+        n = len(self.opened)
+        years = np.clip(np.exp(np.log(3.0) + rng.standard_normal(n)), 0.04, 25.0)
+        self.opened = start - (years * 365.25 * DAY_US).astype(np.int64)
+        later = rng.random(n) < _NOT_YET_OPEN
+        soon = (rng.random(n) * _OPENS_WITHIN_DAYS * DAY_US).astype(np.int64)
+        self.opened = np.where(later, start + soon, self.opened)
+        there = np.flatnonzero(~later)
+        t = in_snapshot(start, len(there))
+        return Versions(self._rows(there, t, start), t)
+
+    def open_during(self, span: Span) -> Bools:
+        """Accounts that are open at some time of a span."""
+        return (self.opened < span.end) & (self.closed > span.start)
+
+    def shut_at(self, account: Ints, t: Ints) -> Ints:
+        """Which of the given accounts are not open at their t: not yet, or no longer."""
+        if not len(t):
+            return np.zeros(0, np.int64)
+        some = (self.opened > int(t.min())) | (self.closed <= int(t.max()))
+        which = np.flatnonzero(some[account])
+        account, t = account[which], t[which]
+        return which[(t < self.opened[account]) | (t >= self.closed[account])]
+
+    def young(self, t: int) -> Bools:
+        """Accounts opened in the 90 days before t."""
+        return (self.opened <= t) & (self.opened > t - 90 * DAY_US)
+
+    def advance(self, rng: np.random.Generator, span: Span, payments: float) -> Versions:
+        """Let customers open, move, change and close in a span; live, changes come with the payments, not the days."""
+        new = np.flatnonzero((self.opened >= span.start) & (self.opened < span.end))
+        old = rng.permutation(np.flatnonzero((self.opened < span.start) & (self.closed == NEVER)))
+        months = (span.end - span.start) / MONTH_US
+        expected = _A_MONTH * months * len(old)
+        if span.real_time:
+            expected = _A_MONTH / _A_MONTH.sum() * payments / _LIVE_PAYMENTS_A_CHANGE
+        counts = rng.poisson(expected)
+        # Only who has a wrong home on file can have it corrected; those go first.
+        wrong = self.error_latitude[old] != 0.0
+        mended, others = old[wrong][: counts[_HOME_WRONG]], old[~wrong]
+        counts[_HOME_WRONG] = len(mended)
+        rest = np.delete(counts, _HOME_WRONG)
+        rest = np.minimum(rest, np.maximum(len(others) - (np.cumsum(rest) - rest), 0))
+        moved, contact, promoted, closed = np.split(others[: rest.sum()], np.cumsum(rest)[:-1])
+
+        account = np.concatenate([new, moved, mended, contact, promoted, closed])
+        groups = [len(part) for part in (new, moved, mended, contact, promoted, closed)]
+        arrival = span.start + (rng.random(len(account)) * (span.end - span.start)).astype(np.int64)
+        arrival[: len(new)] = self.opened[new]
+        kind = np.repeat(np.arange(6), groups)
+        corrected = (kind == 2) | (kind == 3)
+        late = np.where(
+            corrected & (rng.random(len(account)) < _LATE), rng.uniform(0.06, 1.0, len(account)), 0.0
+        )
+        t = arrival - (late * _LATE_AT_MOST_US).astype(np.int64)
+
+        self.accounts.homes.move(rng, self.accounts.places, moved, t[kind == 1])
+        self.error_latitude[mended] = 0.0
+        self.error_longitude[mended] = 0.0
+        other_phone = rng.random(len(contact)) < 0.4
+        self.phone[contact[other_phone]] += 1
+        self.email[contact[~other_phone]] += 1
+        self.segment[promoted] = np.where(self.segment[promoted] == _STANDARD, _PREMIUM, _STANDARD)
+        self.closed[closed] = t[kind == 5]
+
+        order = np.lexsort((account, arrival))
+        return Versions(self._rows(account[order], t[order], span.start), arrival[order])
+
+    def _rows(self, account: Ints, t: Ints, run: int) -> pa.Table:
+        """Versions of accounts as they are now; a closed account's is a deletion."""
+        n, seed = len(account), self.seed
+        gone = self.closed[account] != NEVER
+        there = ~gone
+        first = below(len(_FIRST), seed, Subject.PERSON, account)
+        last = below(len(_LAST), seed, Subject.PERSON, account, 1)
+        number = pa.array(account).cast(pa.string())
+        changed = pa.array(self.email[account] + 1).cast(pa.string())
+        address = pc.binary_join_element_wise(
+            pc.take(_ascii(_FIRST), pa.array(first)),
+            pc.take(_ascii(_LAST), pa.array(last)),
+            number,
+            changed,
+            ".",
+        )
+        domain = pc.take(pa.array(_DOMAINS), pa.array(below(len(_DOMAINS), seed, Subject.CONTACT, account)))
+        block = below(len(_PHONES), seed, Subject.CONTACT, account, 1)
+        line = below(1_000, seed, Subject.CONTACT, account, 2, self.phone[account])
+        line_text = pc.utf8_slice_codeunits(pa.array(line + 1_000).cast(pa.string()), 1)
+        phone = pc.binary_join_element_wise(pc.take(pa.array(_PHONES), pa.array(block)), line_text, "")
+        # Born 1940 to 2004, students 1996 to 2007.
+        age = uniform(seed, Subject.PERSON, account, 2)
+        student = self.segment[account] == _STUDENT
+        born = np.where(student, 9_500 + age * 4_300, -10_957 + age * 23_700).astype(np.int32)
+        homes = self.accounts.homes
+        columns = {
+            "event_id": pc.binary_join_element_wise(
+                f"k-{seed:x}.{run:x}", pa.array(np.arange(n)).cast(pa.string()), "-"
+            ),
+            "event_timestamp": pa.array(t).cast(TIMESTAMP),
+            "account_id": pc.take(self.accounts.places.account_names, pa.array(account)),
+            "deleted": pa.array(gone),
+            "home_latitude": pa.array((homes.latitude + self.error_latitude)[account].round(5), mask=gone),
+            "home_longitude": pa.array((homes.longitude + self.error_longitude)[account].round(5), mask=gone),
+            "email": _unless(gone, pc.binary_join_element_wise(address, domain, "@")),
+            "phone": _unless(gone, phone),
+            "name": _unless(
+                gone,
+                pc.binary_join_element_wise(
+                    pc.take(pa.array(_FIRST), pa.array(first)), pc.take(pa.array(_LAST), pa.array(last)), " "
+                ),
+            ),
+            "birth_date": _unless(gone, pa.array(born, pa.date32()).cast(pa.string())),
+            "segment": pc.take(pa.array(SEGMENTS), pa.array(self.segment[account], mask=gone)),
+            "opened_at": pa.array(self.opened[account], mask=~there).cast(TIMESTAMP),
+        }
+        return pa.table({field.name: columns[field.name] for field in CUSTOMER}, schema=CUSTOMER)
+
+
+def _ascii(names: tuple[str, ...]) -> Any:
+    return pa.array([name.lower().replace("ü", "ue").replace("ö", "oe") for name in names])
+
+
+def _unless(gone: Bools, values: Any) -> Any:
+    return pc.if_else(pa.array(gone), pa.scalar(None, pa.string()), values)
