@@ -1,4 +1,4 @@
-"""`python -m flows.generate`: payments of a seeded world, as Parquet files or as live traffic on the bus.
+"""`python -m flows.generate`: events of a seeded world, as Parquet files or as live traffic on the bus.
 
 The edge of a process: the clock is read here, and nowhere in `flows.generator`.
 """
@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,17 +17,27 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from feature_repo.errors import MillstreamError
+from feature_repo.schemas.charge import CHARGE
 from feature_repo.schemas.label import LABEL
-from feature_repo.schemas.payment import PAYMENT
+from feature_repo.schemas.payment import CREATED_TIMESTAMP, PAYMENT
 from flows.generator import World, epoch_us, payments_a_day, split_labels
-from flows.generator.bus import publish_labels, publish_payments
+from flows.generator.bus import (
+    publish_charges,
+    publish_customers,
+    publish_labels,
+    publish_merchants,
+    publish_payments,
+)
 from flows.settings import FlowSettings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 console = Console(stderr=True)
 
 _ROW_GROUP = 100_000
-_REPETITIVE = ["account_id", "merchant_id", "type", "currency", "channel"]
+_REPETITIVE = {
+    "payments": ["account_id", "merchant_id", "type", "currency", "channel"],
+    "charges": ["card_network", "entry_mode", "three_ds_result", "issuer_country"],
+}
 
 
 class Target(StrEnum):
@@ -40,33 +50,65 @@ class Target(StrEnum):
 def write_history(
     world: World, start: datetime, end: datetime, folder: Path, *, progress: bool = False
 ) -> int:
-    """Write payments.parquet, labels.parquet, pending_labels.parquet and world.npz; returns the payments.
+    """Write the history that `main` describes; returns the payments.
 
-    Labels that become known only after `end` are the pending ones. Payments pass through memory a few days
-    at a time.
+    Payments and charges pass through memory a few days at a time. Customers, merchants and charges say in
+    `created_timestamp` when each row came in, which is not always when it became true.
     """
     folder.mkdir(parents=True, exist_ok=True)
     labels: list[pa.Table] = []
+    customers, merchants = [], []
     count = 0
     days = max(-(-(end - start) // timedelta(days=1)), 1)
-    with pq.ParquetWriter(
-        folder / "payments.parquet", PAYMENT, compression="zstd", use_dictionary=_REPETITIVE
-    ) as writer:
-        waiting: list[pa.Table] = []
+    with (
+        _Rows(folder / "payments.parquet", PAYMENT) as payments,
+        _Rows(folder / "charges.parquet", CHARGE.append(CREATED_TIMESTAMP)) as charges,
+    ):
         parts = world.payments(epoch_us(start), epoch_us(end))
         for part in track(parts, "generating", total=days, console=console, disable=not progress):
-            waiting.append(part.payments)
+            payments.add(part.payments)
+            charges.add(part.charges.stamped())
             labels.append(part.labels)
+            customers.append(part.customers.stamped())
+            merchants.append(part.merchants.stamped())
             count += part.payments.num_rows
-            if sum(table.num_rows for table in waiting) >= _ROW_GROUP:
-                writer.write_table(pa.concat_tables(waiting))
-                waiting.clear()
-        writer.write_table(pa.concat_tables([PAYMENT.empty_table(), *waiting]))
     known, pending = split_labels(labels, end)
-    pq.write_table(known, folder / "labels.parquet", compression="zstd")
-    pq.write_table(pending, folder / "pending_labels.parquet", compression="zstd")
+    for name, table in (
+        ("labels", known),
+        ("pending_labels", pending),
+        ("customers", pa.concat_tables(customers)),
+        ("merchants", pa.concat_tables(merchants)),
+    ):
+        pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
     world.save(folder)
     return count
+
+
+class _Rows:
+    """A Parquet file written in row groups of about `_ROW_GROUP` rows."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._waiting: list[pa.Table] = [schema.empty_table()]
+        self._writer = pq.ParquetWriter(
+            path, schema, compression="zstd", use_dictionary=_REPETITIVE[path.stem]
+        )
+
+    def add(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        if sum(table.num_rows for table in self._waiting) >= _ROW_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        self._writer.write_table(pa.concat_tables(self._waiting))
+        self._waiting = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._waiting:
+            self._write()
+        self._writer.close()
 
 
 def publish_live(
@@ -80,7 +122,8 @@ def publish_live(
 ) -> int:
     """Publish live traffic in real time, and pending labels as they become known; returns the payments.
 
-    Labels of the live payments themselves lie days ahead; they wait in memory with the pending ones.
+    Labels of the live payments themselves lie days ahead; they wait in memory with the pending ones. Within a block,
+    customers and merchants go first, then charges, then payments.
     """
     payments = 0
     start = datetime.now(UTC)
@@ -92,6 +135,9 @@ def publish_live(
         ):
             due = start + timedelta(seconds=number * block_seconds)
             time.sleep(max((due - datetime.now(UTC)).total_seconds(), 0.0))
+            publish_customers(client, block.customers.table)
+            publish_merchants(client, block.merchants.table)
+            publish_charges(client, block.charges.table)
             payments += publish_payments(client, block.payments, partitions=partitions)
             known, pending = split_labels([pending, block.labels], due)
             publish_labels(client, known)
@@ -126,7 +172,12 @@ def main(
         float, typer.Option(min=0, help="Bus only: how long; 0 goes on until interrupted.")
     ] = 60.0,
 ) -> None:
-    """Generate a history of payments, or live traffic that goes on where it ended."""
+    """Generate a history of payments, or live traffic that goes on where it ended.
+
+    A history is a folder: payments.parquet, charges.parquet (card charges of payments), customers.parquet and
+    merchants.parquet (versions, in the order they came in), labels.parquet (what was known at the end),
+    pending_labels.parquet (what becomes known after it) and world.npz, from which live traffic goes on.
+    """
     settings = FlowSettings()
     folder = out or settings.home / "generated"
     end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)

@@ -10,6 +10,9 @@ import redis
 
 PAYMENTS = "millstream:payments:{}"
 LABELS = "millstream:labels:0"
+CUSTOMERS = "millstream:customers:0"
+MERCHANTS = "millstream:merchants:0"
+CHARGES = "millstream:charges:0"
 _PIPELINE = 1_000
 
 
@@ -44,7 +47,26 @@ def publish_payments(client: redis.Redis, payments: pa.Table, *, partitions: int
 
 def publish_labels(client: redis.Redis, labels: pa.Table) -> int:
     """Append labels; returns how many the bus has acknowledged."""
-    return _append(client, ((LABELS, value) for value in encode(labels)))
+    return _append_all(client, LABELS, labels)
+
+
+def publish_customers(client: redis.Redis, customers: pa.Table) -> int:
+    """Append versions of customers; returns how many the bus has acknowledged."""
+    return _append_all(client, CUSTOMERS, customers)
+
+
+def publish_merchants(client: redis.Redis, merchants: pa.Table) -> int:
+    """Append versions of merchants; returns how many the bus has acknowledged."""
+    return _append_all(client, MERCHANTS, merchants)
+
+
+def publish_charges(client: redis.Redis, charges: pa.Table) -> int:
+    """Append charges; returns how many the bus has acknowledged."""
+    return _append_all(client, CHARGES, charges)
+
+
+def _append_all(client: redis.Redis, stream: str, rows: pa.Table) -> int:
+    return _append(client, ((stream, value) for value in encode(rows))) if rows.num_rows else 0
 
 
 def _append(client: redis.Redis, entries: Iterator[tuple[str, bytes]]) -> int:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from feature_repo.schemas.payment import CREATED_TIMESTAMP, TIMESTAMP
 from flows.generator.draws import Ints
 
 NEVER = np.iinfo(np.int64).max
@@ -24,6 +25,10 @@ class Versions(NamedTuple):
     def slice(self, low: int, high: int) -> "Versions":
         """Rows from `low` to before `high`."""
         return Versions(self.table.slice(low, high - low), self.arrivals[low:high])
+
+    def stamped(self) -> pa.Table:
+        """The rows with their arrival as `created_timestamp`: what a file says that is to be replayed as it came in."""
+        return self.table.append_column(CREATED_TIMESTAMP, pa.array(self.arrivals).cast(TIMESTAMP))
 
 
 def in_snapshot(start: int, n: int) -> Ints:

@@ -20,7 +20,14 @@ import redis
 
 from feature_repo.errors import FlowError
 from flows.generator import Events, World, epoch_us, split_labels
-from flows.generator.bus import encode, publish_labels, publish_payments
+from flows.generator.bus import (
+    encode,
+    publish_charges,
+    publish_customers,
+    publish_labels,
+    publish_merchants,
+    publish_payments,
+)
 from flows.traffic import report
 from flows.traffic.freshness import FreshnessProbe
 from flows.traffic.scoring import Asker
@@ -45,6 +52,9 @@ class Traffic:
     probe: FreshnessProbe | None
     payments: int = 0
     labels: int = 0
+    customers: int = 0
+    merchants: int = 0
+    charges: int = 0
     warm_up: dict[str, Any] = field(default_factory=dict)
 
     def run(self, *, seconds: float | None, warm_up_seconds: float) -> None:
@@ -87,6 +97,7 @@ class Traffic:
         for number, block in enumerate(blocks, start=1):
             due = start + timedelta(seconds=number * BLOCK_S)
             time.sleep(max((due - datetime.now(UTC)).total_seconds(), 0.0))
+            self._send_others(block)
             if block.payments.num_rows:
                 self._send(block.payments, every, measured=measured)
             labels.append(block.labels)
@@ -112,6 +123,12 @@ class Traffic:
                 self.asker.ask(body, measured=measured)
         self.payments += published
 
+    def _send_others(self, block: Events) -> None:
+        """Before the payments of the block: most charges come a moment before theirs, some in a later block."""
+        self.customers += publish_customers(self.client, block.customers.table)
+        self.merchants += publish_merchants(self.client, block.merchants.table)
+        self.charges += publish_charges(self.client, block.charges.table)
+
     def _publish_labels(self, new: list[pa.Table], known_by: datetime) -> None:
         """Labels that have become known; those of the live payments lie days ahead and wait with the others."""
         known, self.pending = split_labels([self.pending, *new], known_by)
@@ -121,8 +138,13 @@ class Traffic:
     def _report(self, *, done: bool) -> None:
         report.write(
             self.out,
-            payments=self.payments,
-            labels=self.labels,
+            published={
+                "payments": self.payments,
+                "labels": self.labels,
+                "customers": self.customers,
+                "merchants": self.merchants,
+                "charges": self.charges,
+            },
             warm_up=self.warm_up,
             asker=self.asker,
             probe=self.probe,

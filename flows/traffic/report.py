@@ -28,15 +28,14 @@ def percentiles(values: list[float]) -> dict[str, float | int | None]:
 def write(
     path: Path,
     *,
-    payments: int,
-    labels: int,
+    published: dict[str, int],
     warm_up: dict[str, Any],
     asker: Asker | None,
     probe: FreshnessProbe | None,
     done: bool,
 ) -> None:
-    """Replace the report."""
-    made: dict[str, Any] = {"payments": payments, "labels": labels, "warm_up": warm_up, "done": done}
+    """Replace the report; `published` counts events by stream."""
+    made: dict[str, Any] = {**published, "warm_up": warm_up, "done": done}
     if asker is not None:
         made |= {
             "requests": asker.answered,
