@@ -10,7 +10,7 @@ from feature_repo.windows.spec import INTEGER_FUNCTIONS
 
 
 def schema_of(aggregations: Sequence[Aggregation]) -> list[Field]:
-    """One field per aggregation: counts are Int64, everything else is Float64 (null on an empty window, but sums are 0)."""
+    """One field per aggregation: counts (`count`, `count_distinct`, `count_since`) are Int64, everything else is Float64 (null on an empty window, but sums are 0)."""
     return [
         Field(
             name=a.resolved_name(a.time_window), dtype=Int64 if a.function in INTEGER_FUNCTIONS else Float64

@@ -12,21 +12,36 @@ from hypothesis import strategies as st
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history import features_at
 from feature_repo.windows.read import CAPPED, INCOMPLETE, read_state
-from feature_repo.windows.spec import EXACT_ONLY, FUNCTIONS, TILED_ONLY, Aggregate, ViewSpec
+from feature_repo.windows.spec import EXACT_ONLY, FUNCTIONS, QUANTILES, TILED_ONLY, Aggregate, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
-from tests.oracle import Event, answer
+from tests.oracle import Event, agrees
 
 S = 1_000_000
+KINDS = [0, 2 * S, -2 * S]
 T0 = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) * S
 
 
 def view(hop_us: int, capacity: int = 6, windows: tuple[int, ...] = (4 * S, 16 * S)) -> ViewSpec:
-    """All functions the kind of view knows, over two windows."""
-    names = sorted(set(FUNCTIONS) - (EXACT_ONLY if hop_us else TILED_ONLY))
-    columns = {"count_distinct": "payee", "count": "event_id", "mean_hop_count": "event_id"}
+    """All functions the kind of view knows, over two windows. A negative hop: a sketch of hops so long."""
+    if hop_us < 0:
+        aggregates = [Aggregate(f"{f}_{w}", f, "amount", w) for w in windows for f in (*QUANTILES, "count")]
+        return ViewSpec("v", ("account",), -hop_us, capacity, 8 * S, tuple(aggregates))
+    names = sorted(set(FUNCTIONS) - set(QUANTILES) - (EXACT_ONLY if hop_us else TILED_ONLY))
+    columns = {
+        "count_distinct": "payee",
+        "count": "event_id",
+        "mean_hop_count": "event_id",
+        "count_since": "payee",
+    }
     aggregates = [Aggregate(f"{f}_{w}", f, columns.get(f, "amount"), w) for w in windows for f in names]
     aggregates.append(Aggregate("known", "count", "amount", windows[0]))
     aggregates.append(Aggregate("placed", "count", "latitude", windows[1]))
+    aggregates.append(Aggregate("since_event", "seconds_since_last", "event_id", windows[0]))
+    aggregates.append(Aggregate("since_placed", "seconds_since_last", "latitude", windows[1]))
+    if not hop_us:
+        aggregates.append(Aggregate("after_placed", "count_since", "latitude", windows[1]))
+        aggregates.append(Aggregate("after_amount", "count_since", "amount", windows[0]))
+        aggregates.append(Aggregate("after_event", "count_since", "event_id", windows[0]))
     return ViewSpec("v", ("account",), hop_us, capacity, 8 * S, tuple(aggregates))
 
 
@@ -87,17 +102,13 @@ def packed(index: KeyIndex, state: ViewState, key: str) -> bytes | None:
     return blob.tobytes()
 
 
-def close(x: float, y: float) -> bool:
-    return (math.isnan(x) and math.isnan(y)) or x == y or math.isclose(x, y, rel_tol=4e-16)
-
-
 TIMES = [T0 + s * S + d for s in (0, 1, 4, 7, 16, 20, 31, 38, 41) for d in (-1, 0, 1)]
 relaxed = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
-@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@pytest.mark.parametrize("hop_us", KINDS, ids=["exact", "tiled", "sketch"])
 @relaxed
 @given(histories(), st.randoms(use_true_random=False))
 def test_every_function_equals_the_naive_oracle_in_any_arrival_order(
@@ -117,10 +128,10 @@ def test_every_function_equals_the_naive_oracle_in_any_arrival_order(
                 assert t < last - spec.grace_us or (not spec.tiled and t <= last)
             for a, value in zip(spec.aggregates, values, strict=True):
                 given_up = flags & INCOMPLETE and math.isnan(value)
-                assert given_up or close(value, answer(events, spec, a, key, t)), (a, key, t, value)
+                assert given_up or agrees(value, events, spec, a, key, t), (a, key, t, value)
 
 
-@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@pytest.mark.parametrize("hop_us", KINDS, ids=["exact", "tiled", "sketch"])
 @relaxed
 @given(histories(), st.randoms(use_true_random=False))
 def test_state_bytes_are_a_function_of_the_set_of_events(hop_us: int, events: list[Event], random) -> None:
@@ -131,7 +142,7 @@ def test_state_bytes_are_a_function_of_the_set_of_events(hop_us: int, events: li
         assert packed(*one, key) == packed(*other, key)
 
 
-@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@pytest.mark.parametrize("hop_us", KINDS, ids=["exact", "tiled", "sketch"])
 @relaxed
 @given(histories(), st.integers(0, 24))
 def test_a_state_that_went_through_bytes_folds_on_as_if_it_had_not(
@@ -151,7 +162,7 @@ def test_a_state_that_went_through_bytes_folds_on_as_if_it_had_not(
         assert packed(index, state, key) == packed(second, again, key)
 
 
-@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@pytest.mark.parametrize("hop_us", KINDS, ids=["exact", "tiled", "sketch"])
 @relaxed
 @given(histories())
 def test_history_equals_the_live_state_bit_for_bit(hop_us: int, events: list[Event]) -> None:
@@ -172,7 +183,7 @@ def test_history_equals_the_live_state_bit_for_bit(hop_us: int, events: list[Eve
             assert flags == history_flag
 
 
-@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@pytest.mark.parametrize("hop_us", KINDS, ids=["exact", "tiled", "sketch"])
 @relaxed
 @given(histories(), st.lists(st.integers(0, 12), min_size=24, max_size=24))
 def test_created_filter_hides_what_was_not_known_yet(
@@ -190,7 +201,7 @@ def test_created_filter_hides_what_was_not_known_yet(
     for (key, t), row in zip(asked, out, strict=True):
         known = [e for e, c in zip(events, created, strict=True) if c <= t]
         for a, value in zip(spec.aggregates, row, strict=True):
-            assert close(value, answer(known, spec, a, key, t)), (a, key, t)
+            assert agrees(value, known, spec, a, key, t), (a, key, t)
 
 
 def test_event_at_the_window_start_counts_and_event_at_t_does_not() -> None:
@@ -255,7 +266,7 @@ def test_the_id_column_orders_events_of_one_instant_and_is_kept_in_the_spec() ->
         assert dict(zip(chosen.feature_names, values, strict=True))[f"last_{16 * S}"] == last
 
 
-@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@pytest.mark.parametrize("hop_us", KINDS, ids=["exact", "tiled", "sketch"])
 @relaxed
 @given(histories())
 def test_read_then_fold_equals_reading_and_folding_one_event_after_the_other(
@@ -275,7 +286,7 @@ def test_read_then_fold_equals_reading_and_folding_one_event_after_the_other(
         assert packed(index, state, key) == packed(other_index, other, key)
 
 
-@pytest.mark.parametrize("hop_us", [0, 2 * S], ids=["exact", "tiled"])
+@pytest.mark.parametrize("hop_us", KINDS, ids=["exact", "tiled", "sketch"])
 def test_read_then_fold_grows_the_state_as_it_goes(hop_us: int) -> None:
     spec = view(hop_us, capacity=1000)
     null = {"amount": 1.0, "payee": "m", "latitude": None}

@@ -1,12 +1,17 @@
 """The meaning of a windowed aggregation: one spec, one state, one fold, one read. Pure: no I/O, no clock.
 
-* `spec`       what is computed: a `ViewSpec` made from a Feast `StreamFeatureView`
+* `functions`  what may be computed over a window
+* `spec`       what a view computes: a `ViewSpec` made from a Feast `StreamFeatureView`
+* `layout`     where things stand in a row of its state
 * `columns`    events as flat arrays: times, ordered ids, hashed keys, values
 * `exact_sum`  sums that do not depend on the order of their terms
 * `header`     what stands at the head of a state's bytes
 * `state`      the events or tiles kept per key, as flat arrays and as bytes
+* `rows`       the sorted rows of a key: find, insert, drop
 * `fold`       kernels that put events into a state
-* `read`       kernels that finish a state at a time `t`
+* `read`       finishing a state at a time `t`, with the kernels of `read_events`, `read_tiles` and `sketch`
+* `sketch`     quantiles from counts in logarithmic buckets
+* `decay`      the weight of a value that fades with its age
 * `read_then_fold` both, event by event: what an event's own past says about it
 * `history`    the same fold and read over a sorted history, for many times at once
 

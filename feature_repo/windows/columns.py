@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from feature_repo.errors import SchemaError
 from feature_repo.windows.exact_sum import LIMIT
-from feature_repo.windows.spec import EVENT_HASHED, ViewSpec
+from feature_repo.windows.layout import EVENT_HASHED
+from feature_repo.windows.spec import ViewSpec
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -1,6 +1,6 @@
 """A state as bytes: what stands at its head. Everything little-endian, 8-byte words, so a reader needs no parsing.
 
-    word 0      magic "MSW1" (low 32 bits), flags: 0 exact, 1 tiled (high 32 bits)
+    word 0      magic "MSW1" (low 32 bits), flags: 0 exact, 1 tiled, 2 sketch (high 32 bits)
     word 1      fingerprint of the layout (`ViewSpec.fingerprint`)
     word 2      rows
     word 3      version: events folded for this key so far

@@ -16,8 +16,12 @@ import numpy.typing as npt
 from feature_repo.windows.columns import Events, Floats, Ints, Keys
 from feature_repo.windows.fold import add_to_tile, empty_tile
 from feature_repo.windows.header import NOTHING
-from feature_repo.windows.read import finish_events, finish_tiles, read_tables
-from feature_repo.windows.spec import TILE_HOP, ViewSpec
+from feature_repo.windows.layout import TILE_HOP
+from feature_repo.windows.read import read_tables
+from feature_repo.windows.read_events import finish_events
+from feature_repo.windows.read_tiles import finish_tiles
+from feature_repo.windows.sketch import finish_sketch, sketch_rows
+from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex
 
 
@@ -85,14 +89,18 @@ def _read_history(
     out: Floats,
     flags: Any,
 ) -> None:
-    n_ints, n_floats = meta[2], meta[3]
+    n_ints, n_floats, sketch = meta[2], meta[3], meta[6] > 0
     for key in range(len(starts) - 1):
         start, end = starts[key], starts[key + 1]
         tiles, tile_floats, n_tiles = _NO_INTS, _NO_FLOATS, 0
         if hop > 0 and not by_created and row_starts[key + 1] > row_starts[key]:
-            tiles, tile_floats, n_tiles = _tiles(
-                ints, floats, start, end, hop, merge, n_ints, n_floats, NOTHING
-            )
+            if sketch:
+                tiles, n_tiles = sketch_rows(ints, floats, start, end, hop, NOTHING)
+            else:
+                tiles, tile_floats, n_tiles = _tiles(
+                    ints, floats, start, end, hop, merge, n_ints, n_floats, NOTHING
+                )
+        known = -1  # the row of this key answered last
         at = start
         for q in range(row_starts[key], row_starts[key + 1]):
             row = rows[q]
@@ -110,9 +118,19 @@ def _read_history(
                 oldest = (t - longest) // hop * hop
                 while first > start and ints[first - 1, 0] >= oldest:
                     first -= 1
-                tiles, tile_floats, n_tiles = _tiles(
-                    ints, floats, first, at, hop, merge, n_ints, n_floats, created
-                )
+                if sketch:
+                    tiles, n_tiles = sketch_rows(ints, floats, first, at, hop, created)
+                else:
+                    tiles, tile_floats, n_tiles = _tiles(
+                        ints, floats, first, at, hop, merge, n_ints, n_floats, created
+                    )
+            if sketch:
+                if not by_created and known >= 0 and times[known] // hop == t // hop:
+                    out[row] = out[known]  # quantiles change with the hop, not within it
+                else:
+                    flags[row] = finish_sketch(tiles, 0, n_tiles, NOTHING, reads, meta, t, out[row])
+                known = row
+                continue
             flags[row] = finish_tiles(tiles, tile_floats, 0, n_tiles, NOTHING, reads, meta, t, out[row])
 
 
@@ -148,5 +166,5 @@ def _tiles(
         if n == 0 or tiles[n - 1, TILE_HOP] != number:
             empty_tile(tiles, tile_floats, n, number, merge)
             n += 1
-        add_to_tile(tiles, tile_floats, n - 1, ints, floats, i, merge)
+        add_to_tile(tiles, tile_floats, n - 1, ints, floats, i, merge, hop)
     return tiles, tile_floats, n

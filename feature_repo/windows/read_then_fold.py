@@ -9,7 +9,10 @@ import numba as nb
 from feature_repo.windows.columns import Floats, Ints
 from feature_repo.windows.fold import fold_events, fold_tiles
 from feature_repo.windows.header import NOTHING
-from feature_repo.windows.read import finish_events, finish_tiles, first_not_before
+from feature_repo.windows.read_events import finish_events
+from feature_repo.windows.read_tiles import finish_tiles
+from feature_repo.windows.rows import first_not_before
+from feature_repo.windows.sketch import finish_sketch, fold_sketch
 
 
 @nb.njit(cache=True)
@@ -29,19 +32,25 @@ def read_then_fold(
     out: Floats,
 ) -> int:
     """Read and fold the events from `start` on; returns where it stopped, short of the end when the row arrays are full."""
-    hop, most_rows = meta[0], 2 * meta[1]
+    hop, most_rows, sketch = meta[0], 2 * meta[1], meta[6] > 0
     for i in range(start, len(slots)):
         segment = segments[slots[i]]
         t = event_ints[i, 0]
         first = segment[0] + segment[2]
         end, floor = first + segment[3], segment[5]
-        if hop > 0:
+        if sketch:
+            finish_sketch(ints, first, end, floor, reads, meta, t, out[i])
+        elif hop > 0:
             finish_tiles(ints, floats, first, end, floor, reads, meta, t, out[i])
         else:
             before = first_not_before(ints, first, end, t)
             finish_events(ints, floats, first, before, floor, reads, meta, t, out[i], NOTHING)
         own_slot, own_ints, own_floats = slots[i : i + 1], event_ints[i : i + 1], event_floats[i : i + 1]
-        if hop > 0:
+        if sketch:
+            folded = fold_sketch(
+                ints, floats, segments, free, own_slot, own_ints, own_floats, 0, hop, retention
+            )
+        elif hop > 0:
             folded = fold_tiles(
                 ints, floats, segments, free, own_slot, own_ints, own_floats, 0, merge, hop, retention
             )

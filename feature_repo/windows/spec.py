@@ -14,56 +14,32 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from feature_repo.errors import DefinitionError
+from feature_repo.windows.functions import (
+    EXACT_ONLY,
+    FUNCTIONS,
+    INTEGER_FUNCTIONS,
+    NEVER_NULL,
+    PRESENCE_FUNCTIONS,
+    QUANTILES,
+    TILED_ONLY,
+    VALUE_FUNCTIONS,
+)
+from feature_repo.windows.layout import Layout, layout_of
 
-(
-    COUNT,
-    SUM,
-    MEAN,
-    MIN,
-    MAX,
-    STD,
-    VAR,
-    COUNT_DISTINCT,
-    FIRST,
-    LAST,
-    SECONDS_SINCE_LAST,
-    MEAN_HOP_COUNT,
-    MEAN_HOP_MAX,
-) = range(13)
-
-FUNCTIONS: Final[Mapping[str, int]] = {
-    "count": COUNT,
-    "sum": SUM,
-    "mean": MEAN,
-    "min": MIN,
-    "max": MAX,
-    "std": STD,
-    "var": VAR,
-    "count_distinct": COUNT_DISTINCT,
-    "first": FIRST,
-    "last": LAST,
-    "seconds_since_last": SECONDS_SINCE_LAST,
-    "mean_hop_count": MEAN_HOP_COUNT,
-    "mean_hop_max": MEAN_HOP_MAX,
-}
-"""Feast function name -> kernel code. `std` and `var` are the sample statistics (n - 1), null below two values."""
-
-TILED_ONLY: Final = frozenset({"mean_hop_count", "mean_hop_max"})
-EXACT_ONLY: Final = frozenset({"count_distinct"})
-INTEGER_FUNCTIONS: Final = frozenset({"count", "count_distinct"})
-"""Functions whose value is a whole number; every other value is a float64. Both count 0, not null, on an empty window."""
-
-_VALUE_FUNCTIONS: Final = frozenset(FUNCTIONS) - {
-    "count",
-    "count_distinct",
-    "seconds_since_last",
-    "mean_hop_count",
-}
-NEVER_NULL: Final = frozenset({"", "event_id", "event_timestamp", "label_id"})
+__all__ = [
+    "EXACT_ONLY",
+    "FUNCTIONS",
+    "INTEGER_FUNCTIONS",
+    "NEVER_NULL",
+    "QUANTILES",
+    "TILED_ONLY",
+    "Aggregate",
+    "Layout",
+    "ViewSpec",
+    "is_windowed",
+    "view_spec",
+]
 
 DEFAULT_CAPACITY: Final = 1024
 """An exact view answers from at most this many events before t (tag `capacity`); its state holds twice as many."""
@@ -89,7 +65,7 @@ class ViewSpec:
 
     `hop_us` is 0 for an exact view. `longest_us` is the longest window. Columns an aggregate needs are kept in three roles:
     `values` (float64, null = NaN), `hashed` (64-bit hash of the value, null = 0) and presence (a value column named
-    `?column` holding 1.0 or NaN, for a `count` of a nullable column that nothing else reads).
+    `?column` holding 1.0 or NaN, for a `count` and the like of a nullable column of which nothing else reads the number).
     `id_column` (tag `id_column` of the view) identifies an event of its stream and orders events of one instant.
     """
 
@@ -105,11 +81,12 @@ class ViewSpec:
 
     def __post_init__(self) -> None:
         _check(self)
-        values = {a.column for a in self.aggregates if a.function in _VALUE_FUNCTIONS}
+        values = {a.column for a in self.aggregates if a.function in VALUE_FUNCTIONS}
         hashed = {a.column for a in self.aggregates if a.function == "count_distinct"}
         never_null = NEVER_NULL.union(self.join_keys, (self.id_column,))
         for a in self.aggregates:
-            if a.function == "count" and a.column not in values | hashed | never_null:
+            known = values | never_null | (hashed if a.function == "count" else set())
+            if a.function in PRESENCE_FUNCTIONS and a.column not in known:
                 values.add("?" + a.column)
         object.__setattr__(self, "values", tuple(sorted(values)))
         object.__setattr__(self, "hashed", tuple(sorted(hashed)))
@@ -117,6 +94,17 @@ class ViewSpec:
     @property
     def tiled(self) -> bool:
         return self.hop_us > 0
+
+    @property
+    def sketch(self) -> bool:
+        """A tiled view of quantiles: its state counts values in buckets."""
+        return any(a.function in QUANTILES for a in self.aggregates)
+
+    def source(self, a: Aggregate) -> str | None:
+        """Which of `values` an aggregate reads; None when it is about all rows, or about hashes."""
+        if a.function in VALUE_FUNCTIONS or (a.function in PRESENCE_FUNCTIONS and a.column in self.values):
+            return a.column
+        return "?" + a.column if a.function in PRESENCE_FUNCTIONS and "?" + a.column in self.values else None
 
     @property
     def longest_us(self) -> int:
@@ -143,7 +131,7 @@ class ViewSpec:
 
     @cached_property
     def layout(self) -> Layout:
-        return _tile_layout(self) if self.tiled else _event_layout(self)
+        return layout_of(self)
 
     @cached_property
     def fingerprint(self) -> int:
@@ -177,22 +165,6 @@ class ViewSpec:
             aggregates=tuple(Aggregate(**a) for a in made["aggregates"]),
             id_column=made.get("id_column", "event_id"),
         )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where things stand in a row of a state, and the tables that drive the kernels.
-
-    `n_ints` int64 and `n_floats` float64 words a row. `parts` names the words in order, for the fingerprint and the docs.
-    `merge` (tiled only), int64 [k, 4]: what an event adds to a tile: (part code, value column, int offset, float offset).
-    `reads`, int64 [aggregates, 6], ascending by window: (function, source a, source b, source c, window, output position).
-    """
-
-    n_ints: int
-    n_floats: int
-    parts: tuple[str, ...]
-    merge: npt.NDArray[np.int64]
-    reads: npt.NDArray[np.int64]
 
 
 def view_spec(view: Any) -> ViewSpec:
@@ -260,121 +232,18 @@ def _check(spec: ViewSpec) -> None:
                 f" ({timedelta(microseconds=spec.hop_us)}); change time_window or tiling_hop_size"
             )
             raise DefinitionError(msg)
-        if not a.column and a.function in _VALUE_FUNCTIONS | EXACT_ONLY:
+        if not a.column and a.function in VALUE_FUNCTIONS | EXACT_ONLY:
             msg = f"{where}: {a.function} ({a.name!r}) needs a column; add column=..."
+            raise DefinitionError(msg)
+        if spec.sketch and (
+            not spec.tiled or a.column != spec.aggregates[0].column or a.function not in {"count", *QUANTILES}
+        ):
+            msg = (
+                f"{where}: quantiles ({', '.join(QUANTILES)}) stand in a view of their own, with enable_tiling=True, over one column, and"
+                f" beside them only count of that column; move {a.function} of {a.column!r} ({a.name!r}) to another view or correct it"
+            )
             raise DefinitionError(msg)
         if a.name in seen:
             msg = f"{where}: two aggregations are called {a.name!r}; give one of them another name=..."
             raise DefinitionError(msg)
         seen.add(a.name)
-
-
-# Exact view: a row is an event. Ints: time, id (two words), hashed columns. Floats: value columns.
-EVENT_HASHED = 3
-
-# Source kinds of `reads` in an exact view.
-ROWS, VALUE, HASH = 0, 1, 2
-
-
-def _event_layout(spec: ViewSpec) -> Layout:
-    reads = []
-    for out, a in enumerate(spec.aggregates):
-        if a.function == "count_distinct" or (a.function == "count" and a.column in spec.hashed):
-            source = (HASH, spec.hashed.index(a.column))
-        elif a.function in _VALUE_FUNCTIONS or (a.function == "count" and a.column in spec.values):
-            source = (VALUE, spec.values.index(a.column))
-        elif a.function == "count" and "?" + a.column in spec.values:
-            source = (VALUE, spec.values.index("?" + a.column))
-        else:
-            source = (ROWS, 0)
-        reads.append((FUNCTIONS[a.function], *source, 0, a.window_us, out))
-    parts = (
-        "event_timestamp",
-        "event_id_hi",
-        "event_id_lo",
-        *(f"hash({c})" for c in spec.hashed),
-        *spec.values,
-    )
-    return Layout(
-        n_ints=EVENT_HASHED + len(spec.hashed),
-        n_floats=len(spec.values),
-        parts=parts,
-        merge=np.zeros((0, 4), np.int64),
-        reads=_by_window(reads),
-    )
-
-
-# Tiled view: a row is a hop. Ints: hop number, rows, time of its last event; then the parts below, as the aggregates need them.
-TILE_HOP, TILE_ROWS, TILE_LAST_TS, TILE_PARTS = 0, 1, 2, 3
-PART_N, PART_SUM, PART_SQUARES, PART_MIN, PART_MAX, PART_FIRST, PART_LAST = range(7)
-_PART_WORDS: Final = {
-    PART_N: (1, 0),
-    PART_SUM: (2, 0),
-    PART_SQUARES: (4, 0),
-    PART_MIN: (0, 1),
-    PART_MAX: (0, 1),
-    PART_FIRST: (3, 1),
-    PART_LAST: (3, 1),
-}
-_PART_NAMES: Final = ("n", "sum", "sum_of_squares", "min", "max", "first", "last")
-_NEEDS: Final[Mapping[str, tuple[int, ...]]] = {
-    "count": (PART_N,),
-    "sum": (PART_SUM,),
-    "mean": (PART_N, PART_SUM),
-    "min": (PART_MIN,),
-    "max": (PART_MAX,),
-    "std": (PART_N, PART_SUM, PART_SQUARES),
-    "var": (PART_N, PART_SUM, PART_SQUARES),
-    "first": (PART_FIRST,),
-    "last": (PART_LAST,),
-    "seconds_since_last": (),
-    "mean_hop_count": (),
-    "mean_hop_max": (PART_MAX,),
-}
-
-
-def _tile_layout(spec: ViewSpec) -> Layout:
-    n_ints, n_floats = TILE_PARTS, 0
-    offsets: dict[tuple[int, int], tuple[int, int]] = {}
-    parts = ["hop", "rows", "last_timestamp"]
-    needed = sorted({(_value_index(spec, a), part) for a in spec.aggregates for part in _tile_needs(spec, a)})
-    for column, part in needed:
-        offsets[column, part] = (n_ints, n_floats)
-        ints, floats = _PART_WORDS[part]
-        n_ints, n_floats = n_ints + ints, n_floats + floats
-        parts.append(f"{_PART_NAMES[part]}({spec.values[column]})")
-    reads = []
-    for out, a in enumerate(spec.aggregates):
-        needs = _tile_needs(spec, a)
-        at = [offsets[_value_index(spec, a), part] for part in needs]
-        sources = [f if part in (PART_MIN, PART_MAX) else i for part, (i, f) in zip(needs, at, strict=True)]
-        if needs in ((PART_FIRST,), (PART_LAST,)):
-            sources = list(at[0])
-        a_, b_, c_ = [*sources, -1, -1, -1][:3]
-        reads.append((FUNCTIONS[a.function], a_, b_, c_, a.window_us, out))
-    merge = [(part, column, i, f) for (column, part), (i, f) in offsets.items()]
-    return Layout(
-        n_ints=n_ints,
-        n_floats=n_floats,
-        parts=tuple(parts),
-        merge=np.array(merge, np.int64).reshape(-1, 4),
-        reads=_by_window(reads),
-    )
-
-
-def _tile_needs(spec: ViewSpec, a: Aggregate) -> tuple[int, ...]:
-    if a.function == "count" and a.column not in spec.values and "?" + a.column not in spec.values:
-        return ()  # every row has the column: the tile's row count is the answer
-    return _NEEDS[a.function]
-
-
-def _value_index(spec: ViewSpec, a: Aggregate) -> int:
-    return (
-        spec.values.index(a.column if a.column in spec.values else "?" + a.column)
-        if _tile_needs(spec, a)
-        else -1
-    )
-
-
-def _by_window(reads: Sequence[tuple[int, ...]]) -> npt.NDArray[np.int64]:
-    return np.array(sorted(reads, key=lambda r: (r[4], r[5])), np.int64).reshape(-1, 6)

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.windows.columns import Events, Floats, Ints, Keys
-from feature_repo.windows.fold import FULL, fold_events, fold_tiles
+from feature_repo.windows.fold import fold_events, fold_tiles
 from feature_repo.windows.header import HEADER, MAGIC, NOTHING, check_header
 from feature_repo.windows.read import read_tables
 from feature_repo.windows.read_then_fold import read_then_fold
+from feature_repo.windows.rows import FULL
+from feature_repo.windows.sketch import fold_sketch
 from feature_repo.windows.spec import ViewSpec
 
 _FIRST_SLOTS: Final = 64
@@ -149,6 +151,21 @@ class ViewState:
 
     def _fold(self, slots: Ints, events: Events, start: int) -> int:
         a, spec = self._a, self.spec
+        if spec.sketch:
+            return int(
+                fold_sketch(
+                    a.ints,
+                    a.floats,
+                    a.segments,
+                    a.free,
+                    slots,
+                    events.ints,
+                    events.floats,
+                    start,
+                    spec.hop_us,
+                    spec.retention_us,
+                )
+            )
         if spec.tiled:
             return int(
                 fold_tiles(
@@ -197,7 +214,7 @@ class ViewState:
             offsets,
             words,
             self.spec.fingerprint,
-            1 if self.spec.tiled else 0,
+            self.spec.tiled + self.spec.sketch,
         )
         return words.view(np.uint8), offsets * 8
 

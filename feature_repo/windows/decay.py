@@ -1,0 +1,26 @@
+"""The weight of a value in a decayed sum: it halves with each quarter of the window, so what leaves the window weighs a sixteenth."""
+
+import math
+from typing import Final
+
+import numba as nb
+import numpy as np
+
+_LN2: Final = math.log(2)
+_TERMS = np.array([1.0 / math.factorial(k) for k in range(13, -1, -1)])
+
+
+@nb.njit(cache=True)
+def weight(age: int, window: int) -> float:
+    """2^(-age / (window / 4)), to two units in the last place; age and window in the same unit.
+
+    The Taylor series of e^x on |x| <= ln(2) / 2, and not the C library's `exp2`: the same bits on every machine and in every
+    compilation, because stored sums are made of them.
+    """
+    x = 4.0 * age / window
+    whole = np.floor(x + 0.5)
+    rest = (whole - x) * _LN2
+    power = 0.0
+    for i in range(len(_TERMS)):
+        power = power * rest + _TERMS[i]
+    return math.ldexp(power, -int(whole))
