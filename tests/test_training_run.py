@@ -11,12 +11,13 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from feature_repo.errors import ArtefactError, SettingsError, ValidationError
+from feature_repo.errors import ArtefactError, DefinitionError, SettingsError, ValidationError
 from tests.test_training_world import START, TableSource, World, make_world
 from training import artefact
 from training.dataset import Feature
 from training.gate import Gate, training_suite
 from training.labels import Window
+from training.manifest import typical as typical_of
 from training.pipeline import TrainingResult, run
 from training.progress import Steps
 from training.settings import GateSettings, Rule, TrainingConfig
@@ -40,9 +41,9 @@ def _config() -> TrainingConfig:
     return config.model_copy(update={"rules": rules})
 
 
-def _run(world: World, **changes: Any) -> TrainingResult:
+def _run(world: World, config: TrainingConfig | None = None, **changes: Any) -> TrainingResult:
     arguments = {"repo": REPO, "now": NOW, "steps": Steps(Console(quiet=True)), **changes}
-    return run(arguments.pop("source", world.source), _config(), world.settings, **arguments)
+    return run(arguments.pop("source", world.source), config or _config(), world.settings, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,74 @@ def test_the_report_loads_nothing_from_anywhere(result: TrainingResult) -> None:
 
 def test_the_report_names_rules_it_could_not_use(result: TrainingResult) -> None:
     assert "<code>gone</code>" in result.report.read_text(encoding="utf-8")
+
+
+def test_the_manifest_holds_the_middle_of_each_feature_of_the_train_days(
+    world: World, manifest: dict[str, Any]
+) -> None:
+    typical = manifest["typical"]
+    assert list(typical) == manifest["features"]
+    assert typical["account_amount_count_1h"] == 0.0
+    assert 0.05 < typical["account_balance_share"] < 0.2
+
+
+def test_the_middle_of_a_feature_most_rows_lack_is_missing() -> None:
+    nan = np.nan
+    rows = np.array([[1, nan, 3], [2, nan, nan], [9, 5, nan], [nan, nan, 1]], np.float32)
+    assert typical_of(rows) == [2.0, None, 2.0]
+
+
+@pytest.fixture(scope="module")
+def compared(world: World) -> TrainingResult:
+    """The same run as `result`, an hour later, and the same trees on two smaller services."""
+    config = _config().replace(compare_services=("and_more", "payments_alone", "fraud_detection_v1"))
+    return _run(world, config, promote=False, now=NOW + timedelta(hours=2))
+
+
+def test_smaller_services_are_compared_from_the_smallest_on(
+    result: TrainingResult, compared: TrainingResult
+) -> None:
+    small, middle, full = compared.metrics["services"]
+    assert [(s["service"], s["features"]) for s in (small, middle, full)] == [
+        ("payments_alone", 3),
+        ("and_more", 4),
+        ("fraud_detection_v1", 12),
+    ]
+    assert result.metrics["services"] == []
+    assert (
+        full["average_precision"]
+        == compared.metrics["average_precision"]
+        == result.metrics["average_precision"]
+    )
+    assert full["intervals"] == compared.metrics["intervals"]
+    assert full["cost"] == compared.metrics["outcome"]["cost"]
+
+
+def test_a_feature_that_tells_fraud_is_seen_to_gain(compared: TrainingResult) -> None:
+    small, middle, full = compared.metrics["services"]
+    assert small["gain"] is None
+    assert middle["gain"]["over"] == "payments_alone"
+    assert middle["gain"]["average_precision"]["low"] > 0  # the balance, which frauds drain
+    assert middle["gain"]["saved"]["value"] == pytest.approx(small["cost"] - middle["cost"])
+    assert full["gain"]["over"] == "and_more"
+    gained = full["gain"]["average_precision"]
+    assert gained["low"] <= gained["value"] <= gained["high"]  # noise, for better or worse
+
+
+def test_the_report_shows_what_each_service_brings(compared: TrainingResult) -> None:
+    page = compared.report.read_text(encoding="utf-8")
+    assert page.count("<svg") == 9
+    assert "What each service's features bring" in page
+    assert "What and_more adds to payments_alone: its features raise average precision by" in page
+    assert "plots/services.svg" in artefact.verify(compared.path)["files"]
+
+
+def test_a_service_with_other_features_cannot_be_compared(world: World) -> None:
+    source = replace(world.source, services={"wider": ["noise_0", "moon", "tide"]})
+    with pytest.raises(
+        DefinitionError, match=r"wider has moon, tide, which fraud_detection_v1 does not have"
+    ):
+        _run(world, _config().replace(compare_services=("wider",)), source=source)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +274,31 @@ def test_gate_names_a_batch_with_too_little_fraud(tmp_path: Path) -> None:
     assert "saw 0.0" in str(verdict.failures[0])
 
 
-def _small(x: list[float], target: list[int]) -> pa.Table:
+def test_gate_allows_a_customer_nobody_knows_but_not_that_nobody_is_known(tmp_path: Path) -> None:
+    features = [Feature("x", "DOUBLE", joined=True)]
+    settings = GateSettings(min_rows=1, max_fraud_share=1)
+    gate = Gate(tmp_path / "docs")
+    known = _small([1.0, *[None] * 9], [1] * 10).to_pandas()
+    assert gate.check("some", known, training_suite(features, MONTH, settings)).success
+    unknown = _small([None] * 10, [1] * 10).to_pandas()
+    suite = training_suite(features, MONTH, settings, all_missing=frozenset({"x"}))
+    told = [str(failure) for failure in gate.check("none", unknown, suite).failures]
+    assert told == ["none: x: expected values to not be null (mostly 0.02), saw 10 of 10 otherwise"]
+    allowed = settings.model_copy(update={"max_missing_of": {"x": 1.0}})
+    suite = training_suite(features, MONTH, allowed, all_missing=frozenset({"x"}))
+    assert gate.check("wanted", unknown, suite).success
+
+
+def test_a_join_that_broke_is_found_in_the_log_before_any_feature_is_computed(world: World) -> None:
+    source = replace(world.source, joined_columns=["customer_segment"])
+    told = r"payments log: customer_segment: expected values to not be null \(mostly 0.02\), saw (\d+) of \1 otherwise"
+    with pytest.raises(ValidationError, match=told):
+        _run(world, source=source)
+    fine = _config().replace(**{"gate.max_missing_of": {"customer_segment": 1.0}})
+    assert _run(world, fine, source=source, promote=False, now=NOW + timedelta(hours=3)).validation_success
+
+
+def _small(x: list[float | None], target: list[int]) -> pa.Table:
     """Ten payments, one a day, from the first of the month."""
     times = [START + timedelta(days=i) for i in range(10)]
     return pa.table(
@@ -213,7 +306,7 @@ def _small(x: list[float], target: list[int]) -> pa.Table:
             "event_id": [f"p{i}" for i in range(10)],
             "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
             "target": target,
-            "x": x,
+            "x": pa.array(x, pa.float64()),
         }
     )
 

@@ -2,7 +2,8 @@
 
 The log batch is held to the suite the flow checks rows with (`feature_repo/expectations/payments.json`). The suite of the
 training set is derived: columns and order from the feature service, "never null" and "never negative" from the meaning of
-each aggregation, bounds from the configuration. Data Docs are written whatever the verdict.
+each aggregation, bounds from the configuration. What was joined to a payment may be null, but not nearly everywhere: that is a
+join which broke. Data Docs are written whatever the verdict.
 """
 
 import json
@@ -176,17 +177,29 @@ def training_suite(
         ),
     ]
     for feature in features:
-        if feature.never_null:
-            suite.append(of("column_values_to_not_be_null", column=feature.name))
-        elif settings.max_missing < 1:
-            suite.append(
-                of("column_values_to_not_be_null", column=feature.name, mostly=1 - settings.max_missing)
-            )
+        limit = settings.max_missing_joined if feature.joined else settings.max_missing
+        limit = 0.0 if feature.never_null else settings.max_missing_of.get(feature.name, limit)
+        if limit < 1:
+            suite.append(_known(feature.name, limit))
         if feature.name not in all_missing:
             least = -LARGEST if feature.at_least is None else feature.at_least
             suite.append(of("column_min_to_be_between", column=feature.name, min_value=least))
             suite.append(of("column_max_to_be_between", column=feature.name, max_value=LARGEST))
     return suite
+
+
+def joined_suite(columns: Sequence[str], settings: GateSettings) -> list[Expectation]:
+    """That what was joined to the payments is there at all; single rows may lack it, as for a customer nobody knows."""
+    limits = {column: settings.max_missing_of.get(column, settings.max_missing_joined) for column in columns}
+    return [_known(column, limit) for column, limit in limits.items() if limit < 1]
+
+
+def _known(column: str, limit: float) -> Expectation:
+    """Not more than this share of nulls."""
+    kwargs: dict[str, Any] = {"column": column}
+    if limit > 0:
+        kwargs["mostly"] = round(1 - limit, 12)
+    return {"type": "expect_column_values_to_not_be_null", "kwargs": kwargs}
 
 
 def _failure(batch: str, result: Any) -> Failure:
@@ -200,7 +213,8 @@ def _failure(batch: str, result: Any) -> Failure:
     if "observed_value" in seen:
         what = str(seen["observed_value"])
     elif seen.get("unexpected_count") is not None:
-        examples = ", ".join(map(repr, seen.get("partial_unexpected_list", [])[:3]))
+        shown = [v for v in seen.get("partial_unexpected_list", [])[:3] if not pd.isna(v)]
+        examples = ", ".join(map(repr, shown))
         what = f"{seen['unexpected_count']} of {seen['element_count']} otherwise" + (
             f" (such as {examples})" if examples else ""
         )

@@ -35,12 +35,16 @@ class Judged:
     """Share of the fraud amount declined or reviewed."""
     cost: Estimate
     """Cost of all test payments. A few large frauds decide it, hence its wide interval."""
+    draws: Floats
+    """`evaluate.METRICS` of each resample; all models of a run have the same resamples."""
+    spent: Floats
+    """Cost of each resample."""
 
 
 def judge(
     scores: Mapping[str, Scores], valid: Sample, test: Sample, config: TrainingConfig
-) -> tuple[dict[str, Judged], dict[str, dict[str, Estimate]]]:
-    """Each model judged; and per model after the first, by how much the first is better and what it saves."""
+) -> dict[str, Judged]:
+    """Each model judged."""
     estimates, draws = evaluate.estimate(
         {name: evaluate.Ranking(test.target, score.test) for name, score in scores.items()},
         test.account,
@@ -48,7 +52,7 @@ def judge(
         confidence=config.report.confidence,
         seed=config.model.seed,
     )
-    judged, spent = {}, {}
+    judged = {}
     for name, score in scores.items():
         thresholds = threshold.choose(valid.target, score.valid, valid.amount, config.cost, days=valid.days)
         outcome = threshold.apply(test.target, score.test, test.amount, config.cost, thresholds)
@@ -64,7 +68,6 @@ def judge(
             resamples=config.report.bootstrap,
             seed=config.model.seed,
         )
-        spent[name] = totals[:, 0]
         caught = np.divide(
             totals[:, 1], totals[:, 2], out=np.full(len(totals), np.nan), where=totals[:, 2] > 0
         )
@@ -74,14 +77,17 @@ def judge(
             outcome,
             estimates[name],
             caught=evaluate.interval(outcome.caught_share, caught, config.report.confidence),
-            cost=evaluate.interval(outcome.cost, spent[name], config.report.confidence),
+            cost=evaluate.interval(outcome.cost, totals[:, 0], config.report.confidence),
+            draws=draws[name],
+            spent=totals[:, 0],
         )
-    first, *others = judged
-    gaps = {}
-    for name in others:
-        saved = judged[name].outcome.cost - judged[first].outcome.cost
-        gaps[name] = {
-            **evaluate.difference(draws[first], draws[name], confidence=config.report.confidence),
-            "saved": evaluate.interval(saved, spent[name] - spent[first], config.report.confidence),
-        }
-    return judged, gaps
+    return judged
+
+
+def gap(one: Judged, other: Judged, *, confidence: float) -> dict[str, Estimate]:
+    """By how much the one is better per metric, and what it saves (`saved`), each resample compared with itself."""
+    saved = other.outcome.cost - one.outcome.cost
+    return {
+        **evaluate.difference(one.draws, other.draws, confidence=confidence),
+        "saved": evaluate.interval(saved, other.spent - one.spent, confidence),
+    }

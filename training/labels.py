@@ -1,15 +1,16 @@
 """One row per payment, at the instant it happened; its label as it was known at an instant of the reader's choice.
 
 Two steps, because the parts of a time split know different things: `read_payments` gives the rows whose fraud has normally
-been reported by the cut-off, `read_labels` the statements about them, and `as_known` joins the two at one instant per row.
+been reported by the cut-off, and `as_known` asks the label view about them, at one instant per row.
 A correction is a later statement and replaces the earlier one from the moment it became known, never before. A payment
 nobody reported counts as honest: that is what the world looked like at that instant.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import duckdb
 import numpy as np
@@ -33,6 +34,14 @@ class Window:
     cutoff: datetime
 
 
+class LabelSource(Protocol):
+    """Where labels come from."""
+
+    def labels(self, payments: pa.ChunkedArray, known_at: pa.Array) -> pa.Table:
+        """Columns is_fraud and fraud_type, one row per payment id in the order given; null: nothing was said by `known_at`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Labels:
     """One entry per payment, aligned with the rows asked for: the latest statement known by then."""
@@ -54,7 +63,7 @@ def read_window(
     with _connect() as connection:
         first, last, rows = connection.execute(
             "SELECT epoch_us(min(event_timestamp)), epoch_us(max(event_timestamp)), count(*) FROM read_parquet(?)",
-            [_files(payments_log, "payments")],
+            [log_files(payments_log, "payments")],
         ).fetchone() or (None, None, 0)
     if not rows:
         raise LogError("the payments log has no rows", where=payments_log, todo="run the payments flow first")
@@ -73,15 +82,24 @@ def read_window(
     return window
 
 
-def read_payments(payments_log: Path, window: Window, *, label_delay: timedelta) -> pa.Table:
-    """Rows of the PAYMENT schema in event order; payments younger than the label delay at the cut-off are left out."""
+def read_payments(
+    payments_log: Path, window: Window, *, label_delay: timedelta, also: Sequence[str] = ()
+) -> pa.Table:
+    """Rows of the PAYMENT schema in event order, then the columns of `also`, null where the log does not have them.
+
+    Payments younger than the label delay at the cut-off are left out.
+    """
     mature = min(window.until, window.cutoff - label_delay + _MICROSECOND)
-    names = ", ".join(f'"{name}"' for name in PAYMENT.names)
+    files = log_files(payments_log, "payments")
     with _connect() as connection:
+        log = "FROM read_parquet(?, union_by_name = true)"
+        there = set(connection.sql(f"SELECT * {log}", params=[files]).columns)
+        wanted = [f'"{name}"' for name in PAYMENT.names]
+        wanted += [f'"{name}"' if name in there else f'NULL AS "{name}"' for name in also]
         rows = connection.sql(
-            f"SELECT {names} FROM read_parquet(?) WHERE event_timestamp >= ? AND event_timestamp < ? "  # noqa: S608  names of our own schema
+            f"SELECT {', '.join(wanted)} {log} WHERE event_timestamp >= ? AND event_timestamp < ? "
             "ORDER BY event_timestamp, event_id",
-            params=[_files(payments_log, "payments"), window.since, mature],
+            params=[files, window.since, mature],
         ).to_arrow_table()
     if not rows.num_rows:
         raise DataError(
@@ -89,50 +107,26 @@ def read_payments(payments_log: Path, window: Window, *, label_delay: timedelta)
             where=payments_log,
             todo="lengthen the window, move the cut-off, or shorten the label delay",
         )
-    return rows.cast(PAYMENT)
+    made = rows.select(PAYMENT.names).cast(PAYMENT)
+    for name in also:
+        made = made.append_column(name, rows[name])
+    return made
 
 
-def read_labels(labels_log: Path, *, cutoff: datetime) -> pa.Table:
-    """Every statement known at the cut-off: payment_id, is_fraud, fraud_type, event_timestamp, label_id."""
-    with _connect() as connection:
-        return connection.sql(
-            "SELECT payment_id, is_fraud, fraud_type, event_timestamp, label_id FROM read_parquet(?) "
-            "WHERE event_timestamp <= ?",
-            params=[_files(labels_log, "labels"), cutoff],
-        ).to_arrow_table()
-
-
-def as_known(rows: pa.Table, labels: pa.Table, *, known_at: npt.NDArray[np.int64]) -> Labels:
-    """Label each row as of its own instant `known_at` (int64 UTC microseconds, one per row).
-
-    Statements about one payment are ordered by (event_timestamp, label_id); the last one not after `known_at` holds.
-    """
-    asked = pa.table(
-        {
-            "place": pa.array(np.arange(rows.num_rows, dtype=np.int64)),
-            "payment_id": rows["event_id"],
-            "known_at": pa.array(known_at).cast(TIMESTAMP),
-        }
-    )
-    with _connect() as connection:
-        connection.register("asked", asked)
-        connection.register("labels", labels)
-        known = connection.sql(
-            """
-            SELECT place, is_fraud, fraud_type
-            FROM asked JOIN labels USING (payment_id)
-            WHERE labels.event_timestamp <= asked.known_at
-            QUALIFY row_number() OVER (PARTITION BY place ORDER BY labels.event_timestamp DESC, label_id DESC) = 1
-            """
-        ).to_arrow_table()
-    fraud = known.filter(known["is_fraud"])
-    place = fraud["place"].to_numpy()
-    target = np.zeros(rows.num_rows, np.uint8)
-    target[place] = 1
+def as_known(source: LabelSource, rows: pa.Table, *, known_at: npt.NDArray[np.int64]) -> Labels:
+    """Label each row as of its own instant `known_at` (int64 UTC microseconds, one per row)."""
+    said = source.labels(rows["event_id"], pa.array(known_at).cast(TIMESTAMP))
+    if said.num_rows != rows.num_rows:
+        raise DataError(
+            f"{rows.num_rows} payments in, {said.num_rows} labels out",
+            where="the label view",
+            todo="look for a store that drops or repeats rows",
+        )
+    fraud = pc.fill_null(said["is_fraud"], fill_value=False).to_numpy().astype(bool)
     kinds = pa.array(FRAUD_TYPES, pa.string())
-    kind = np.full(rows.num_rows, -1, np.int64)
-    kind[place] = pc.fill_null(pc.index_in(fraud["fraud_type"], value_set=kinds), -1).to_numpy()
-    return Labels(target, kinds.take(pa.array(kind, mask=kind < 0)))
+    kind = pc.fill_null(pc.index_in(said["fraud_type"], value_set=kinds), -1).to_numpy()
+    kind = np.where(fraud, kind, -1)
+    return Labels(fraud.astype(np.uint8), kinds.take(pa.array(kind, mask=kind < 0)))
 
 
 def to_us(moment: datetime) -> int:
@@ -150,7 +144,8 @@ def _connect() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _files(folder: Path, what: str) -> str:
+def log_files(folder: Path, what: str) -> str:
+    """The glob of a stream's log; raises when there is nothing in it."""
     if not any(folder.glob("*.parquet")):
         raise LogError(f"the {what} log is empty", where=folder, todo=f"run the {what} flow first")
     return (folder / "*.parquet").as_posix()

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from training import evaluate, export
+from training.ablation import Level
 from training.dataset import Feature, Matrix
 from training.report import Findings
 
 
-def manifest(found: Findings, features: Sequence[Feature], test_rows: Matrix) -> dict[str, Any]:
+def manifest(found: Findings, features: Sequence[Feature], *, train: Matrix, test: Matrix) -> dict[str, Any]:
     """Everything but `version` and `files`, which the artefact adds when it is written."""
     ours, config = found.ours, found.config
     return {
@@ -20,6 +23,7 @@ def manifest(found: Findings, features: Sequence[Feature], test_rows: Matrix) ->
         "schema_hash": found.schema_hash,
         "features": [feature.name for feature in features],
         "feature_types": {feature.name: feature.kind for feature in features},
+        "typical": dict(zip((feature.name for feature in features), typical(train), strict=True)),
         "onnx": {
             "input": export.INPUT,
             "output": export.OUTPUT,
@@ -49,8 +53,17 @@ def manifest(found: Findings, features: Sequence[Feature], test_rows: Matrix) ->
             "importance": found.importance,
         },
         "libraries": dict(found.libraries),
-        "golden": export.golden(found.exported.onnx, test_rows, ours.scores.test),
+        "golden": export.golden(found.exported.onnx, test, ours.scores.test),
     }
+
+
+def typical(rows: Matrix) -> list[float | None]:
+    """Median per feature over its known values; null where most rows have none. An explanation compares a payment with it."""
+    middles: list[float | None] = []
+    for column in rows.T:
+        known = column[np.isfinite(column)]
+        middles.append(float(np.median(known)) if 2 * len(known) >= len(column) else None)
+    return middles
 
 
 def metrics(found: Findings) -> dict[str, Any]:
@@ -74,4 +87,24 @@ def metrics(found: Findings) -> dict[str, Any]:
             }
             for name, judged in list(found.models.items())[1:]
         },
+        "test_days": found.test.days,
+        "services": [_level(level) for level in found.levels],
+    }
+
+
+def _level(level: Level) -> dict[str, Any]:
+    """What one service's features are worth on the test days; costs are of all those days."""
+    judged = level.judged
+    return {
+        "service": level.service,
+        "features": len(level.features),
+        "trees": level.trees,
+        **evaluate.to_json(judged.estimates),
+        "amount_caught": judged.caught.value,
+        "amount_caught_interval": [judged.caught.low, judged.caught.high],
+        "cost": judged.cost.value,
+        "cost_interval": [judged.cost.low, judged.cost.high],
+        "gain": {"over": level.over, **{name: asdict(e) for name, e in level.gain.items()}}
+        if level.over
+        else None,
     }

@@ -1,6 +1,7 @@
 """One run: log in, artefact out. Everything it depends on is an argument; the clock is read by the caller.
 
-payments, labels -> features -> gate -> split -> trees | logistic | rules -> thresholds -> evaluation -> artefact
+payments, labels -> features -> gate -> split -> trees | logistic | rules | trees of smaller services -> thresholds -> evaluation
+-> artefact
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from feature_repo.settings import RepoSettings
-from training import artefact, baselines, evaluate, export, model, report
+from training import ablation, artefact, baselines, evaluate, export, model, report
 from training.dataset import FeatureSource
 from training.gate import Failure, Gate
-from training.judge import Scores, judge
+from training.judge import Scores, gap, judge
 from training.manifest import manifest as make_manifest
 from training.progress import Steps
 from training.report import Findings
@@ -61,16 +62,21 @@ def run(
     promote: bool = True,
 ) -> TrainingResult:
     """Train one model and write its artefact; raises a `MillstreamError` that says what to do."""
+    services = ablation.smaller(source, config.compare_services)
     gate = Gate(settings.home / "data_docs")
-    rows, split = read(config, settings, gate, repo, steps, gated=gated)
+    rows, split = read(config, settings, gate, repo, steps, joined=source.joined_columns, gated=gated)
     data = assemble(source, rows, split, config, settings, gate, steps, gated=gated)
     trained = _grow(data, source, config, steps)
     scores, unused = _score(data, source, trained, config, steps)
+    without = ablation.score(data, source, services, trained.chosen, config, steps)
 
     with steps.step("evaluate", "Thresholds and evaluation") as step:
         valid = data.sample("valid", config.split.valid_days)
         test = data.sample("test", config.split.test_days)
-        models, gaps = judge(scores, valid, test, config)
+        models = judge(scores, valid, test, config)
+        ours, *others = models.values()
+        gaps = [gap(ours, other, confidence=config.report.confidence) for other in others]
+        levels = ablation.levels(source, ours, trained.chosen.trees, services, without, valid, test, config)
         kinds = evaluate.by_fraud_type(
             test.target,
             test.kind,
@@ -81,7 +87,7 @@ def run(
             seed=config.model.seed,
         )
         exported = export.export(trained.booster, data.matrix[data.of("test")])
-        estimates = models[OURS].estimates
+        estimates = ours.estimates
         step.found = (
             f"average precision {estimates['average_precision'].value:.3f}, ROC AUC {estimates['roc_auc'].value:.4f}, "
             f"recall at 1% false positives {estimates['recall_at_1pct_fpr'].value:.3f}"
@@ -105,7 +111,8 @@ def run(
             trained=trained,
             exported=exported,
             models=models,
-            gaps=gaps,
+            gaps=dict(zip(list(models)[1:], gaps, strict=True)),
+            levels=levels,
             kinds=kinds,
             valid=valid,
             test=test,
@@ -113,7 +120,9 @@ def run(
             all_missing=data.all_missing,
             importance=trained.importance(),
         )
-        manifest = make_manifest(found, source.features, data.matrix[data.of("test")])
+        manifest = make_manifest(
+            found, source.features, train=data.matrix[data.of("train")], test=data.matrix[data.of("test")]
+        )
         place = _write(found, manifest, trees, source, settings.models / config.name)
         if promote:
             artefact.promote(place.parent, place.name)

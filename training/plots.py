@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from training.evaluate import FPR, Ranking
+from training.evaluate import FPR, Estimate, Ranking
 from training.threshold import Thresholds
 
 Floats = npt.NDArray[np.float64]
@@ -228,6 +228,26 @@ def cost_curve(review: Floats, cost_per_day: Floats, chosen: float, *, approve_a
         axes.legend(loc="best")
 
     return _draw(paint, "Cost of the review threshold (validation)")
+
+
+def bars(estimates: Mapping[str, Estimate], title: str, label: Callable[[float], str]) -> str:
+    """One bar per name, from the top down, with its interval; the last is ours."""
+
+    def paint(axes: Axes) -> None:
+        names = [*estimates][::-1]
+        values = [estimates[name] for name in names]
+        colours = [MODEL, *[HONEST] * (len(names) - 1)]
+        axes.barh(names, [e.value for e in values], color=colours, height=0.52)
+        for place, e in enumerate(values):
+            axes.plot([e.low, e.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
+            axes.plot([e.low, e.high], [place, place], "|", color=INK, markersize=7)
+            axes.text(e.high, place, f"  {label(e.value)}", va="center", color=MUTED, fontsize=9.5)
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set(xticks=[], xlim=(0, max(e.high for e in values) * 1.22 or 1))
+        axes.tick_params(axis="y", labelsize=9.5, labelcolor=INK)
+
+    return _draw(paint, title, size=(5.6, 1.2 + 0.55 * len(estimates)))
 
 
 def _draw(

@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 
 from training import evaluate, plots, threshold
+from training.ablation import Level
 from training.evaluate import METRICS, Estimate
 from training.export import TOLERANCE, Exported
 from training.gate import Gate
@@ -45,6 +46,8 @@ class Findings:
     models: Mapping[str, Judged]
     gaps: Mapping[str, Mapping[str, Estimate]]
     """Per other model: by how much ours is better."""
+    levels: Sequence[Level]
+    """Per service, the smallest first: what its features are worth; empty when nothing was compared."""
     kinds: Mapping[str, tuple[int, Mapping[str, Estimate]]]
     valid: Sample
     test: Sample
@@ -80,7 +83,7 @@ def draw(found: Findings) -> dict[str, str]:
         )
         for at in review
     ]
-    return {
+    return _draw_services(found) | {
         "precision_recall": plots.precision_recall(rankings, marks),
         "amount_caught": plots.amount_caught(
             test.target, test.amount, scores, days=test.days, flagged_per_day=touched
@@ -104,7 +107,21 @@ def draw(found: Findings) -> dict[str, str]:
     }
 
 
+def _draw_services(found: Findings) -> dict[str, str]:
+    if not found.levels:
+        return {}
+    days = found.test.days
+    ranked = {level.service: level.judged.estimates["average_precision"] for level in found.levels}
+    cost = {level.service: _a_day(level.judged.cost, days) for level in found.levels}
+    return {
+        "services": plots.bars(ranked, "Average precision", lambda value: f"{value:.3f}"),
+        "services_cost": plots.bars(cost, "Cost a day", _money),
+    }
+
+
 CAPTIONS: Final = {
+    "services": "The same trees on the features of each service. Lines are the intervals of each alone.",
+    "services_cost": "Thresholds chosen for each in the same way. A few large frauds decide it.",
     "precision_recall": "Up and to the right is better. The dots are where review and decline begin.",
     "amount_caught": "How much of the stolen money lies in the payments one would look at first.",
     "scores": "Both axes are stretched: most honest payments score far below one in a thousand.",
@@ -177,10 +194,8 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
             for name, judged in found.models.items()
         ],
         "unused_rules": found.unused_rules,
-        "plots": [
-            {"svg": svg, "caption": CAPTIONS[name], "wide": name == "importance"}
-            for name, svg in svgs.items()
-        ],
+        **_services(found, svgs),
+        "plots": [_plot(name, svg) for name, svg in svgs.items() if not name.startswith("services")],
         "kinds": [
             {"name": name, "frauds": frauds, "estimates": [estimates[metric] for metric in METRICS]}
             for name, (frauds, estimates) in found.kinds.items()
@@ -205,6 +220,53 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
         "export_sentence": f"model.onnx gives the same scores as XGBoost: the largest difference over {found.exported.compared:,} "
         f"test payments is {found.exported.max_difference:.1e} (allowed: {TOLERANCE:.0e}).",
     }
+
+
+def _plot(name: str, svg: str) -> dict[str, Any]:
+    return {"svg": svg, "caption": CAPTIONS[name], "wide": name == "importance"}
+
+
+def _services(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
+    days = found.test.days
+    rows = []
+    for level in found.levels:
+        ap, cost = level.judged.estimates["average_precision"], _a_day(level.judged.cost, days)
+        gain, saved = level.gain.get("average_precision"), level.gain.get("saved")
+        rows.append(
+            {
+                "name": level.service,
+                "features": len(level.features),
+                "ap": ap,
+                "gain": f"{gain.value:+.3f}" if gain else "",
+                "gain_range": f"{gain.low:+.3f} to {gain.high:+.3f}" if gain else "",
+                "caught": _share(level.judged.caught.value),
+                "cost": _money(cost.value),
+                "cost_range": f"{_money(cost.low)}\u2013{_money(cost.high)}",
+                "saved": f"{saved.value / days:+,.0f}" if saved else "",
+                "saved_range": f"{saved.low / days:+,.0f} to {saved.high / days:+,.0f}" if saved else "",
+            }
+        )
+    return {
+        "services": rows,
+        "services_sentence": " ".join(_gained(level) for level in found.levels if level.over),
+        "services_plots": [_plot(name, svg) for name, svg in svgs.items() if name.startswith("services")],
+    }
+
+
+def _gained(level: Level) -> str:
+    e = level.gain["average_precision"]
+    span = f"({e.low:+.3f} to {e.high:+.3f})"
+    if e.low > 0:
+        verdict = f"raise average precision by {e.value:.3f} {span}"
+    elif e.high < 0:
+        verdict = f"lower average precision by {-e.value:.3f} {span}"
+    else:
+        verdict = f"make no difference that these days could show {span}"
+    return f"What {level.service} adds to {level.over}: its features {verdict}."
+
+
+def _a_day(total: Estimate, days: float) -> Estimate:
+    return Estimate(total.value / days, total.low / days, total.high / days)
 
 
 def _data(found: Findings) -> dict[str, Any]:

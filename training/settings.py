@@ -38,6 +38,7 @@ class DataSettings(_Frozen):
     cutoff: AwareDatetime | None = Field(
         None, description="Labels that became known after this instant do not exist; null: end of the log"
     )
+    label_view: str = Field("fraud_label", description="Feast LabelView that says what is fraud")
     label_delay_days: Days = Field(
         3.0, description="After how long a fraud has normally been reported; younger payments are left out"
     )
@@ -85,6 +86,14 @@ class GateSettings(_Frozen):
     max_missing: Share = Field(
         1.0,
         description="Largest share of nulls in any one feature; 1 allows columns the source does not have",
+    )
+    max_missing_joined: Share = Field(
+        0.98,
+        description="Largest share of nulls where something was joined to the payment (customer, merchant, charge), and in "
+        "what was derived from it, in the log and in the features; above it the join is taken to be broken",
+    )
+    max_missing_of: Mapping[str, Share] = Field(
+        {}, description="The same for single columns or features by name, instead of the two general limits"
     )
     max_log_rows: int = Field(
         250_000,
@@ -182,6 +191,11 @@ class TrainingConfig(_Frozen):
     )
     model: ModelSettings = Field(
         default_factory=lambda: ModelSettings.model_validate({}), description="XGBoost"
+    )
+    compare_services: tuple[str, ...] = Field(
+        (),
+        description="Smaller services, whose features are all in the trained one: the same model is grown on their features "
+        "alone, to show what the others bring",
     )
     rules: tuple[Rule, ...] = Field((), description="The rules baseline")
     cost: CostSettings = Field(

@@ -46,16 +46,17 @@ def train(
 
     from training.progress import Steps  # from here on imports take seconds, and --help must not
 
+    wanted = config or TrainingConfig.load()
     steps = Steps(steps_console)
     with steps.step("import", "Starting Feast") as step:
         from training.dataset import FeastSource
         from training.pipeline import run
 
-        source = FeastSource(_open(repo), service)
+        source = FeastSource(_open(repo), service, wanted.data.label_view)
         step.found = f"{service}: {len(source.features)} features"
     return run(
         source,
-        config or TrainingConfig.load(),
+        wanted,
         RepoSettings(),
         repo=repo,
         now=now or datetime.now(UTC),
@@ -86,9 +87,16 @@ def main(
     ] = None,
     since: Annotated[str | None, typer.Option("--from", help="First event time, such as 2026-10-01")] = None,
     until: Annotated[str | None, typer.Option(help="End of event time, exclusive")] = None,
-    cutoff: Annotated[str | None, typer.Option(help="Labels known after this do not exist")] = None,
+    cutoff: Annotated[
+        str | None,
+        typer.Option(help="What became known after this instant is not read, such as 2026-10-20T12:00"),
+    ] = None,
     valid_days: Annotated[float | None, typer.Option(help="Days that decide thresholds")] = None,
     test_days: Annotated[float | None, typer.Option(help="Last days, held out")] = None,
+    compare_service: Annotated[
+        list[str] | None,
+        typer.Option(help="A smaller service: what do the other features bring? May be given several times"),
+    ] = None,
     label_delay_days: Annotated[float | None, typer.Option(help="When most fraud has been reported")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of XGBoost")] = None,
     promote: Annotated[bool, typer.Option(help="Make the model the champion")] = True,
@@ -103,6 +111,7 @@ def main(
                 "data.until": utc(until) if until else None,
                 "data.cutoff": utc(cutoff) if cutoff else None,
                 "data.label_delay_days": label_delay_days,
+                "compare_services": tuple(compare_service) if compare_service else None,
                 "split.valid_days": valid_days,
                 "split.test_days": test_days,
                 "model.threads": threads,

@@ -3,6 +3,7 @@
 Gated twice: the log before its features are computed, the set before a model sees it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,11 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from feature_repo.errors import DataError
+from feature_repo.schemas.payment import PAYMENT
 from feature_repo.settings import RepoSettings
 from training import dataset
 from training.dataset import FeatureSource, Matrix
-from training.gate import Gate, load_suite, training_suite
-from training.labels import Labels, as_known, read_labels, read_payments, read_window
+from training.gate import Gate, joined_suite, load_suite, training_suite
+from training.labels import Labels, as_known, log_files, read_payments, read_window
 from training.progress import Steps
 from training.settings import TrainingConfig
 from training.split import NONE, PARTS, Split, time_split
@@ -66,9 +68,19 @@ class TrainingSet:
 
 
 def read(
-    config: TrainingConfig, settings: RepoSettings, gate: Gate, repo: Path, steps: Steps, *, gated: bool
+    config: TrainingConfig,
+    settings: RepoSettings,
+    gate: Gate,
+    repo: Path,
+    steps: Steps,
+    *,
+    joined: Sequence[str] = (),
+    gated: bool,
 ) -> tuple[pa.Table, Split]:
-    """Mature payments of the window, and how it is split; with the repository's suite, if it has one, held to it."""
+    """Mature payments of the window, and how it is split; with the repository's suite, if it has one, held to it.
+
+    `joined` are the log's columns beyond a payment's own that the features are made from: held to being there, not returned.
+    """
     wanted = config.data
     with steps.step("read", "Reading the log") as step:
         window = read_window(
@@ -81,18 +93,19 @@ def read(
             test=config.split.test,
             warmup=wanted.warmup,
         )
-        rows = read_payments(settings.payments_log, window, label_delay=wanted.label_delay)
+        rows = read_payments(settings.payments_log, window, label_delay=wanted.label_delay, also=joined)
         step.found = f"{rows.num_rows:,} mature payments, {window.since:%d %b} to {split.test.until:%d %b %Y}"
     suite = repo / LOG_SUITE
-    if suite.exists():
+    expected = (load_suite(suite) if suite.exists() else []) + joined_suite(joined, config.gate)
+    if expected:
         with steps.step("gate_log", "Checking the log") as step:
             every = -(-rows.num_rows // config.gate.max_log_rows)
             sampled = rows.take(pa.array(np.arange(0, rows.num_rows, every)))
-            verdict = gate.check("payments log", sampled.to_pandas(), load_suite(suite))
+            verdict = gate.check("payments log", sampled.to_pandas(), expected)
             step.found = f"{verdict.expectations} expectations on {verdict.rows:,} rows"
         if gated:
             gate.insist()
-    return rows, split
+    return rows.select(PAYMENT.names), split
 
 
 def assemble(
@@ -109,15 +122,15 @@ def assemble(
     """Features and labels of the rows that belong to a part, held to the suite derived from the service."""
     part = split.assign(rows["event_timestamp"].cast(pa.int64()).to_numpy())
     rows, part = rows.filter(pa.array(part != NONE)), part[part != NONE]
+    with steps.step("labels", "Labels") as step:
+        log_files(settings.labels_log, "labels")
+        labels = as_known(source, rows, known_at=split.known_at(part))
+        step.found = f"{labels.frauds:,} frauds, {labels.frauds / max(1, rows.num_rows):.3%}"
     with steps.step("features", "Features") as step:
         features = dataset.fetch_features(source, rows)
         matrix = dataset.to_matrix(features)
         empty = tuple(np.array(features.column_names)[np.isnan(matrix).all(axis=0)].tolist())
         step.found = f"{features.num_rows:,} rows, {features.num_columns} features of {source.service}"
-    with steps.step("labels", "Labels") as step:
-        statements = read_labels(settings.labels_log, cutoff=split.test.known_at)
-        labels = as_known(rows, statements, known_at=split.known_at(part))
-        step.found = f"{labels.frauds:,} frauds, {labels.frauds / max(1, rows.num_rows):.3%}"
     with steps.step("gate_set", "Checking the training set") as step:
         keys = {"event_id": rows["event_id"], "event_timestamp": rows["event_timestamp"]}
         target = {"target": pa.array(labels.target.astype(np.int64))}
