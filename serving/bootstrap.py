@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from feature_repo import privacy
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.clock import wall_clock_us
 from serving import logs
@@ -72,7 +73,12 @@ def from_environment() -> Parts:
 
 
 def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us, repo: Path = REPO) -> Parts:
-    """Parts that fit together; nothing is opened yet. `repo` is where on-demand functions are taken from."""
+    """Parts that fit together; nothing is opened yet. `repo` is where on-demand functions are taken from.
+
+    Raises `SettingsError` without a key for pseudonyms, or with another one than the home's data was written with.
+    """
+    pseudonyms = privacy.of_settings(settings)
+    privacy.hold(settings.home, pseudonyms, privacy.read_mark(settings.home))
     champion = Champion(settings.models / settings.model_name, repo, threads=settings.threads)
     store = StoreConnection(settings.redis_url, "single")
     batch_store = StoreConnection(settings.redis_url, "batch")
@@ -84,6 +90,8 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
             flush_seconds=settings.score_log_flush_ms / 1000,
             buffer=settings.score_log_buffer,
         )
-    scorer = Scorer(champion, Fallback.of(settings), score_log, clock, most_reasons=settings.reasons)
-    readiness = Readiness(champion, batch_store, settings)
+    scorer = Scorer(
+        champion, Fallback.of(settings), score_log, clock, pseudonyms, most_reasons=settings.reasons
+    )
+    readiness = Readiness(champion, batch_store, settings, pseudonyms)
     return Parts(settings, clock, champion, store, batch_store, score_log, scorer, readiness)

@@ -3,7 +3,8 @@
 Per partition of the bus, the last payments accepted longer ago than the limit are looked up: a payment counts as readable
 when the stored event time of its account has reached it. A partition is fresh when at least half of them are readable,
 so that dead letters, which never will be, and late events do not decide alone. It needs no cooperation of the flow,
-and finds out about whatever stands between the bus and the store; no payment on the bus is no reason to be unready.
+and finds out about whatever stands between the bus and the store; no payment on the bus is no reason to be unready. A flow that
+keeps only what is unread on the bus leaves little to look at as long as it works, and everything when it stops.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, Final
 
 import orjson
 
+from feature_repo.privacy import Pseudonyms, domain_of
+from feature_repo.schemas.payment import PERSONAL
 from feature_repo.stores.clock import to_us
 from feature_repo.stores.keys import decode_timestamp, key_prefix, key_values, time_field
 from feature_repo.stores.plan import Plan
@@ -37,7 +40,13 @@ class Lookup:
 
 
 async def check_features(
-    store: StoreConnection, plan: Plan, *, partitions: int, limit_seconds: float, seconds: float
+    store: StoreConnection,
+    plan: Plan,
+    pseudonyms: Pseudonyms,
+    *,
+    partitions: int,
+    limit_seconds: float,
+    seconds: float,
 ) -> tuple[bool, str]:
     """Whether they are fresh, and what was found. Raises `OnlineStoreError` when the store does not answer."""
     ((server_s, server_us),) = await store.ask(pack([[b"TIME"]]), 1, seconds)
@@ -48,7 +57,11 @@ async def check_features(
         for p in range(partitions)
     ]
     replies = await store.ask(pack(ranges), len(ranges), seconds)
-    wanted = [lookup for p, entries in enumerate(replies) for lookup in _lookups(plan, p, entries, now_us)]
+    wanted = [
+        lookup
+        for p, entries in enumerate(replies)
+        for lookup in _lookups(plan, pseudonyms, p, entries, now_us)
+    ]
     if not wanted:
         metrics.FRESH.set(1)
         return True, f"no payment on the bus was accepted more than {limit_seconds:g} s ago"
@@ -72,7 +85,9 @@ async def check_features(
     )
 
 
-def _lookups(plan: Plan, partition: int, entries: Sequence[Any], now_us: int) -> list[Lookup]:
+def _lookups(
+    plan: Plan, pseudonyms: Pseudonyms, partition: int, entries: Sequence[Any], now_us: int
+) -> list[Lookup]:
     """What to look up for a partition's entries; what is no payment is left to the flow's dead letters."""
     found = []
     for _, fields in entries:
@@ -84,6 +99,9 @@ def _lookups(plan: Plan, partition: int, entries: Sequence[Any], now_us: int) ->
             continue
         if event_us < now_us - read.spec.retention_us:
             continue  # its state may have expired
-        key = key_prefix(read.spec.join_keys) + key_values([event[c] for c in read.entity_columns])
+        values = [
+            pseudonyms.of(event[c], domain_of(c)) if c in PERSONAL else event[c] for c in read.entity_columns
+        ]
+        key = key_prefix(read.spec.join_keys) + key_values(values)
         found.append(Lookup(partition, key + plan.project.encode(), time_field(read.spec.name), event_us))
     return found

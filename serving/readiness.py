@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feature_repo.errors import OnlineStoreError
+from feature_repo.privacy import Pseudonyms
 from serving.champion import Champion
 from serving.connection import StoreConnection
 from serving.freshness import check_features
@@ -24,6 +25,7 @@ class Readiness:
     champion: Champion
     store: StoreConnection
     settings: ScorerSettings
+    pseudonyms: Pseudonyms
     seconds: float = 1.0
 
     async def checks(self) -> list[dict[str, Any]]:
@@ -60,6 +62,7 @@ class Readiness:
             return await check_features(
                 self.store,
                 self.champion.current.reader.plan,
+                self.pseudonyms,
                 partitions=self.settings.bus_partitions,
                 limit_seconds=self.settings.freshness_limit_seconds,
                 seconds=self.seconds,

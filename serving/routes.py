@@ -36,7 +36,6 @@ def _refuse_ahead(payments: Sequence[Payment], now_us: int, seconds: float, *whe
             "type": "datetime_ahead",
             "loc": ("body", *where, *([i] if where else []), "event_timestamp"),
             "msg": f"Input should be at most {seconds:g} s ahead of the scorer's clock",
-            "input": payment.event_timestamp,
         }
         for i, payment in enumerate(payments)
         if payment.event_timestamp is not None and to_us(payment.event_timestamp) > now_us + seconds * 1e6

@@ -1,5 +1,7 @@
 """From payments to answers: one pipelined read, one vector per payment as of its own time, one call of the model.
 
+Account and payee are replaced by their pseudonyms before anything else: what is read, logged and said of them is theirs no more.
+
 Nothing a payment, the store or a feature function does makes this raise: whatever is in the way of a score, the fallback
 decides in time and the answer says why. Clocks are passed in.
 """
@@ -18,6 +20,8 @@ import numpy as np
 import structlog
 
 from feature_repo.errors import OnlineStoreError, StateError
+from feature_repo.privacy import Pseudonyms, domain_of
+from feature_repo.schemas.payment import PERSONAL
 from feature_repo.stores.clock import to_us
 from feature_repo.stores.reader import Vector
 from serving import metrics
@@ -64,6 +68,7 @@ class Scorer:
         fallback: Fallback,
         score_log: ScoreLog | None,
         clock: Callable[[], int],
+        pseudonyms: Pseudonyms,
         *,
         most_reasons: int,
     ) -> None:
@@ -71,6 +76,8 @@ class Scorer:
         self.clock = clock
         self._fallback = fallback
         self._log = score_log
+        self._pseudonyms = pseudonyms
+        self._personal = [(column, domain_of(column)) for column in PERSONAL]
         self._most_reasons = most_reasons
         self._packers: dict[str, ReadPacker] = {}
 
@@ -78,7 +85,7 @@ class Scorer:
         self, payment: Payment, now_us: int, store: StoreConnection, until: float
     ) -> dict[str, Any]:
         """The answer to one payment; the store may take until `until`."""
-        case = _case(payment, now_us)
+        case = self._case(payment, now_us)
         model = self.champion.current
         if model is None:
             case.failure = ("no_model", self.champion.problem)
@@ -93,7 +100,7 @@ class Scorer:
         self, payments: Sequence[Payment], now_us: int, store: StoreConnection, until: float
     ) -> list[dict[str, Any]]:
         """The answers to many, in order: still one read, and one call of the model off the event loop."""
-        cases = [_case(payment, now_us) for payment in payments]
+        cases = [self._case(payment, now_us) for payment in payments]
         model = self.champion.current
         if model is None:
             for case in cases:
@@ -254,7 +261,10 @@ class Scorer:
             "flags": {"incomplete": answer["incomplete"], "capped": answer["capped"]},
         }
 
-
-def _case(payment: Payment, now_us: int) -> Case:
-    when = payment.event_timestamp
-    return Case(payment, dict(payment.__dict__), now_us if when is None else to_us(when), now_us)
+    def _case(self, payment: Payment, now_us: int) -> Case:
+        """The payment as everything from here on knows it."""
+        of, plain = self._pseudonyms.of, payment.__dict__
+        changes = {column: of(plain[column], domain) for column, domain in self._personal}
+        payment = payment.model_copy(update=changes)
+        when = payment.event_timestamp
+        return Case(payment, dict(payment.__dict__), now_us if when is None else to_us(when), now_us)

@@ -27,7 +27,7 @@ def details(client: TestClient, body: Any, path: str = "/score") -> list[dict[st
     assert response.status_code == 422, response.text
     assert response.headers["content-type"] == "application/json"
     found: list[dict[str, Any]] = response.json()["detail"]
-    assert all({"type", "loc", "msg", "input"} <= d.keys() for d in found)
+    assert all({"type", "loc", "msg"} <= d.keys() <= {"type", "loc", "msg", "ctx"} for d in found)
     return found
 
 
@@ -105,7 +105,6 @@ def test_no_body_no_object_and_too_much_body_are_refused(client: TestClient) -> 
         "type": "missing",
         "loc": ["body"],
         "msg": "Field required",
-        "input": None,
     }
     assert details(client, b"[]")[0]["loc"] == ["body"]
     large = client.post("/score", content=b" " * 5001)

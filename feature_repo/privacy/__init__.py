@@ -12,7 +12,7 @@ the pseudonym of somebody else. Hence data that is pseudonymous already needs th
 
     >>> made = Pseudonyms("k1", bytes(range(32)))
     >>> made.of("A000123", PARTY)
-    'k1_tjuw27gd5boawmryjhz5tvsgsm'
+    'k1_mkbowlonkuzkep7l6ze26aewwi'
     >>> made
     Pseudonyms('k1')
 """

@@ -10,6 +10,7 @@ import redis
 import typer
 from rich.console import Console
 
+from feature_repo import privacy
 from feature_repo.errors import MillstreamError
 from flows.generate import pending_labels
 from flows.generator import World
@@ -50,7 +51,7 @@ def main(
                 partitions=settings.bus_partitions,
                 out=out or settings.home / "traffic.json",
                 asker=Asker(score, connections) if score else None,
-                probe=FreshnessProbe(client, settings.home / "views.json"),
+                probe=FreshnessProbe(client, settings.home / "views.json", privacy.of_settings(settings)),
             )
             traffic.run(seconds=seconds or None, warm_up_seconds=warm_up)
     except (MillstreamError, redis.RedisError) as error:

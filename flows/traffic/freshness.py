@@ -17,6 +17,7 @@ from typing import Final
 import redis
 
 from feature_repo.errors import DefinitionError
+from feature_repo.privacy import PARTY, Pseudonyms
 from feature_repo.stores.keys import decode_timestamp, key_prefix, key_values, time_field
 from feature_repo.stores.specs import read_views
 
@@ -37,7 +38,7 @@ class Sample:
 class FreshnessProbe:
     """Watches samples in a thread of its own. Raises `DefinitionError` if no view is kept per account."""
 
-    def __init__(self, client: redis.Redis, views: Path) -> None:
+    def __init__(self, client: redis.Redis, views: Path, pseudonyms: Pseudonyms) -> None:
         applied = read_views(views)
         specs = applied.entities("payments").get(("account_id",))
         if not specs:
@@ -45,6 +46,7 @@ class FreshnessProbe:
                 "no windowed view per account has been applied, freshness cannot be seen", where=views
             )
         self._client = client
+        self._pseudonyms = pseudonyms
         self._field = time_field(specs[0].name)
         self._project = applied.project.encode()
         self._coming: SimpleQueue[Sample | None] = SimpleQueue()
@@ -56,7 +58,9 @@ class FreshnessProbe:
 
     def watch(self, account_id: str, event_us: int, began: float, *, measured: bool) -> None:
         """Begin to look for a payment."""
-        key = key_prefix(["account_id"]) + key_values([account_id]) + self._project
+        key = (
+            key_prefix(["account_id"]) + key_values([self._pseudonyms.of(account_id, PARTY)]) + self._project
+        )
         self.outstanding += 1
         self._coming.put(Sample(key, event_us, began, measured))
 
