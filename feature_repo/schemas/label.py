@@ -1,8 +1,9 @@
 """One row per statement about a payment, as of the instant it became known (`event_timestamp`, UTC us).
 
 Labels are events of their own: a correction is a later row for the same `payment_id`, nothing is ever
-rewritten, and the latest row known at a cut-off wins. A payment without a label has not been reported,
-which is not the same as being honest.
+rewritten, and the latest row known at a cut-off wins. A statement that a payment is honest may be the first
+about it: somebody has looked (a review, say, of what seemed suspicious). A payment without a label is not known:
+it has not been reported, which is not the same as being honest.
 
 `LABEL` is what a source hands to the flow, `LABEL_LOG` what the event log keeps. Fields are physically
 nullable for the reasons given in `feature_repo.schemas.payment`; `REQUIRED` names the columns that are
@@ -31,7 +32,9 @@ EVENT_TIMESTAMP: Final = column(
 )
 PAYMENT_ID: Final = column("payment_id", pa.string(), meaning="event_id of the payment it is about")
 IS_FRAUD: Final = column(
-    "is_fraud", pa.bool_(), meaning="True: reported as fraud; false: an earlier report was wrong"
+    "is_fraud",
+    pa.bool_(),
+    meaning="True: reported as fraud; false: looked at and found honest, or an earlier report was wrong",
 )
 FRAUD_TYPE: Final = column(
     "fraud_type",

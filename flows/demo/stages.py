@@ -72,7 +72,9 @@ def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
             fraud_share=scale.fraud_share,
         )
         count = write_history(world, start, now, folder)
-        labels = pq.read_table(folder / "labels.parquet", columns=["payment_id"])
+        labels = pq.read_table(
+            folder / "labels.parquet", columns=["payment_id"], filters=[("is_fraud", "=", True)]
+        )
         known = pc.count_distinct(labels["payment_id"]).as_py()
         step.found = (
             f"{count:,} payments of {scale.accounts:,} accounts at {scale.merchants:,} merchants "

@@ -94,7 +94,7 @@ class Customers:
         self.opened = np.where(later, start + soon, self.opened)
         there = np.flatnonzero(~later)
         t = in_snapshot(start, len(there))
-        return Versions(self._rows(there, t, start), t)
+        return Versions(self._rows(there, t, f"{start:x}.all"), t)
 
     def open_during(self, span: Span) -> Bools:
         """Accounts that are open at some time of a span."""
@@ -151,9 +151,9 @@ class Customers:
         self.closed[closed] = t[kind == 5]
 
         order = np.lexsort((account, arrival))
-        return Versions(self._rows(account[order], t[order], span.start), arrival[order])
+        return Versions(self._rows(account[order], t[order], f"{span.start:x}"), arrival[order])
 
-    def _rows(self, account: Ints, t: Ints, run: int) -> pa.Table:
+    def _rows(self, account: Ints, t: Ints, run: str) -> pa.Table:
         """Versions of accounts as they are now; a closed account's is a deletion."""
         n, seed = len(account), self.seed
         gone = self.closed[account] != NEVER
@@ -181,7 +181,7 @@ class Customers:
         homes = self.accounts.homes
         columns = {
             "event_id": pc.binary_join_element_wise(
-                f"k-{seed:x}.{run:x}", pa.array(np.arange(n)).cast(pa.string()), "-"
+                f"k-{seed:x}.{run}", pa.array(np.arange(n)).cast(pa.string()), "-"
             ),
             "event_timestamp": pa.array(t).cast(TIMESTAMP),
             "account_id": pc.take(self.accounts.places.account_names, pa.array(account)),

@@ -106,7 +106,7 @@ class Merchants:
         )
         there = np.flatnonzero(~later)
         t = in_snapshot(start, len(there))
-        return Versions(self._rows(there, t, start), t)
+        return Versions(self._rows(there, t, f"{start:x}.all"), t)
 
     def advance(self, rng: np.random.Generator, span: Span, payments: float) -> Versions:
         """Let merchants open, be rated anew, change their trade and close in a span."""
@@ -125,7 +125,7 @@ class Merchants:
         self.category[traded] = rng.integers(0, len(CATEGORIES), len(traded))
         self.closed[closed] = t[len(account) - len(closed) :]
         order = np.lexsort((account, t))
-        return Versions(self._rows(account[order], t[order], span.start), t[order])
+        return Versions(self._rows(account[order], t[order], f"{span.start:x}"), t[order])
 
     def open_for(self, payee: Ints, t: Ints) -> Ints:
         """The payees, with the neighbour of each merchant that is not open at its t in its place."""
@@ -140,14 +140,14 @@ class Merchants:
         payee[which[shut]] = self.neighbour[merchant[shut]]
         return payee
 
-    def _rows(self, merchant: Ints, t: Ints, run: int) -> pa.Table:
+    def _rows(self, merchant: Ints, t: Ints, run: str) -> pa.Table:
         """Versions of merchants as they are now; a closed one's is a deletion."""
         n = len(merchant)
         gone = self.closed[merchant] != NEVER
         nowhere = gone | self.on_line[merchant]
         columns = {
             "event_id": pc.binary_join_element_wise(
-                f"s-{self.seed:x}.{run:x}", pa.array(np.arange(n)).cast(pa.string()), "-"
+                f"s-{self.seed:x}.{run}", pa.array(np.arange(n)).cast(pa.string()), "-"
             ),
             "event_timestamp": pa.array(t).cast(TIMESTAMP),
             "merchant_id": pc.take(self.places.names, pa.array(merchant)),

@@ -269,7 +269,8 @@ class World:
         )
         topped_up = fate == TOPPED_UP
         plan.kind = np.where(topped_up, Kind.CASH_IN, plan.kind)
-        plan.payee = np.where(topped_up, self.accounts.employer(plan.account), plan.payee)
+        employer = self.accounts.employer(plan.account[topped_up])
+        plan.payee[topped_up] = self.merchants.open_for(employer, plan.t[topped_up])
         plan.channel = np.where(topped_up, Channel.APP, plan.channel)
         happened = np.flatnonzero(fate != DROPPED)
         plan = plan.take(happened)
