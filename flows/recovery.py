@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -44,8 +45,9 @@ def prepare(path: Path, partitions: int) -> Path:
     """Create the recovery partitions (mode 0700: snapshots are pickles, whoever can write there runs code)."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not any(path.glob("part-*.sqlite3")):
-        path.mkdir(exist_ok=True, mode=0o700)
-        _init_db_dir(path, partitions)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _init_db_dir(aside, partitions)
+        aside.rename(path)  # all partitions at once: Bytewax cannot go on with some of them
     path.chmod(0o700)
     return path
 

@@ -105,11 +105,7 @@ def random_world(seed: int, payments: int = 3_000) -> tuple[pa.Table, pa.Table]:
     for event in events:
         if "latitude" not in event:
             del event["longitude"]
-    return pa.Table.from_pylist(rows, schema=_changelog(CUSTOMER)), as_table(events)
-
-
-def _changelog(schema: pa.Schema) -> pa.Schema:
-    return schema
+    return pa.Table.from_pylist(rows, schema=CUSTOMER), as_table(events)
 
 
 @pytest.fixture
@@ -287,7 +283,7 @@ def test_interrupted_run_derives_what_an_uninterrupted_one_does(
         | {"event_timestamp": row["event_timestamp"].isoformat()}
         for row in payments.to_pylist()
     ]
-    logs = []
+    logs, first_ms = [], int(START.timestamp() * 1_000)
     for name, moments in (("whole", ()), ("broken", (500, 900, 1_400))):
         folder = flow_settings.home / name
         folder.mkdir()
@@ -296,7 +292,7 @@ def test_interrupted_run_derives_what_an_uninterrupted_one_does(
         clean_redis.delete("millstream:payments:0")
         flow = start(settings)
         for n, event in enumerate(events):
-            clean_redis.xadd("millstream:payments:0", {"v": encoded(event)}, id=f"{1_700_000_000_000 + n}-0")
+            clean_redis.xadd("millstream:payments:0", {"v": encoded(event)}, id=f"{first_ms + 1_000 * n}-0")
             if n in moments:
                 kill(flow)
                 flow = start(settings)

@@ -59,8 +59,8 @@ ACCOUNT_AMOUNTS: Final = ViewSpec(
     grace_us=_GRACE_US,
     aggregates=(
         Aggregate("account_amount_count_30d", "count", "amount", _MONTH_US),
-        Aggregate("account_amount_median_30d", "mean", "amount", _MONTH_US),
-        Aggregate("account_amount_p95_30d", "max", "amount", _MONTH_US),
+        Aggregate("account_amount_median_30d", "median", "amount", _MONTH_US),
+        Aggregate("account_amount_p95_30d", "p95", "amount", _MONTH_US),
     ),
 )
 """How large the account's payments are: quantiles that a few frauds do not move (whole hours of the last 30 days)."""

@@ -1,0 +1,48 @@
+"""What earlier frauds say about payer and payee. One value per payment: a label counts from the moment it became known, never before."""
+
+from typing import Any
+
+from feast import Field
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64
+
+from feature_repo.enrichment import functions as f
+from feature_repo.enrichment.lists import as_list, floats
+from views.account_labels import account_labels
+from views.merchant_day import merchant_day
+from views.merchant_labels import merchant_labels
+from views.merchant_month import merchant_month
+
+_WINDOWS = ("1d", "3d", "7d", "30d")
+
+
+@on_demand_feature_view(
+    sources=[merchant_labels, account_labels, merchant_day, merchant_month],
+    schema=[
+        *(
+            Field(name=f"{who}_fraud_share_{w}", dtype=Float64)
+            for who in ("merchant", "account")
+            for w in _WINDOWS
+        ),
+        Field(name="merchant_fraud_share_decayed", dtype=Float64),
+        Field(name="account_fraud_share_decayed", dtype=Float64),
+        Field(name="merchant_fraud_rate_1d", dtype=Float64),
+        Field(name="merchant_fraud_rate_30d", dtype=Float64),
+    ],
+    mode="python",
+    description="Frauds among the payments whose outcome is known, the same decayed, and frauds over all payments of the merchant",
+)
+def payment_reputation(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def share(of: str, among: str) -> list[float | None]:
+        return as_list(f.ratio(f.at_least_zero(floats(inputs[of])), floats(inputs[among])))
+
+    made = {
+        f"{who}_fraud_share_{w}": share(f"{who}_fraud_count_{w}", f"{who}_known_count_{w}")
+        for who in ("merchant", "account")
+        for w in _WINDOWS
+    }
+    made["merchant_fraud_share_decayed"] = share("merchant_fraud_decayed_30d", "merchant_known_decayed_30d")
+    made["account_fraud_share_decayed"] = share("account_fraud_decayed_30d", "account_known_decayed_30d")
+    made["merchant_fraud_rate_1d"] = share("merchant_fraud_count_1d", "merchant_payment_count_1d")
+    made["merchant_fraud_rate_30d"] = share("merchant_fraud_count_30d", "merchant_payment_count_30d")
+    return made

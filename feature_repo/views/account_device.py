@@ -1,0 +1,14 @@
+"""Whether the account knows this device. One value per pair of account and device, exact as of the payment."""
+
+from entities import account, device
+from sources import payments
+from view_of import view_of
+
+from feature_repo.enrichment.contexts import ACCOUNT_DEVICE
+
+account_device = view_of(
+    ACCOUNT_DEVICE,
+    entities=[account, device],
+    source=payments,
+    description="Payments of the account with this device",
+)
