@@ -32,7 +32,7 @@ Everything that is written at run time lies in the home folder (`MILLSTREAM_HOME
 
 | path | what it is |
 |---|---|
-| `log/payments/`, `log/labels/` | the event log: immutable Parquet files, the truth everything else can be rebuilt from |
+| `log/<stream>/` | the event logs, one per stream: immutable Parquet files, the truth everything else can be rebuilt from |
 | `dead_letters/<stream>/` | events that were not accepted: bytes, reason, where they came from |
 | `staging/` | log files of epochs that are not durable yet; not for readers |
 | `recovery/`, `checkpoints/` | where the flows go on after a restart |

@@ -34,8 +34,9 @@ class LogFile:
         self._metadata: pq.FileMetaData | None = None
 
     def read(self, columns: list[str], predicate: pc.Expression | None = None) -> pa.Table:
-        """Some columns of the rows a predicate picks."""
-        return pq.read_table(self._path(), columns=columns, filters=predicate)
+        """Some columns of the rows a predicate picks; without those that an older file does not have."""
+        held = set(self._footer().schema.to_arrow_schema().names)
+        return pq.read_table(self._path(), columns=[c for c in columns if c in held], filters=predicate)
 
     def offsets(self) -> dict[str, list[int]]:
         """First and last offset per source partition, from the footer (files of other writers are read instead)."""

@@ -119,11 +119,18 @@ class PlainViews:
         return written
 
     def _from_log(self, projection: PlainProjection) -> int:
-        newest: pa.Table | None = None
+        schema = pa.schema([self._stream.log_schema.field(name) for name in projection.columns])
+        newest = schema.empty_table()
         for file in log_files(self._stream, self._settings):
             rows = file.read(projection.columns)
-            newest = projection.newest(rows if newest is None else pa.concat_tables([newest, rows]))
-        if newest is None or not newest.num_rows:
+            columns = [  # an older file may lack some
+                rows[f.name] if f.name in rows.schema.names else pa.nulls(rows.num_rows, f.type)
+                for f in schema
+            ]
+            newest = projection.newest(
+                pa.concat_tables([newest, pa.Table.from_arrays(columns, schema=schema)])
+            )
+        if not newest.num_rows:
             return 0
         for start in range(0, newest.num_rows, CHUNK):
             send_patiently(projection.send, projection.rows(newest.slice(start, CHUNK)))
