@@ -54,7 +54,7 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     if settings.files:
         source = FileSource(settings.files, settings)
     else:
-        trims = trims_bus(stream.personal, accept.pseudonyms, settings)
+        trims = trims_bus(accept.pseudonyms, settings)
         source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims)
     own = frozenset(source.list_parts())
     limit = DeadLetterGauge(settings.dead_letter_limit, stream)

@@ -40,7 +40,7 @@ class FlowSettings(RepoSettings):
     bus_keep: Literal["auto", "all", "unread"] = Field(
         default="auto",
         description="What stays on the bus: all, or what is not safely in the log (or dead-lettered) for at least a minute; "
-        "auto is unread for streams with personal columns when there is a key, because the bus holds events as they came",
+        "auto is unread when there is a key, because the bus holds events as they came, and all without",
     )
     block_events: int = Field(
         default=4096,

@@ -19,7 +19,6 @@ While the server is unreachable the source waits, with one log line per change a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -288,10 +287,10 @@ def raw_block(part: str, entries: list[Any], began: int = -1) -> RawBlock:
     )
 
 
-def trims_bus(policy: Mapping[str, str], pseudonyms: Pseudonyms, settings: FlowSettings) -> bool:
-    """Whether a stream's flow removes what it has read (`MILLSTREAM_BUS_KEEP`)."""
+def trims_bus(pseudonyms: Pseudonyms, settings: FlowSettings) -> bool:
+    """Whether a flow removes what it has read (`MILLSTREAM_BUS_KEEP`); a malformed event of any stream may hold a name."""
     if settings.bus_keep == "auto":
-        return bool(policy) and pseudonyms.keyed
+        return pseudonyms.keyed
     return settings.bus_keep == "unread"
 
 
