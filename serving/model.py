@@ -36,7 +36,7 @@ _RESTORE: Final = "do not use it: train again, or restore the directory"
 
 @dataclass(frozen=True)
 class Model:
-    """One version. `predict` gives probabilities, `reader` the vectors it wants, `typical` a vector in the middle of its test set."""
+    """One version. `predict` gives probabilities, `reader` the vectors it wants, `typical` the middle of what it was trained on."""
 
     name: str
     version: str
@@ -111,7 +111,7 @@ def load_model(artefact: Path, repo: Path, *, threads: int = 1) -> Model:
             metrics=dict(manifest["metrics"]),
             data=dict(manifest["data"]),
             reader=reader,
-            typical=_middle(rows),
+            typical=_typical(manifest, features, rows),
             _session=session,
             _input=str(onnx.get("input", "features")),
             _output=str(onnx.get("output", "probabilities")),
@@ -190,6 +190,14 @@ def _golden(manifest: Mapping[str, Any]) -> tuple[Matrix, Floats]:
     if not rows or len(rows) != len(predictions) or {len(row) for row in rows} != {len(manifest["features"])}:
         raise ValueError("golden predictions do not fit the features")
     return np.array(rows, np.float32), predictions
+
+
+def _typical(manifest: Mapping[str, Any], features: tuple[str, ...], rows: Matrix) -> Matrix:
+    """The medians of the training days; those of the golden rows for a model trained before they were written down."""
+    stated = manifest.get("typical")
+    if stated is None:
+        return _middle(rows)
+    return np.array([np.nan if stated[name] is None else stated[name] for name in features], np.float32)
 
 
 def _middle(rows: Matrix) -> Matrix:

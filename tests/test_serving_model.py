@@ -146,3 +146,15 @@ def test_an_effect_is_the_change_in_log_odds_and_a_typical_payment_has_none(plac
     assert reason["feature"] == "payment_amount"
     assert reason["effect"] == pytest.approx(odds[1] - odds[0], abs=1e-5)
     assert explain(model, vector, 0) == []
+
+
+def test_a_typical_payment_is_the_middle_of_the_training_days_where_the_manifest_says_it(place: Path) -> None:
+    features = load_model(place, bootstrap.REPO).features
+    stated: dict[str, float | None] = {name: float(i) for i, name in enumerate(features)}
+    stated[features[0]] = None
+    edit(place, lambda manifest: manifest.update(typical=stated))
+    typical = load_model(place, bootstrap.REPO).typical
+    assert np.isnan(typical[0])
+    assert typical[1:].tolist() == list(range(1, len(features)))
+    edit(place, lambda manifest: manifest["typical"].pop(features[1]))
+    refused(place, f"the manifest lacks something.*{features[1]}")

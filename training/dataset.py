@@ -39,6 +39,8 @@ NON_NEGATIVE_COLUMNS: Final = frozenset({"amount"})
 
 LABEL_VIEW: Final = "fraud_label"
 PAYMENTS: Final = "payments"
+PAYMENT_KEY: Final = "payment_id"
+"""What a payment's event_id is called where the payment is itself the entity, as for its charge."""
 
 JOINED_COLUMNS: Final = frozenset(column.name for column in (*JOINED, *DERIVED))
 """What the flow adds to a payment: null where it knew nothing to add."""
@@ -116,7 +118,8 @@ class FeastSource:
 
     def fetch(self, payments: pa.Table) -> pa.Table:
         """Point-in-time join of every view, then the on-demand views."""
-        job = self._store.get_historical_features(entity_df=payments.to_pandas(), features=self._service)
+        asked = payments.append_column(PAYMENT_KEY, payments["event_id"]).to_pandas()
+        job = self._store.get_historical_features(entity_df=asked, features=self._service)
         return cast("pa.Table", job.to_arrow()).select(["event_id", *(f.name for f in self.features)])
 
     def labels(self, payments: pa.ChunkedArray, known_at: pa.Array) -> pa.Table:

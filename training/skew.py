@@ -29,6 +29,7 @@ from feature_repo.stores.log import read_log
 from feature_repo.stores.plan import Plan, WindowedRead
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history import features_at
+from training.dataset import PAYMENT_KEY
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -130,6 +131,8 @@ def _recompute(store: "FeatureStore", plan: Plan, scores: Sequence[Score]) -> di
 
     columns = [*plan.entity_columns, *(name for name, _ in plan.request if name != "event_timestamp")]
     rows = pd.DataFrame({c: [score.get(c) for score in scores] for c in columns})
+    if PAYMENT_KEY in columns:
+        rows[PAYMENT_KEY] = [score["event_id"] for score in scores]
     rows["event_timestamp"] = pd.to_datetime([score["as_of"] for score in scores], unit="us", utc=True)
     made = store.get_historical_features(rows, store.get_feature_service(plan.service)).to_arrow()
     return {name: made.column(name).to_pylist() for name in plan.feature_names}
