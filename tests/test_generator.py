@@ -33,6 +33,7 @@ from flows.generator.bus import (
 )
 from flows.generator.merchants import CATEGORIES
 from flows.stack import redis_server
+from flows.traffic.live import Traffic
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 DAYS = 10
@@ -597,6 +598,32 @@ def test_bus_keeps_an_accounts_payments_in_one_partition_and_in_order(
             ]
             assert found == mine
         assert client.xlen("millstream:labels:0") == history.labels.num_rows
+
+
+def test_live_traffic_publishes_every_stream_and_reports_what_it_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    world = World(3, accounts=100, merchants=40, payments_a_day=1_000)
+    with redis_server(tmp_path) as url, redis.Redis.from_url(url) as client:
+        out = tmp_path / "traffic.json"
+        traffic = Traffic(client, world, LABEL.empty_table(), 200.0, 2, out, asker=None, probe=None)
+        traffic.run(seconds=1.0, warm_up_seconds=0)
+        found = {
+            stream: sum(client.xlen(name) for name in client.keys(f"millstream:{stream}:*"))
+            for stream in ("payments", "labels", "customers", "merchants", "charges")
+        }
+        report = orjson.loads(out.read_bytes())
+    assert {stream: report[stream] for stream in found} == found
+    assert found["customers"] >= 95
+    assert found["merchants"] >= 35
+    assert 0.4 * found["payments"] < found["charges"] < found["payments"]
+
+
+def test_world_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
+    np.savez(tmp_path / "world.npz", balance=np.zeros(3))
+    with pytest.raises(DataError, match="Generate the history anew"):
+        World.open(tmp_path)
 
 
 def test_command_line_writes_a_history_that_can_be_continued(tmp_path: Path) -> None:

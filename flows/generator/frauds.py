@@ -24,6 +24,7 @@ PROBE, SPREAD, DRAIN = 1, 2, 3
 _MIX = (0.30, 0.22, 0.48)
 _ROWS_AN_EPISODE = 2.1
 _AGAIN, _AGAIN_AFTER_DAYS = 0.30, 2.0
+_LIVE_DAYS_FASTER = 8_640.0  # a day becomes ten seconds
 _LEAKED = 0.35
 _MULES_A_WEEK = 30
 _FENCES, _FENCE_DAYS = 5, 10
@@ -79,9 +80,10 @@ def plan_frauds(
     start = _when(rng, accounts, span, account)
     pace = 1 / 40 if span.real_time else 1.0
     again = np.flatnonzero(rng.random(episodes) < _AGAIN)
-    later = start[again] + ((0.2 + rng.exponential(_AGAIN_AFTER_DAYS, len(again))) * DAY_US * pace).astype(
-        np.int64
+    days = (0.2 + rng.exponential(_AGAIN_AFTER_DAYS, len(again))) / (
+        _LIVE_DAYS_FASTER if span.real_time else 1.0
     )
+    later = start[again] + (days * DAY_US).astype(np.int64)
     account, leaked = np.append(account, account[again]), np.append(leaked, leaked[again])
     start = np.append(start, later)
     episodes = len(account)

@@ -157,6 +157,9 @@ class World:
             msg = "no world to continue"
             raise DataError(msg, where=path, todo="generate a history there first")
         with np.load(path, allow_pickle=False) as stored:
+            if "announced" not in stored:
+                msg = "a world of an earlier version, without customers and merchants"
+                raise DataError(msg, where=path, todo="generate the history anew")
             world = cls(**orjson.loads(stored["parameters"].tobytes()))
             world.balance = stored["balance"]
             world._announced = bool(stored["announced"])
