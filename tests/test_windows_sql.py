@@ -9,12 +9,13 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history import features_at
 from feature_repo.windows.read import CAPPED
-from feature_repo.windows.spec import TILED_ONLY, Aggregate, ViewSpec
+from feature_repo.windows.spec import QUANTILES, TILED_ONLY, Aggregate, ViewSpec
 from flows.generator.history import generate
 
 S, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
@@ -127,6 +128,47 @@ def test_distinct_counts_and_seconds_since_last_equal_sql(payments: pa.Table) ->
             AS since FROM p""",
     )["since"]
     assert_equal(got, theirs)
+
+
+def test_earlier_values_counts_since_and_decayed_sums_equal_sql(payments: pa.Table) -> None:
+    seen = pa.array(np.arange(payments.num_rows) % 3 == 0)  # a column that is mostly null
+    rare = pc.if_else(seen, payments["amount"], pa.scalar(None, pa.float64()))
+    payments = payments.append_column("rare", rare)
+    span = DAY
+    functions = ("last_2", "last_3", "seconds_since_last", "count_since", "decayed_sum")
+    spec = ViewSpec(
+        "v", ("account_id",), 0, 100_000, 0, tuple(Aggregate(f, f, "rare", span) for f in functions)
+    )
+    theirs = sql(
+        payments,
+        f"""WITH j AS (
+                SELECT q.n, q.t, p.t AS pt, p.rare AS x,
+                    row_number() OVER (PARTITION BY q.n, p.rare IS NULL ORDER BY p.t DESC, p.event_id DESC) AS of_known,
+                    row_number() OVER (PARTITION BY q.n ORDER BY p.t DESC, p.event_id DESC) AS of_all
+                FROM p q LEFT JOIN p ON p.account_id = q.account_id AND p.t >= q.t - {span} AND p.t < q.t)
+            SELECT n, max(x) FILTER (of_known = 2) AS last_2, max(x) FILTER (of_known = 3) AS last_3,
+                (max(t) - max(pt) FILTER (x IS NOT NULL)) / 1e6 AS seconds_since_last,
+                min(of_all) FILTER (x IS NOT NULL) - 1 AS count_since,
+                coalesce(sum(x * pow(2, -(t - pt) / ({span} / 4))), 0) AS decayed_sum
+            FROM j GROUP BY n""",
+    )
+    assert theirs.notna().any().all()
+    assert_equal(ours(payments, spec), theirs)
+
+
+@pytest.mark.parametrize(("hop", "span"), [(HOUR, 30 * DAY), (MINUTE, HOUR)])
+def test_quantiles_equal_sql_to_one_per_cent(payments: pa.Table, hop: int, span: int) -> None:
+    spec = ViewSpec(
+        "v", ("account_id",), hop, 1, 0, tuple(Aggregate(f, f, "amount", span) for f in (*QUANTILES, "count"))
+    )
+    lists = f"""SELECT q.n, list(p.amount ORDER BY p.amount) FILTER (p.amount IS NOT NULL) AS l FROM p q LEFT JOIN p
+        ON p.account_id = q.account_id AND p.t // {hop} >= (q.t - {span}) // {hop} AND p.t // {hop} < q.t // {hop} GROUP BY q.n"""
+    columns = ", ".join(f"l[(len(l) - 1) * {percent} // 100 + 1] AS {f}" for f, percent in QUANTILES.items())
+    theirs = sql(payments, f"SELECT n, {columns}, coalesce(len(l), 0) AS count FROM ({lists})")
+    got = ours(payments, spec)
+    assert (got["count"] == theirs["count"]).all()
+    for name in QUANTILES:
+        assert np.allclose(got[name], theirs[name], rtol=0.010_000_001, atol=0, equal_nan=True), name
 
 
 @pytest.mark.parametrize(
