@@ -67,11 +67,8 @@ def is_new(count: Floats) -> Floats:
 
 
 def is_outsized(amount: Floats, upper_quantile: Floats, count: Floats) -> Floats:
-    """1.0 above `OUTSIZED` times the upper quantile of the past amounts, null with fewer than `OUTSIZED_AFTER` of them."""
-    return _flag(
-        amount > OUTSIZED * upper_quantile,
-        np.where(count >= OUTSIZED_AFTER, upper_quantile, np.nan),
-    )
+    """1.0 above `OUTSIZED` times the upper quantile of the past amounts, once there are `OUTSIZED_AFTER` of them; else 0.0."""
+    return ((count >= OUTSIZED_AFTER) & (amount > OUTSIZED * upper_quantile)).astype(np.float64)
 
 
 def ratio(of: Floats, over: Floats) -> Floats:

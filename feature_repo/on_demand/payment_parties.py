@@ -45,7 +45,10 @@ def payment_parties(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
         "customer_is_premium": among("customer_segment", "premium"),
         "customer_is_business": among("customer_segment", "business"),
         "customer_age_days": as_list(f.days_between(as_us(inputs["customer_opened_at"]), now)),
-        "merchant_risk": [_TIERS.get(tier) for tier in inputs["merchant_risk_tier"]],
+        "merchant_risk": [
+            None if tier is None else _TIERS.get(tier, _TIERS["medium"])
+            for tier in inputs["merchant_risk_tier"]
+        ],
         "merchant_age_days": as_list(f.days_between(as_us(inputs["merchant_opened_at"]), now)),
         "merchant_is_online": [None if kind is None else int(at is None) for kind, at in placed],
         "charge_is_unread": among("entry_mode", "manual", "magstripe"),

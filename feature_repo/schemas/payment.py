@@ -248,8 +248,7 @@ DERIVED: Final = (
     column(
         "is_outsized",
         pa.bool_(),
-        meaning="More than twice the upper quantile (0.95) of the account's amounts of the last 30 days",
-        null="fewer than five earlier payments",
+        meaning="More than twice the upper quantile (0.95) of the account's amounts of the last 30 days, of five or more",
     ),
 )
 """Computed once, when the payment is accepted; from then on they are data. See `feature_repo.enrichment`."""
