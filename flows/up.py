@@ -20,7 +20,7 @@ from feature_repo.errors import MillstreamError
 from feature_repo.settings import RepoSettings
 from flows.demo import live, stages
 from flows.demo.__main__ import stop_like_ctrl_c
-from flows.demo.live import LABELS_FLOW, PAYMENTS_FLOW, TRAFFIC
+from flows.demo.live import FLOWS, TRAFFIC
 from flows.demo.processes import Processes
 from flows.demo.show import Steps
 from flows.demo.stages import Scale
@@ -70,7 +70,7 @@ def run(settings: FlowSettings, scale: Scale, *, port: int, rate: float, console
     with redis_server(home) as url, Processes(home, url) as processes:
         settings = settings.model_copy(update={"redis_url": url})
         prepare(processes, steps, settings, scale)
-        ports = {PAYMENTS_FLOW: live.free_port(), LABELS_FLOW: live.free_port()}
+        ports = {name: live.free_port() for name in FLOWS}
         port = live.free_port(port)
         with steps.step("start", "Start flow and scorer"):
             for name, metrics_port in ports.items():

@@ -37,6 +37,8 @@ from serving.score_log import ScoreLog
 log = structlog.get_logger(__name__)
 
 CHUNK: Final = 16
+PAYMENT_KEY: Final = "payment_id"
+"""What the entity `payment` calls the id of the payment."""
 """Payments of a batch finished before others get the event loop again: about 3 ms."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DECIDED: Final = {d: metrics.PAYMENTS.labels(d) for d in ("approve", "review", "decline")}
@@ -267,4 +269,5 @@ class Scorer:
         changes = {column: of(plain[column], domain) for column, domain in self._personal}
         payment = payment.model_copy(update=changes)
         when = payment.event_timestamp
-        return Case(payment, dict(payment.__dict__), now_us if when is None else to_us(when), now_us)
+        row = payment.__dict__ | {PAYMENT_KEY: payment.event_id}
+        return Case(payment, row, now_us if when is None else to_us(when), now_us)

@@ -68,7 +68,8 @@ def is_new(count: Floats) -> Floats:
 
 def is_outsized(amount: Floats, upper_quantile: Floats, count: Floats) -> Floats:
     """1.0 above `OUTSIZED` times the upper quantile of the past amounts, once there are `OUTSIZED_AFTER` of them; else 0.0."""
-    return ((count >= OUTSIZED_AFTER) & (amount > OUTSIZED * upper_quantile)).astype(np.float64)
+    outsized: Floats = ((count >= OUTSIZED_AFTER) & (amount > OUTSIZED * upper_quantile)).astype(np.float64)
+    return outsized
 
 
 def ratio(of: Floats, over: Floats) -> Floats:

@@ -16,11 +16,13 @@ from feature_repo.errors import FlowError
 from flows.demo.processes import LOOK_EVERY_S, Processes
 from flows.demo.show import Step, Steps
 from flows.settings import FlowSettings
-from flows.streams import LABELS, PAYMENTS, EventStream
+from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, EventStream
 
 READY_WITHIN_S: Final = 120.0
 CAUGHT_UP_WITHIN_S: Final = 120.0
-PAYMENTS_FLOW, LABELS_FLOW, SCORER, TRAFFIC = "payments flow", "labels flow", "scorer", "traffic"
+SCORER, TRAFFIC = "scorer", "traffic"
+FLOWS: Final = {f"{s.name} flow": s for s in (PAYMENTS, LABELS, CUSTOMERS, MERCHANTS, CHARGES)}
+"""The flows of a whole stack, by the names their processes go by; the first one is what a scorer waits for."""
 
 
 def free_port(wanted: int = 0) -> int:
@@ -37,9 +39,10 @@ def free_port(wanted: int = 0) -> int:
 
 
 def start_flow(processes: Processes, name: str, metrics_port: int = 0) -> None:
-    """Start the flow of payments or of labels, as its user types it."""
-    module = "flows.payments" if name == PAYMENTS_FLOW else "flows.labels"
-    processes.start(name, "-m", "bytewax.run", module, MILLSTREAM_METRICS_PORT=str(metrics_port))
+    """Start one of `FLOWS`, as its user types it."""
+    processes.start(
+        name, "-m", "bytewax.run", f"flows.{FLOWS[name].name}", MILLSTREAM_METRICS_PORT=str(metrics_port)
+    )
 
 
 def start_scorer(processes: Processes, port: int) -> None:
@@ -100,14 +103,18 @@ def run(
     processes: Processes, steps: Steps, settings: FlowSettings, *, rate: float, seconds: float
 ) -> dict[str, Any]:
     """Go live for so long; returns what the traffic has seen. All live processes have been stopped then."""
-    before = {stream: accounted(stream, settings) for stream in (PAYMENTS, LABELS)}
+    before = {stream: accounted(stream, settings) for stream in FLOWS.values()}
     port = free_port()
-    with steps.step("start", "Start flow and scorer") as step:
-        start_flow(processes, PAYMENTS_FLOW)
+    with steps.step("start", "Start flows and scorer") as step:
+        first, *others = FLOWS
+        start_flow(processes, first)
         start_scorer(processes, port)
         wait_for_scorer(processes, port)
-        start_flow(processes, LABELS_FLOW)
-        step.found = f"scorer at http://127.0.0.1:{port}, features kept by bytewax.run flows.payments"
+        for name in others:
+            start_flow(processes, name)
+        step.found = (
+            f"scorer at http://127.0.0.1:{port}, features kept by bytewax.run flows.payments and four more"
+        )
     report = settings.home / "traffic.json"
     with steps.step("live", "Live") as step:
         options = ("--rate", f"{rate:g}", "--seconds", f"{seconds:g}", "--out", str(report))
@@ -129,14 +136,13 @@ def run(
         step.found = f"{seen['payments']:,} payments published, {seen['requests']:,} scored" + (
             f", [red]{seen['failed']:,} requests failed[/]: {seen['last_failure']}" if seen["failed"] else ""
         )
-    with steps.step("catch_up", "Flow catches up") as step:
-        for stream, published in ((PAYMENTS, seen["payments"]), (LABELS, seen["labels"])):
-            _wait_until_accounted(processes, settings, stream, before[stream].all + published)
-        for name in (PAYMENTS_FLOW, LABELS_FLOW, SCORER):
+    with steps.step("catch_up", "Flows catch up") as step:
+        for stream in FLOWS.values():
+            _wait_until_accounted(processes, settings, stream, before[stream].all + seen[stream.name])
+        for name in (*FLOWS, SCORER):
             processes.stop(name)
-        step.found = (
-            f"{seen['payments']:,} payments and {seen['labels']:,} labels accounted for, everything stopped"
-        )
+        told = ", ".join(f"{seen[s.name]:,} {s.name}" for s in FLOWS.values() if seen[s.name])
+        step.found = f"{told} accounted for, everything stopped"
     return seen
 
 
@@ -144,7 +150,7 @@ def _seen(report: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = orjson.loads(report.read_bytes())
     except FileNotFoundError:
-        return {"payments": 0, "labels": 0, "requests": 0, "warm_up": {}}
+        return {"payments": 0, "requests": 0, "warm_up": {}}
     return found
 
 

@@ -26,8 +26,11 @@ from flows.demo.show import Step, Steps
 from flows.generate import write_history
 from flows.generator import World, epoch_us, payments_a_day
 from flows.settings import FlowSettings
+from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS
 
-SERVICE = "fraud_detection_v1"
+SERVICE = "fraud_detection_v3"
+SMALLER = ("fraud_detection_v1", "fraud_detection_v2")
+"""Payments alone; with enrichment: what the model is compared with, to see what the rest brings."""
 MODEL = "fraud_detection"
 
 
@@ -84,15 +87,22 @@ def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
 
 
 def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str, Counts]:
-    """Run the history through the flows, payments and labels side by side."""
-    with steps.step("backfill", "Through the flow") as step, ThreadPoolExecutor(1) as aside:
-        labels = aside.submit(backfill_files.run, settings, labels=[folder / "labels.parquet"])
-        payments = backfill_files.run(
-            settings,
-            payments=[folder / "payments.parquet"],
-            on_progress=lambda _, done, of: step.advance(done, of, f"{done:,} of {of:,} payments"),
-        )
-        counts = {**payments, **labels.result()}
+    """Run the history through the flows: what payments are joined with, then payments, then labels, which are joined with them."""
+    with steps.step("backfill", "Through the flows") as step, ThreadPoolExecutor(2) as aside:
+        counts: dict[str, Counts] = {}
+
+        def through(*names: str) -> dict[str, Counts]:
+            files: dict[str, Any] = {name: [folder / f"{name}.parquet"] for name in names}
+            return backfill_files.run(
+                settings,
+                **files,
+                on_progress=lambda name, done, of: step.advance(done, of, f"{done:,} of {of:,} {name}"),
+            )
+
+        changelogs = aside.submit(through, CUSTOMERS.name, MERCHANTS.name)
+        counts |= through(CHARGES.name) | changelogs.result()
+        counts |= through(PAYMENTS.name)
+        counts |= through(LABELS.name)
         step.found = ", ".join(_told(name, count) for name, count in counts.items())
         return counts
 
@@ -100,7 +110,8 @@ def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str,
 def train(processes: Processes, steps: Steps, settings: FlowSettings) -> dict[str, Any]:
     """Train a model in a process of its own; returns the manifest of the champion."""
     with steps.step("train", "Train the model") as step:
-        processes.start("training", "-m", "training.train", "--service", SERVICE)
+        compared = [word for service in SMALLER for word in ("--compare-service", service)]
+        processes.start("training", "-m", "training.train", "--service", SERVICE, *compared)
         processes.finish("training", lambda line: _pass_on(step, line))
         manifest = champion(settings)
         trees = manifest["model"]["chosen"]["trees"]

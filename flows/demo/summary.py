@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,11 @@ _WHY: Final[Mapping[str, str]] = {
     "accepted_later": "an earlier payment of the same key was accepted only after the score was given",
     "beyond_state": "the payment lay further back than the online state can answer, and the score said so",
     "unexplained": "no cause found: please report this",
+}
+_BRINGS: Final[Mapping[str, str]] = {
+    "fraud_detection_v1": "payments alone",
+    "fraud_detection_v2": "+ enrichment",
+    "fraud_detection_v3": "+ label features",
 }
 WIDTH: Final = 104
 _STEPS: Final[Mapping[str, str]] = {"apply": "feast apply", "start": "start", "catch_up": "catch up"}
@@ -48,6 +53,15 @@ def build(
                 kind: {"frauds": found["frauds"], **{name: found[name] for name in names}}
                 for kind, found in metrics["by_fraud_type"].items()
             },
+            "by_service": [
+                {
+                    "service": found["service"],
+                    "features": found["features"],
+                    "average_precision": found["average_precision"],
+                    "interval": found["intervals"]["average_precision"],
+                }
+                for found in metrics["services"]
+            ],
         },
         "scoring": {
             "requests": traffic["requests"],
@@ -75,6 +89,7 @@ def show(
         ("Payments", _payments(summary["payments"])),
         ("Training", _training(summary["training"], manifest)),
         ("Model", _model(summary["model"], manifest["metrics"]["outcome"])),
+        ("Features", _services(summary["model"]["by_service"])),
         ("Scoring", _scoring(summary["scoring"], traffic)),
         ("Freshness", _freshness(summary["freshness_ms"], traffic["freshness_ms"])),
         ("Skew", _skew(summary["skew"])),
@@ -120,6 +135,23 @@ def _model(found: Mapping[str, Any], outcome: Mapping[str, Any]) -> Group:
             style="bold" if kind == "all" else "",
         )
     return Group(kinds, Text())
+
+
+def _services(found: Sequence[Mapping[str, Any]]) -> Group:
+    """What enrichment and label features bring, on the same days."""
+    grown = Table(box=box.SIMPLE_HEAD, padding=(0, 2), pad_edge=False, show_edge=False)
+    grown.add_column("the same trees on")
+    for title in ("features", "average precision", "95 % interval"):
+        grown.add_column(title, justify="right")
+    for of in found:
+        low, high = of["interval"]
+        grown.add_row(
+            _BRINGS.get(of["service"], of["service"]),
+            f"{of['features']}",
+            f"{of['average_precision']:.3f}",
+            f"{low:.2f} to {high:.2f}",
+        )
+    return Group(grown, Text())
 
 
 def _scoring(found: Mapping[str, Any], traffic: Mapping[str, Any]) -> Text:
