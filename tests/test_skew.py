@@ -4,31 +4,35 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis
 from feast import FeatureStore
 
 from feature_repo.errors import DataError
+from feature_repo.schemas.payment import TIMESTAMP
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.clock import to_us
-from feature_repo.stores.plan import Plan, compile_plan
+from feature_repo.stores.on_demand import OnDemand
+from feature_repo.stores.plan import PlainRead, Plan, compile_plan
 from feature_repo.stores.reader import Reader
 from feature_repo.stores.repo import REPO, open_store
 from flows.generator.history import generate
 from tests.support import feast, log_payments, project
-from training.skew import (
+from training.skew import SkewReport, measure, read_scores
+from training.skew_causes import (
     ACCEPTED_LATER,
     BEYOND_STATE,
     FLOW_LAG,
     MOST_MISSING,
+    NEWER_ROW,
     UNEXPLAINED,
-    SkewReport,
-    measure,
-    read_scores,
+    Evidence,
 )
 
 
@@ -67,7 +71,7 @@ class World:
         }
 
     def measure(self, *scores: dict[str, Any]) -> SkewReport:
-        return measure(self.store, self.plan, scores, 0, self.settings.payments_log)
+        return measure(self.store, self.plan, scores, 0, self.settings.log_dir)
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +132,76 @@ def test_a_cut_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) -
 
 def test_no_scores_give_an_empty_report(world: World) -> None:
     assert world.measure() == SkewReport()
+
+
+class FakeStore:
+    """A registry of one plain view, over the log of customers."""
+
+    project = "p"
+
+    def __init__(self) -> None:
+        source = SimpleNamespace(path="/log/customers", field_mapping={"segment": "customer_segment"})
+        self.registry = SimpleNamespace(
+            get_any_feature_view=lambda name, project: SimpleNamespace(batch_source=source)
+        )
+
+
+JOINED = Plan(
+    project="p",
+    service="s",
+    windowed=(),
+    plain=(PlainRead("profile", ("account_id",), ("account_id",), (("customer_segment", "string", ""),), 0),),
+    on_demand=(
+        OnDemand(
+            "parties",
+            "f.py",
+            "f",
+            "",
+            (("customer_segment", "profile"), ("amount", "")),
+            (("student", "int64"),),
+        ),
+    ),
+    request=(),
+    columns=(("student", "int64"),),
+)
+
+
+@pytest.mark.parametrize(
+    ("versions", "cause"),
+    [
+        pytest.param([(-50, -50)], UNEXPLAINED, id="known long before"),
+        pytest.param(
+            [(-50, -50), (-5, 20)], ACCEPTED_LATER, id="a version before it, accepted after the score"
+        ),
+        pytest.param([(-50, -50), (5, 6)], NEWER_ROW, id="a version after it, accepted before the score"),
+        pytest.param([(-50, -0.1)], FLOW_LAG, id="accepted a moment before the score"),
+        pytest.param([], UNEXPLAINED, id="nobody"),
+    ],
+)
+def test_a_joined_row_that_was_another_on_line_has_its_cause(
+    tmp_path: Path, versions: list[tuple[float, float]], cause: str
+) -> None:
+    minute = 60_000_000
+    now = 1_790_000_000_000_000
+    rows = pa.table(
+        {
+            "account_id": pa.array(["a"] * len(versions), pa.string()),
+            "event_timestamp": pa.array([int(now + e * minute) for e, _ in versions], pa.int64()),
+            "created_timestamp": pa.array([int(now + c * minute) for _, c in versions], pa.int64()),
+            "source_partition": pa.array(["p"] * len(versions), pa.string()),
+            "source_offset": pa.array(range(len(versions)), pa.int64()),
+        }
+    )
+    times = [pa.field(f.name, TIMESTAMP) if "timestamp" in f.name else f for f in rows.schema]
+    (tmp_path / "customers").mkdir()
+    pq.write_table(rows.cast(pa.schema(times)), tmp_path / "customers" / "a.parquet")
+    lag = 10 if cause in {NEWER_ROW, ACCEPTED_LATER} else 0
+    score = {
+        "event_id": "x",
+        "account_id": "a",
+        "as_of": now,
+        "scored_at": now + lag * minute,
+        "features": {},
+    }
+    evidence = Evidence(FakeStore(), tmp_path, JOINED, [score])  # type: ignore[arg-type]
+    assert evidence.cause(score, ["student"]) == (cause, False)

@@ -5,49 +5,27 @@ store, and compared bit for bit. For each vector that differs the report says wh
 events the online state had seen (the score log keeps their number) and looks whether that gives the logged values.
 """
 
-import itertools
-import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from feature_repo.errors import DataError, MillstreamError
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
-from feature_repo.stores.log import read_log
-from feature_repo.stores.plan import Plan, WindowedRead
-from feature_repo.windows.columns import BlockColumns
-from feature_repo.windows.history import features_at
+from feature_repo.stores.plan import Plan
 from training.dataset import PAYMENT_KEY
+from training.skew_causes import CAUSES, Evidence, Score, same
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-FLOW_LAG: Final = "flow_lag"
-ACCEPTED_LATER: Final = "accepted_later"
-BEYOND_STATE: Final = "beyond_state"
-UNEXPLAINED: Final = "unexplained"
-MOST_MISSING: Final = 6
-"""With more payments than this between flow and score, the cause is taken as read: the ways to have missed them are too many."""
-CAUSES: Final[Mapping[str, str]] = {
-    FLOW_LAG: "the flow had accepted, but not yet folded, an earlier payment of the same key",
-    ACCEPTED_LATER: "an earlier payment of the same key was accepted only after the score was given",
-    BEYOND_STATE: "the payment lay further back than the state could answer; the score said so",
-    UNEXPLAINED: "none of these: a defect",
-}
-
-Score = dict[str, Any]
 
 
 @dataclass
@@ -92,7 +70,7 @@ def read_scores(folder: Path) -> tuple[list[Score], int]:
 
 
 def measure(
-    store: "FeatureStore", plan: Plan, scores: Sequence[Score], missing: int, log: Path
+    store: "FeatureStore", plan: Plan, scores: Sequence[Score], missing: int, logs: Path
 ) -> SkewReport:
     """Compare every score's vector with the one the offline store computes now."""
     report = SkewReport(compared=len(scores), missing=missing)
@@ -103,10 +81,10 @@ def measure(
     for row, score in enumerate(scores):
         names = []
         for name in plan.feature_names:
-            same = _same(score["features"].get(name), expected[name][row])
+            equal = same(score["features"].get(name), expected[name][row])
             counts = report.features.setdefault(name, {"match": 0, "mismatch": 0})
-            counts["match" if same else "mismatch"] += 1
-            if not same:
+            counts["match" if equal else "mismatch"] += 1
+            if not equal:
                 names.append(name)
         if names:
             differing.append((score, names))
@@ -116,9 +94,9 @@ def measure(
                     {"event_id": score["event_id"], "as_of": score["as_of"], "features": shown}
                 )
     report.differing = len(differing)
-    events = _Events(log, plan, [score for score, _ in differing])
+    evidence = Evidence(store, logs, plan, [score for score, _ in differing])
     for i, (score, names) in enumerate(differing):
-        cause, proved = events.cause(score, names)
+        cause, proved = evidence.cause(score, names)
         report.causes[cause] = report.causes.get(cause, 0) + 1
         report.proved += proved
         if i < len(report.examples):
@@ -136,104 +114,6 @@ def _recompute(store: "FeatureStore", plan: Plan, scores: Sequence[Score]) -> di
     rows["event_timestamp"] = pd.to_datetime([score["as_of"] for score in scores], unit="us", utc=True)
     made = store.get_historical_features(rows, store.get_feature_service(plan.service)).to_arrow()
     return {name: made.column(name).to_pylist() for name in plan.feature_names}
-
-
-def _same(live: Any, log: Any) -> bool:
-    return _number(live) == _number(log) if _number(live) is not None else _number(log) is None
-
-
-def _number(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-class _Events:
-    """The logged events of the keys whose vectors differ, in the order in which they were accepted."""
-
-    def __init__(self, log: Path, plan: Plan, scores: Sequence[Score]) -> None:
-        self._windowed = plan.windowed
-        self._tables: dict[tuple[str, ...], pa.Table] = {}
-        if not scores:
-            return
-        for read in plan.windowed:
-            if read.spec.join_keys in self._tables:
-                continue
-            specs = [r.spec for r in plan.windowed if r.spec.join_keys == read.spec.join_keys]
-            columns = {c for spec in specs for c in spec.columns} | set(read.spec.join_keys)
-            columns |= {
-                "event_id",
-                "event_timestamp",
-                "created_timestamp",
-                "source_partition",
-                "source_offset",
-            }
-            asked = pa.array({score[read.entity_columns[0]] for score in scores}, pa.string())
-            table = read_log(log, sorted(columns))
-            table = table.filter(pc.is_in(table[read.spec.join_keys[0]], asked))
-            order = [(c, "ascending") for c in ("created_timestamp", "source_partition", "source_offset")]
-            self._tables[read.spec.join_keys] = table.sort_by(order)
-
-    def cause(self, score: Score, names: Sequence[str]) -> tuple[str, bool]:
-        """(why the vector differs, whether that is proved)."""
-        reads = [r for r in self._windowed if set(names) & set(r.spec.feature_names)]
-        if not reads:
-            return UNEXPLAINED, False
-        found = [self._view_cause(read, score) for read in reads]
-        worst = max(found, key=lambda pair: list(CAUSES).index(pair[0]))[0]
-        return worst, all(proved for _, proved in found)
-
-    def _view_cause(self, read: WindowedRead, score: Score) -> tuple[str, bool]:
-        spec = read.spec
-        if spec.name in score["flags"]["incomplete"]:
-            return BEYOND_STATE, True
-        events = self._tables[spec.join_keys]
-        for key, column in zip(spec.join_keys, read.entity_columns, strict=True):
-            events = events.filter(pc.equal(events[key], score[column]))
-        scored_at = pa.scalar(score["scored_at"], pa.timestamp("us", "UTC"))
-        accepted = pc.less_equal(events["created_timestamp"], scored_at)
-        n_accepted, folded = int(pc.sum(accepted).as_py() or 0), int(score["versions"][spec.name])
-        if folded < n_accepted:
-            known = events.filter(accepted)
-            few = n_accepted - folded <= MOST_MISSING
-            proved = few and any(
-                _reproduces(read, part, score) for part in _without(known, n_accepted - folded)
-            )
-            return (FLOW_LAG, proved) if proved or not few else (UNEXPLAINED, False)
-        before = pc.less(events["event_timestamp"], pa.scalar(score["as_of"], pa.timestamp("us", "UTC")))
-        later = pc.any(pc.and_(before, pc.invert(accepted))).as_py()
-        proved = _reproduces(read, events.slice(0, folded), score)
-        return (ACCEPTED_LATER, True) if later and proved else (UNEXPLAINED, False)
-
-
-def _without(events: pa.Table, missing: int) -> Iterator[pa.Table]:
-    """The events but the last `missing`: the flow folds each partition in order, but runs ahead in one or the other."""
-    partitions = sorted(set(events["source_partition"].to_pylist()))
-    parts = [events.filter(pc.equal(events["source_partition"], p)) for p in partitions]
-    for cuts in itertools.product(range(missing + 1), repeat=len(parts)):
-        if sum(cuts) == missing and all(cut <= len(part) for cut, part in zip(cuts, parts, strict=True)):
-            yield pa.concat_tables(
-                [part.slice(0, len(part) - cut) for cut, part in zip(cuts, parts, strict=True)]
-            )
-
-
-def _reproduces(read: WindowedRead, events: pa.Table, score: Score) -> bool:
-    """Whether the view's logged values are those of exactly these events."""
-    spec = read.spec
-    wanted = pa.table(
-        {
-            k: pa.array([score[c]], pa.string())
-            for k, c in zip(spec.join_keys, read.entity_columns, strict=True)
-        }
-    )
-    block = BlockColumns(events.combine_chunks())
-    values, _ = features_at(
-        spec,
-        block.keys(spec.join_keys),
-        block.events(spec),
-        BlockColumns(wanted).keys(spec.join_keys),
-        np.array([score["as_of"]], np.int64),
-    )
-    live = score["features"]
-    return all(_same(live.get(n, v), v) for n, v in zip(spec.feature_names, values[0].tolist(), strict=True))
 
 
 def show(report: SkewReport, console: Console) -> None:
@@ -287,7 +167,7 @@ def main(
         with console.status(f"Computing {len(scores):,} vectors again from the log"):
             from feature_repo.stores.repo import open_store
 
-            report = measure(open_store(settings, repo), plan, scores, missing, settings.payments_log)
+            report = measure(open_store(settings, repo), plan, scores, missing, settings.log_dir)
     except MillstreamError as error:
         console.print(f"[red]{error}[/]")
         sys.exit(1)
