@@ -183,6 +183,11 @@ def test_customers_move_are_corrected_open_and_close(quarter: History) -> None:
     assert all(row["event_timestamp"] >= row["opened_at"] for row in opened)
 
 
+def test_nobody_is_born_twice(quarter: History) -> None:
+    for rows in versions(quarter.customers, "account_id").values():
+        assert len({(row["name"], row["birth_date"]) for row in rows if not row["deleted"]}) == 1
+
+
 def test_deleted_versions_say_nothing_else(quarter: History) -> None:
     for table, key in ((quarter.customers, "account_id"), (quarter.merchants, "merchant_id")):
         gone = [row for row in table.to_pylist() if row["deleted"]]
@@ -616,7 +621,7 @@ def test_live_traffic_publishes_every_stream_and_reports_what_it_published(
         report = orjson.loads(out.read_bytes())
     assert {stream: report[stream] for stream in found} == found
     assert found["customers"] >= 95
-    assert found["merchants"] >= 35
+    assert found["merchants"] >= 30
     assert 0.4 * found["payments"] < found["charges"] < found["payments"]
 
 

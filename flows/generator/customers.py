@@ -1,10 +1,11 @@
 """Who holds the accounts: one row per version of a customer, and how customers change in a stretch of time.
 
-What a person is (name, birth date) is a hash of the account. What changes is kept: homes, what the bank has wrongly on
+Names are a hash of the account. What changes is kept: homes, what the bank has wrongly on
 file, contacts, segment, opening and closing. An account changes at most once in a stretch.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from feature_repo.schemas.customer import CUSTOMER, SEGMENTS
 from feature_repo.schemas.payment import TIMESTAMP
 from flows.generator.accounts import DAY_US, Accounts
-from flows.generator.draws import Bools, Floats, Ints, Subject, below, uniform
+from flows.generator.draws import Bools, Floats, Ints, Subject, below
 from flows.generator.payments import Span
 from flows.generator.versions import MONTH_US, NEVER, Versions, in_snapshot
 
@@ -36,8 +37,17 @@ _DOMAINS: Final = ("example.org", "mail.example.org", "post.example.org", "home.
 _PHONES: Final = ("+493023125", "+494066969", "+496990009", "+4922147100", "+498999998")
 """Numbers that the German regulator keeps free for fiction; three digits follow (two for Cologne)."""
 
-_MOVE, _HOME_WRONG, _CONTACT_WRONG, _SEGMENT, _CLOSE = range(5)
-_A_MONTH: Final = np.array([0.010, 0.008, 0.030, 0.005, 0.003])
+
+class _Change(IntEnum):
+    MOVE = 0
+    HOME_WRONG = 1
+    CONTACT_WRONG = 2
+    SEGMENT = 3
+    CLOSE = 4
+    OPEN = 5
+
+
+_A_MONTH: Final = np.array([0.010, 0.008, 0.030, 0.005, 0.003])  # per account, by _Change
 _LIVE_PAYMENTS_A_CHANGE = 100.0
 _NOT_YET_OPEN, _OPENS_WITHIN_DAYS = 0.025, 75.0
 _WRONG_HOMES = 0.03
@@ -47,7 +57,10 @@ _STUDENT, _STANDARD, _PREMIUM, _BUSINESS = range(4)
 
 @dataclass(slots=True)
 class Customers:
-    """One entry per account. `error_*`: how far the home on file lies off; `email`, `phone`: how often they changed."""
+    """One entry per account. `error_*`: how far the home on file lies off; `email`, `phone`: how often they changed.
+
+    `born` is a day since 1970-01-01.
+    """
 
     seed: int
     accounts: Accounts
@@ -58,6 +71,7 @@ class Customers:
     email: Ints
     phone: Ints
     segment: Ints
+    born: Ints
 
     STATE = ("opened", "closed", "error_latitude", "error_longitude", "email", "phone", "segment")
 
@@ -82,6 +96,10 @@ class Customers:
             email=np.zeros(n, np.int64),
             phone=np.zeros(n, np.int64),
             segment=segment,
+            # 1940 to 2004, students 1996 to 2005.
+            born=np.where(
+                segment == _STUDENT, rng.integers(9_500, 13_150, n), rng.integers(-10_957, 12_743, n)
+            ),
         )
 
     def announce(self, rng: np.random.Generator, start: int) -> Versions:
@@ -121,43 +139,49 @@ class Customers:
         expected = _A_MONTH * months * len(old)
         if span.real_time:
             expected = _A_MONTH / _A_MONTH.sum() * payments / _LIVE_PAYMENTS_A_CHANGE
-        counts = rng.poisson(expected)
-        # Only who has a wrong home on file can have it corrected; those go first.
-        wrong = self.error_latitude[old] != 0.0
-        mended, others = old[wrong][: counts[_HOME_WRONG]], old[~wrong]
-        counts[_HOME_WRONG] = len(mended)
-        rest = np.delete(counts, _HOME_WRONG)
-        rest = np.minimum(rest, np.maximum(len(others) - (np.cumsum(rest) - rest), 0))
-        moved, contact, promoted, closed = np.split(others[: rest.sum()], np.cumsum(rest)[:-1])
-
-        account = np.concatenate([new, moved, mended, contact, promoted, closed])
-        groups = [len(part) for part in (new, moved, mended, contact, promoted, closed)]
+        changed = self._choose(rng.poisson(expected), old) | {_Change.OPEN: new}
+        account = np.concatenate([*changed.values()])
+        kind = np.repeat([*changed], [len(which) for which in changed.values()])
         arrival = span.start + (rng.random(len(account)) * (span.end - span.start)).astype(np.int64)
-        arrival[: len(new)] = self.opened[new]
-        kind = np.repeat(np.arange(6), groups)
-        corrected = (kind == 2) | (kind == 3)
-        late = np.where(
-            corrected & (rng.random(len(account)) < _LATE), rng.uniform(0.06, 1.0, len(account)), 0.0
-        )
-        t = arrival - (late * _LATE_AT_MOST_US).astype(np.int64)
+        arrival[kind == _Change.OPEN] = self.opened[new]
+        # What was wrong was wrong from a moment ago; nobody writes that down at once.
+        corrected = (kind == _Change.HOME_WRONG) | (kind == _Change.CONTACT_WRONG)
+        late = corrected & (rng.random(len(account)) < _LATE)
+        behind = rng.uniform(0.06, 1.0, len(account)) * _LATE_AT_MOST_US
+        t = arrival - np.where(late, behind, 0.0).astype(np.int64)
 
-        self.accounts.homes.move(rng, self.accounts.places, moved, t[kind == 1])
+        self.accounts.homes.move(rng, self.accounts.places, changed[_Change.MOVE], t[kind == _Change.MOVE])
+        mended, contact = changed[_Change.HOME_WRONG], changed[_Change.CONTACT_WRONG]
         self.error_latitude[mended] = 0.0
         self.error_longitude[mended] = 0.0
         other_phone = rng.random(len(contact)) < 0.4
         self.phone[contact[other_phone]] += 1
         self.email[contact[~other_phone]] += 1
-        self.segment[promoted] = np.where(self.segment[promoted] == _STANDARD, _PREMIUM, _STANDARD)
-        self.closed[closed] = t[kind == 5]
+        other = changed[_Change.SEGMENT]
+        self.segment[other] = np.where(self.segment[other] == _STANDARD, _PREMIUM, _STANDARD)
+        self.closed[changed[_Change.CLOSE]] = t[kind == _Change.CLOSE]
 
         order = np.lexsort((account, arrival))
         return Versions(self._rows(account[order], t[order], f"{span.start:x}"), arrival[order])
+
+    def _choose(self, counts: Ints, old: Ints) -> dict[_Change, Ints]:
+        """Deal accounts, in random order, out to changes; only a home that is wrong on file can be found wrong."""
+        wrong = self.error_latitude[old] != 0.0
+        mended, others = old[wrong], old[~wrong]
+        dealt: dict[_Change, Ints] = {}
+        first = 0
+        for change, count in zip(_Change, counts.tolist(), strict=False):
+            if change is _Change.HOME_WRONG:
+                dealt[change] = mended[:count]
+            else:
+                dealt[change] = others[first : first + count]
+                first += count
+        return dealt
 
     def _rows(self, account: Ints, t: Ints, run: str) -> pa.Table:
         """Versions of accounts as they are now; a closed account's is a deletion."""
         n, seed = len(account), self.seed
         gone = self.closed[account] != NEVER
-        there = ~gone
         first = below(len(_FIRST), seed, Subject.PERSON, account)
         last = below(len(_LAST), seed, Subject.PERSON, account, 1)
         number = pa.array(account).cast(pa.string())
@@ -174,10 +198,6 @@ class Customers:
         line = below(1_000, seed, Subject.CONTACT, account, 2, self.phone[account])
         line_text = pc.utf8_slice_codeunits(pa.array(line + 1_000).cast(pa.string()), 1)
         phone = pc.binary_join_element_wise(pc.take(pa.array(_PHONES), pa.array(block)), line_text, "")
-        # Born 1940 to 2004, students 1996 to 2007.
-        age = uniform(seed, Subject.PERSON, account, 2)
-        student = self.segment[account] == _STUDENT
-        born = np.where(student, 9_500 + age * 4_300, -10_957 + age * 23_700).astype(np.int32)
         homes = self.accounts.homes
         columns = {
             "event_id": pc.binary_join_element_wise(
@@ -196,9 +216,11 @@ class Customers:
                     pc.take(pa.array(_FIRST), pa.array(first)), pc.take(pa.array(_LAST), pa.array(last)), " "
                 ),
             ),
-            "birth_date": _unless(gone, pa.array(born, pa.date32()).cast(pa.string())),
+            "birth_date": _unless(
+                gone, pa.array(self.born[account].astype(np.int32), pa.date32()).cast(pa.string())
+            ),
             "segment": pc.take(pa.array(SEGMENTS), pa.array(self.segment[account], mask=gone)),
-            "opened_at": pa.array(self.opened[account], mask=~there).cast(TIMESTAMP),
+            "opened_at": pa.array(self.opened[account], mask=gone).cast(TIMESTAMP),
         }
         return pa.table({field.name: columns[field.name] for field in CUSTOMER}, schema=CUSTOMER)
 

@@ -26,8 +26,7 @@ CATEGORIES: Final = (
 """By what a purchase costs, roughly ascending."""
 
 _RISKY: Final = ("digital", "gambling", "electronics", "jewellery")
-_RETIER, _RECATEGORY, _CLOSE = range(3)
-_A_MONTH: Final = np.array([0.06, 0.02, 0.008])
+_A_MONTH: Final = np.array([0.06, 0.02, 0.008])  # rated anew, another trade, closed
 _LIVE_PAYMENTS_A_CHANGE = 400.0
 _NOT_YET_OPEN, _YOUNG, _OPENS_WITHIN_DAYS = 0.08, 0.08, 75.0
 _ON_LINE = 0.22
@@ -67,7 +66,7 @@ class Merchants:
         customers = np.bincount(places.shops_of_all, minlength=n)
         small = np.argsort(np.argsort(customers, kind="stable"), kind="stable") < 0.6 * n
         stable = np.flatnonzero(~small)
-        # The nearest by number among the lasting merchants, of the same city where there is one.
+        # A lasting merchant, of the same city where there is one.
         neighbour = stable[rng.integers(0, len(stable), n)]
         for city in range(places.cities):
             here = stable[places.merchant_city[stable] == city]
