@@ -1,6 +1,6 @@
 """One process, wired once: settings, logs, metrics, recovery, flow.
 
-`module_flow` is for `flows.payments` and `flows.labels`, which Bytewax's own commands import; `run` is for
+`module_flow` is for `flows.payments` and the other streams, which Bytewax's own commands import; `run` is for
 `python -m flows.run` and for runs over files, which call Bytewax themselves.
 """
 

@@ -3,7 +3,8 @@
 One row per key, as of the newest event. Newest is the greatest (`event_timestamp`, `created_timestamp`), of equal ones the one that
 arrived last. Inside Redis only event times can be compared (Feast stores no other): an older one never replaces a newer one, an
 equal one does, since a stream has one writer and its rows come in the order of acceptance; so a replay ends at the same value.
-What Feast's `push` does with equal times, to drop them, would lose corrections.
+What Feast's `push` does with equal times, to drop them, would lose corrections. Rows of an equal event time that do not come in that
+order (a history brought in after the live flow began) stand on line as written last, until the log decides at the next catch-up.
 
 A key lives as long as what lives longest in its hash: for ever with a view without `ttl`, else at least `ttl` after its last write.
 A deleted row is a row of nulls. A row without a key is of nobody, and skipped.
@@ -61,7 +62,7 @@ local seconds, n, written = tonumber(ARGV[2]), tonumber(ARGV[3]), 0
 local at = 3 + n
 for _, key in ipairs(KEYS) do
   local old = redis.call('HGET', key, ARGV[1])
-  if not old or us(old) <= tonumber(ARGV[at + 1]) then
+  if not old or old == ARGV[at + 2] or us(old) <= tonumber(ARGV[at + 1]) then
     local left = redis.call('TTL', key)
     local new = {ARGV[1], ARGV[at + 2]}
     for i = 1, n do

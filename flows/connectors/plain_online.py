@@ -14,6 +14,7 @@ import time
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
@@ -73,7 +74,7 @@ class PlainOnlinePart(StatefulSinkPartition[pa.RecordBatch, None]):
             metrics.PLAIN_WRITE.labels(name).observe(time.perf_counter() - began)
             metrics.PLAIN_ROWS_WRITTEN.labels(name).inc(len(made))
             if self._live:
-                oldest = min(rows["created_timestamp"].cast(pa.int64()).to_pylist())
+                oldest = pc.min(rows["created_timestamp"].cast(pa.int64())).as_py()
                 metrics.FRESHNESS.labels(name).observe(max(time.time() - oldest / 1e6, 0.0))
 
     def snapshot(self) -> None:
