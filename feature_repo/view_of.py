@@ -12,9 +12,9 @@ from feature_repo.windows.spec import ViewSpec
 
 
 def view_of(
-    spec: ViewSpec, *, entities: Sequence[Entity], source: Any, description: str
+    spec: ViewSpec, *, entities: Sequence[Entity], source: Any, access: str, description: str
 ) -> StreamFeatureView:
-    """The `StreamFeatureView` whose `view_spec` is `spec`."""
+    """The `StreamFeatureView` whose `view_spec` is `spec`; `access` says who may read it (docs/ownership.md)."""
     aggregations = [
         Aggregation(
             name=a.name, function=a.function, column=a.column, time_window=timedelta(microseconds=a.window_us)
@@ -35,6 +35,6 @@ def view_of(
             "capacity": str(spec.capacity),
             "grace_seconds": str(spec.grace_us // 1_000_000),
             "id_column": spec.id_column,
-            "access": "anonymous",
+            "access": access,
         },
     )

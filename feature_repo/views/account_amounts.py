@@ -10,5 +10,6 @@ account_amounts = view_of(
     ACCOUNT_AMOUNTS,
     entities=[account],
     source=payments,
+    access="anonymous",
     description="Median and upper quantile of the amounts, within 1 percent (log-bucket sketch)",
 )

@@ -10,5 +10,6 @@ account_device = view_of(
     ACCOUNT_DEVICE,
     entities=[account, device],
     source=payments,
+    access="anonymous",
     description="Payments of the account with this device",
 )

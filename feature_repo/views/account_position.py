@@ -10,5 +10,6 @@ account_position = view_of(
     ACCOUNT_POSITION,
     entities=[account],
     source=payments,
+    access="anonymous",
     description="Place and age of the last payment with a place",
 )
