@@ -7,8 +7,8 @@ from typing import Any
 from feast import Entity, StreamFeatureView
 from feast.aggregation import Aggregation
 
-from schema_of import schema_of
 from feature_repo.windows.spec import ViewSpec
+from schema_of import schema_of
 
 
 def view_of(
