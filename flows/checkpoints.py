@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from feature_repo.stores.keys import version_id
 from feature_repo.windows.columns import Keys
-from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows.blocks import Int64s
 
@@ -48,11 +48,6 @@ class Checkpoint:
     keys: Keys
     views: dict[str, Saved]
     dirty: Int64s
-
-
-def version_of(spec: ViewSpec) -> str:
-    """Name and layout of a view: states of the same version can be folded on."""
-    return f"{spec.name}:{spec.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
 def run_of(name: str) -> str:
@@ -94,7 +89,7 @@ class CheckpointFolder:
         number = int(before[-1][len(self._part) + 1 :][:8]) + 1 if before else 0
         name = f"{self._part}-{number:08d}-{self._run}.npz"
         keys = index.export()
-        views = [version_of(state.spec) for state in states]
+        views = [version_id(state.spec) for state in states]
         about = {"views": [{"version": v, "offsets": o} for v, o in zip(views, offsets, strict=True)]}
         arrays: dict[str, Any] = {
             "about": np.frombuffer(json.dumps(about).encode(), np.uint8),

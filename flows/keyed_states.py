@@ -21,12 +21,13 @@ from typing import Final, TypedDict, TypeVar
 import numpy as np
 import structlog
 
+from feature_repo.stores.keys import version_id
 from feature_repo.windows.columns import Events as Columns
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import metrics
 from flows.blocks import Int64s
-from flows.checkpoints import BACKFILL, CheckpointFolder, run_of, version_of
+from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.route import EntityKeys, Slice, part_key
@@ -129,7 +130,7 @@ class KeyedStates:
 
     def _restore(self, resumed: PartState | None, published: dict[str, int]) -> None:
         """Each view from the checkpoint of the durable snapshot, else from the newest that another run left."""
-        missing = {version_of(spec): i for i, spec in enumerate(self.specs)}
+        missing = {version_id(spec): i for i, spec in enumerate(self.specs)}
         durable = resumed["checkpoint"] if resumed else None
         if resumed is not None:
             self._folder.remove_after(durable)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import redis
 
 from feature_repo.schemas.payment import PAYMENT
+from feature_repo.stores.keys import state_field
 from feature_repo.stores.projection import EntityProjection
 from feature_repo.stores.specs import AppliedViews, write_views
 from feature_repo.windows.columns import BlockColumns
@@ -141,7 +142,7 @@ def folded_from_log(
 def stored_online(client: redis.Redis, views: AppliedViews = VIEWS) -> dict[bytes, list[bytes]]:
     """What the online store holds, key by key."""
     names = {
-        entity: [b"_state:" + s.name.encode() for s in specs]
+        entity: [state_field(s) for s in specs]
         for entity, specs in views.entities("payments").items()
     }
     found: dict[bytes, list[bytes]] = {}

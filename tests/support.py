@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import redis
 
 from feature_repo.settings import RepoSettings
+from feature_repo.stores.keys import version_id
 from feature_repo.stores.projection import EntityProjection
 from feature_repo.stores.repo import REPO, config_file
 from feature_repo.stores.specs import AppliedViews, read_views
+from feature_repo.stores.versions import mark_filled
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
 
@@ -54,4 +56,5 @@ def project(settings: RepoSettings, payments: pa.Table, blocks: int = 7) -> Appl
             for spec, state in zip(specs, states, strict=True):
                 state.fold(slots, block.events(spec))
         EntityProjection(client, views.project, specs).write(index, states, np.arange(len(index)))
+    mark_filled(client, views.project, map(version_id, views.every_kept()), 0, 1)
     return views

@@ -1,16 +1,19 @@
 """Names and bytes in the online store: the same hash per entity, key bytes and `_ts:<view>` field as Feast's own Redis store.
 
-A windowed view adds one field, `_state:<view>`, the packed state (`feature_repo.windows.state`). No Feast import: the flow and the
-scorer build these bytes themselves, a test holds them to Feast's.
+A windowed view adds one field per version of it that is kept, `_state:<view>:<version>`, the packed state
+(`feature_repo.windows.state`); the versions of a view share its `_ts:<view>`. No Feast import: the flow and the scorer build these
+bytes themselves, a test holds them to Feast's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from typing import Final
 
 from feature_repo.windows.columns import FEAST_STRING
+from feature_repo.windows.spec import ViewSpec
 
 _U32: Final = struct.Struct("<I")
 
@@ -33,9 +36,18 @@ def key_values(values: Sequence[str]) -> bytes:
     return b"".join(parts)
 
 
-def state_field(view: str) -> bytes:
-    """The hash field with the packed state of a windowed view."""
-    return b"_state:" + view.encode()
+def version_id(spec: ViewSpec) -> str:
+    """`<view>:<version>`: the version is eight hex digits of what a state is made of, its layout and its keys.
+
+    Definitions that share a version share their states: a shorter window more, or another name of a feature, needs no other.
+    """
+    what = f"{spec.fingerprint}:{'+'.join(spec.join_keys)}".encode()
+    return f"{spec.name}:{hashlib.blake2b(what, digest_size=4).hexdigest()}"
+
+
+def state_field(spec: ViewSpec) -> bytes:
+    """The hash field with the packed state of this version of a windowed view."""
+    return b"_state:" + version_id(spec).encode()
 
 
 def time_field(view: str) -> bytes:

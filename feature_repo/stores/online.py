@@ -8,16 +8,18 @@ Plain feature views are stored byte for byte as Feast does; three things differ 
 
 A windowed view is read from its packed state and finished as of now (`clock.as_of` sets another time). A key without a state has had
 no events: its counts and sums are 0, the rest null. A read so far in the past that the state, or a key that has expired, can no longer
-answer it is null throughout.
+answer it is null throughout. So is a key of which only another version of the view has a state, or of a version that is not filled yet.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from feast import Entity, FeatureView, RepoConfig, ValueType
@@ -47,15 +49,27 @@ from feature_repo.stores.keys import (
     time_field,
 )
 from feature_repo.stores.plain_projection import STORED_TIME, projected_key
-from feature_repo.stores.specs import AppliedViews, PlainSpec, group_by_stream, read_views, write_views
+from feature_repo.stores.specs import (
+    AppliedViews,
+    PlainSpec,
+    group_by_stream,
+    read_views,
+    superseded,
+    write_views,
+)
+from feature_repo.stores.versions import KeptVersions, publish, versions_key
 from feature_repo.windows.read import forgotten_before, read_state
 from feature_repo.windows.spec import INTEGER_FUNCTIONS, ViewSpec, is_windowed, view_spec
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 WriteRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
+log = logging.getLogger(__name__)
+
 mend()
 
+VERSIONS_SECONDS: Final = 2.0
+"""How old what we know of the versions kept on line may be."""
 TIMEOUTS = "socket_timeout=2.0,socket_connect_timeout=1.0,retry=null"
 """Without these a dead Redis blocks a read for 12 s, a frozen one for longer."""
 
@@ -116,6 +130,9 @@ def connection_string(url: str) -> str:
 class MillstreamOnlineStore(RedisOnlineStore):
     """One row per entity and view, as of the read time. One pipelined round trip for all views of a request."""
 
+    _known: tuple[float, KeptVersions] | None = None
+    _told: frozenset[str] = frozenset()
+
     def update(
         self,
         config: RepoConfig,
@@ -135,9 +152,8 @@ class MillstreamOnlineStore(RedisOnlineStore):
         home = Path(config.online_store.home)
         path = home / "views.json"
         gone = {t.name for t in (*tables_to_delete, *tables_to_keep)}
-        kept = AppliedViews(config.project, {})
-        if partial and path.exists():  # partial: `store.apply([one view])`
-            kept = read_views(path)
+        before = read_views(path) if path.exists() else AppliedViews(config.project, {})
+        kept = before if partial else AppliedViews(config.project, {})  # partial: `store.apply([one view])`
         folded = [(s, spec) for s, specs in kept.streams.items() for spec in specs if spec.name not in gone]
         folded += [(stream_of(t), view_spec(t)) for t in windowed]
         written = [(s, spec) for s, specs in kept.plain.items() for spec in specs if spec.name not in gone]
@@ -146,13 +162,28 @@ class MillstreamOnlineStore(RedisOnlineStore):
             for t in tables_to_keep
             if reads_a_log(t, home)
         ]
-        write_views(path, AppliedViews(config.project, group_by_stream(folded), group_by_stream(written)))
-        super().update(
-            config, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial
-        )
+        streams = group_by_stream(folded)
+        applied = AppliedViews(config.project, streams, group_by_stream(written), superseded(before, streams))
+        write_views(path, applied)
+        self._publish(config, applied)
+        plain = [
+            t for t in tables_to_delete if not is_windowed(t)
+        ]  # windowed ones stay until they are retired
+        super().update(config, plain, tables_to_keep, entities_to_delete, entities_to_keep, partial)
+
+    def _publish(self, config: RepoConfig, applied: AppliedViews) -> None:
+        """Tell readers which versions are kept. A server that is not there hears of it when the flow starts."""
+        from redis.exceptions import RedisError
+
+        try:
+            publish(self._get_client(config.online_store), config.project, applied.every_kept())
+        except RedisError as error:
+            log.warning(
+                "the online store does not answer; the flow will publish the versions kept: %s", error
+            )
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Delete a view's fields of every entity. Windowed: its state and time."""
+        """Delete a view's fields of every entity. Windowed: the state of this version, and its time."""
         client = self._get_client(config.online_store)
         if not is_windowed(table):
             super().delete_table(config, table)
@@ -162,12 +193,13 @@ class MillstreamOnlineStore(RedisOnlineStore):
         prefix = key_prefix(table.join_keys)
         with client.pipeline(transaction=False) as pipe:
             for key in client.scan_iter(prefix + b"*" + config.project.encode()):
-                pipe.hdel(key, state_field(name), time_field(name))
+                pipe.hdel(key, state_field(spec_of(table)), time_field(name))
             pipe.execute()
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Delete every key of these views."""
-        self._get_client(config.online_store).delete(projected_key(config.project))
+        client = self._get_client(config.online_store)
+        client.delete(projected_key(config.project), versions_key(config.project))
         super().teardown(config, tables, entities)
 
     def online_write_batch(
@@ -248,6 +280,18 @@ class MillstreamOnlineStore(RedisOnlineStore):
             )
         return works
 
+    def missing_is_unknown(self, config: RepoConfig, spec: ViewSpec) -> bool:
+        """Whether a key without a state may have had events all the same: this version is not kept, or not filled yet."""
+        now = time.monotonic()
+        if self._known is None or now - self._known[0] > VERSIONS_SECONDS:
+            fields = self._get_client(config.online_store).hkeys(versions_key(config.project))
+            self._known = (now, KeptVersions.of(fields))
+        problem = self._known[1].problem(spec)
+        if problem and problem not in self._told:
+            self._told |= {problem}
+            log.warning("features are null: %s", problem)
+        return bool(problem)
+
     async def _fetch_async(self, config: RepoConfig, commands: list[Any]) -> Any:
         client = await self._get_client_async(config.online_store)
         async with client.pipeline(transaction=False) as pipe:
@@ -271,8 +315,10 @@ class _Work:
         self.requested = list(requested or [f.name for f in table.features])
         self._name = _versioned_fv_name(table, config)
         self._spec = spec_of(table) if is_windowed(table) else None
+        self._unknown = False
         if self._spec is not None:
-            self._fields: list[Any] = [state_field(self._name), time_field(self._name)]
+            self._fields: list[Any] = [state_field(self._spec), time_field(self._name)]
+            self._unknown = store.missing_is_unknown(config, self._spec)
         else:
             _, self._fields = store._generate_hset_keys_for_features(
                 table, list(self.requested), fv_name_override=self._name
@@ -286,6 +332,8 @@ class _Work:
         return [self._plain(reply, now) for reply in replies]
 
     def _windowed(self, state: bytes | None, time: bytes | None, spec: ViewSpec, now: int) -> Row:
+        if state is None and (time is not None or self._unknown):  # events, but no state of this version
+            return _when(time), dict.fromkeys(self.requested, Value())
         values, _ = read_state(state, spec, now, forgotten_before(spec, wall_clock_us()))
         by_name = {
             a.name: _proto(v, a.function) for a, v in zip(spec.aggregates, values.tolist(), strict=True)

@@ -2,8 +2,9 @@
 
 One row per key and flush: the states of all views of an entity go into the entity's hash in one step, each only if it is newer than
 what stands there (its version, the number of events folded, grows with every event and is the same after any replay). So neither a
-replay nor a second writer moves a key backwards. A key expires when the longest window of its views has passed since its last write,
-unless a plain feature view, which never expires, lives in the same hash.
+replay nor a second writer moves a key backwards. A key expires when the longest window of a view has passed since that view's last
+write: several flows write into one hash, and none takes time from another's views. A hash in which a plain feature view lives, which
+never expires, does not expire.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from feature_repo.windows.state import KeyIndex, ViewState
 BATCH: Final = 256
 """Keys per script call: long enough that the call costs little, short enough that Redis answers readers in between."""
 
-# KEYS: hashes. ARGV: number of views, their state fields, their time fields, seconds to live; then per key: states, times.
+# KEYS: hashes. ARGV: number of views, their state fields, their time fields, seconds to live, whether the times that stand there
+# stay ("1": another version of the views is kept by a flow); then per key: states, times.
 # Bytes 9-16 of a state are its layout's fingerprint, 25-32 its version (little-endian int64), see windows/state.py.
 _WRITE: Final = """
-local n, at, written = tonumber(ARGV[1]), 2 * tonumber(ARGV[1]) + 2, 0
-local seconds = ARGV[at]
+local n, at, written = tonumber(ARGV[1]), 2 * tonumber(ARGV[1]) + 3, 0
+local seconds, behind = tonumber(ARGV[at - 1]), ARGV[at] == '1'
 for i, key in ipairs(KEYS) do
-  local lasting = redis.call('TTL', key) == -1
+  local left = redis.call('TTL', key)
   local new = {}
   for v = 1, n do
     local state = ARGV[at + v]
@@ -36,13 +38,15 @@ for i, key in ipairs(KEYS) do
             and struct.unpack('<i8', old, 25) >= struct.unpack('<i8', state, 25)) then
       new[#new + 1] = ARGV[1 + v]
       new[#new + 1] = state
-      new[#new + 1] = ARGV[1 + n + v]
-      new[#new + 1] = ARGV[at + n + v]
+      if not (behind and redis.call('HEXISTS', key, ARGV[1 + n + v]) == 1) then
+        new[#new + 1] = ARGV[1 + n + v]
+        new[#new + 1] = ARGV[at + n + v]
+      end
     end
   end
   if #new > 0 then
     redis.call('HSET', key, unpack(new))
-    if not lasting then redis.call('EXPIRE', key, seconds) end
+    if left ~= -1 and left < seconds then redis.call('EXPIRE', key, seconds) end
     written = written + 1
   end
   at = at + 2 * n
@@ -55,16 +59,22 @@ _WRITE_SHA: Final = hashlib.sha1(_WRITE.encode(), usedforsecurity=False).hexdige
 
 
 class EntityProjection:
-    """Writes the states of one entity's views. `client` is a redis-py client with `decode_responses` off."""
+    """Writes the states of one entity's views. `client` is a redis-py client with `decode_responses` off.
 
-    def __init__(self, client: Any, project: str, specs: Sequence[ViewSpec]) -> None:
+    `behind`: a flow keeps another version of these views and is further than the states written here (a backfill): a view's time in
+    the hash, which its versions share, stays as it is.
+    """
+
+    def __init__(
+        self, client: Any, project: str, specs: Sequence[ViewSpec], *, behind: bool = False
+    ) -> None:
         self._client = client
         self._prefix = key_prefix(specs[0].join_keys)
         self._suffix = project.encode()
         self._specs = tuple(specs)
-        names = [state_field(s.name) for s in specs] + [time_field(s.name) for s in specs]
+        names = [state_field(s) for s in specs] + [time_field(s.name) for s in specs]
         seconds = max(s.lifetime_us for s in specs) // 1_000_000 + 1
-        self._head: list[Any] = [len(specs), *names, seconds]
+        self._head: list[Any] = [len(specs), *names, seconds, int(behind)]
 
     def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:
         """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""

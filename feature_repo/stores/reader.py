@@ -154,7 +154,7 @@ class _Windowed:
     def __init__(self, read: WindowedRead) -> None:
         self.name = read.spec.name
         self.read_keys, self.entity_columns = read.spec.join_keys, read.entity_columns
-        self.fields = [state_field(self.name)]
+        self.fields = [state_field(read.spec)]
         self.feature_names = read.spec.feature_names
         self._spec = read.spec
         self._reads, self._meta = read_tables(read.spec)
