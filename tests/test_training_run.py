@@ -163,6 +163,9 @@ def test_a_feature_that_tells_fraud_is_seen_to_gain(compared: TrainingResult) ->
     assert small["gain"] is None
     assert middle["gain"]["over"] == "payments_alone"
     assert middle["gain"]["average_precision"]["low"] > 0  # the balance, which frauds drain
+    assert middle["gain"]["average_precision"]["value"] == pytest.approx(
+        middle["average_precision"] - small["average_precision"]
+    )
     assert middle["gain"]["saved"]["value"] == pytest.approx(small["cost"] - middle["cost"])
     assert full["gain"]["over"] == "and_more"
     gained = full["gain"]["average_precision"]
@@ -173,7 +176,7 @@ def test_the_report_shows_what_each_service_brings(compared: TrainingResult) -> 
     page = compared.report.read_text(encoding="utf-8")
     assert page.count("<svg") == 9
     assert "What each service's features bring" in page
-    assert "What and_more adds to payments_alone: its features raise average precision by" in page
+    assert "The features that and_more adds to payments_alone raise average precision by" in page
     assert "plots/services.svg" in artefact.verify(compared.path)["files"]
 
 

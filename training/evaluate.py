@@ -104,10 +104,10 @@ def interval(value: float, draws: Floats, confidence: float) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def difference(first: Floats, second: Floats, *, confidence: float) -> dict[str, Estimate]:
-    """By how much the first model's draws are above the second's: median and interval per metric."""
-    gap = first - second
-    return _intervals(np.nanmedian(gap, axis=0), gap, confidence)
+def difference(one: Estimates, other: Estimates, draws: Floats, *, confidence: float) -> dict[str, Estimate]:
+    """By how much the one is above the other per metric; `draws` are the differences of the same resamples."""
+    gap = np.array([one[name].value - other[name].value for name in METRICS])
+    return _intervals(gap, draws, confidence)
 
 
 def by_fraud_type(

@@ -88,6 +88,6 @@ def gap(one: Judged, other: Judged, *, confidence: float) -> dict[str, Estimate]
     """By how much the one is better per metric, and what it saves (`saved`), each resample compared with itself."""
     saved = other.outcome.cost - one.outcome.cost
     return {
-        **evaluate.difference(one.draws, other.draws, confidence=confidence),
+        **evaluate.difference(one.estimates, other.estimates, one.draws - other.draws, confidence=confidence),
         "saved": evaluate.interval(saved, other.spent - one.spent, confidence),
     }

@@ -241,7 +241,15 @@ def bars(estimates: Mapping[str, Estimate], title: str, label: Callable[[float],
         for place, e in enumerate(values):
             axes.plot([e.low, e.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
             axes.plot([e.low, e.high], [place, place], "|", color=INK, markersize=7)
-            axes.text(e.high, place, f"  {label(e.value)}", va="center", color=MUTED, fontsize=9.5)
+            axes.annotate(
+                label(e.value),
+                (e.high, place),
+                (7, 0),
+                textcoords="offset points",
+                va="center",
+                color=MUTED,
+                fontsize=9.5,
+            )
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
         axes.set(xticks=[], xlim=(0, max(e.high for e in values) * 1.22 or 1))

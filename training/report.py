@@ -241,7 +241,6 @@ def _services(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
                 "gain_range": f"{gain.low:+.3f} to {gain.high:+.3f}" if gain else "",
                 "caught": _share(level.judged.caught.value),
                 "cost": _money(cost.value),
-                "cost_range": f"{_money(cost.low)}\u2013{_money(cost.high)}",
                 "saved": f"{saved.value / days:+,.0f}" if saved else "",
                 "saved_range": f"{saved.low / days:+,.0f} to {saved.high / days:+,.0f}" if saved else "",
             }
@@ -262,7 +261,7 @@ def _gained(level: Level) -> str:
         verdict = f"lower average precision by {-e.value:.3f} {span}"
     else:
         verdict = f"make no difference that these days could show {span}"
-    return f"What {level.service} adds to {level.over}: its features {verdict}."
+    return f"The features that {level.service} adds to {level.over} {verdict}."
 
 
 def _a_day(total: Estimate, days: float) -> Estimate:
