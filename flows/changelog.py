@@ -50,6 +50,7 @@ class LogFollower:
         columns: Sequence[str],
         within_us: int,
         *,
+        keep_us: int,
         staged: bool,
     ) -> None:
         self.stream = stream
@@ -59,7 +60,7 @@ class LogFollower:
         self._staged = staged
         self._seen: set[tuple[str, int]] = set()
         self._looked = 0.0
-        self.versions = Versions(pa.schema([stream.log_schema.field(c) for c in columns]), within_us)
+        self.versions = Versions(pa.schema([stream.log_schema.field(c) for c in columns]), within_us, keep_us)
         self.offsets: dict[str, int] = {}
         self.watermarks: dict[str, int] = {}
 

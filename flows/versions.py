@@ -23,11 +23,16 @@ _SMALL: Final = 4096
 
 
 class Versions:
-    """All versions of all keys of one changelog. `schema` names the columns a lookup gives."""
+    """All versions of all keys of one changelog. `schema` names the columns a lookup gives.
 
-    def __init__(self, schema: pa.Schema, within_us: int = 0) -> None:
+    Versions older than `within_us` before a lookup's time do not count, those older than `keep_us` before the newest may be
+    forgotten; 0: no limit.
+    """
+
+    def __init__(self, schema: pa.Schema, within_us: int = 0, keep_us: int = 0) -> None:
         self.schema = schema
         self._within = within_us
+        self._keep = keep_us
         self._newest = -(2**62)
         self._large = _Level.empty(schema)
         self._small = _Level.empty(schema)
@@ -36,7 +41,7 @@ class Versions:
         return len(self._large.order) + len(self._small.order)
 
     def add(self, keys: Keys, times: Int64s, accepted: Int64s, values: pa.RecordBatch) -> None:
-        """Add versions, in any order; one that is older than `within_us` before the newest may be forgotten."""
+        """Add versions, in any order."""
         if not len(times):
             return
         self._newest = max(self._newest, int(times.max()))
@@ -69,7 +74,7 @@ class Versions:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def _oldest(self) -> int:
-        return self._newest - 2 * self._within if self._within else -EVER
+        return self._newest - self._keep if self._keep else -EVER
 
 
 class _Level:

@@ -203,6 +203,21 @@ def test_charge_that_comes_first_is_in_the_payment_and_one_that_comes_later_has_
     assert keys == {"ch0": (None, None), "ch1": (None, None), "ch2": ("a1", 5.0), "ch9": (None, None)}
 
 
+def test_charges_of_a_long_history_are_joined_from_files(flow_settings: FlowSettings) -> None:
+    n = 6_000
+    events = [payment(i, START - timedelta(minutes=10 * (n - i)), amount=5.0) for i in range(n)]
+    charges = pa.table(
+        {
+            "event_id": [f"ch{i}" for i in range(n)],
+            "event_timestamp": as_table(events)["event_timestamp"],
+            "payment_id": [event["event_id"] for event in events],
+            "card_network": ["visa"] * n,
+        }
+    )
+    run_files(flow_settings, charges=charges, payments=as_table(events))
+    assert logged(flow_settings, ["card_network"])["card_network"].null_count == 0
+
+
 def test_merchant_is_joined_and_its_deletion_makes_it_unknown(flow_settings: FlowSettings) -> None:
     def merchant(n: int, seconds: float, **changes: Any) -> dict[str, Any]:
         at = START + timedelta(seconds=seconds)

@@ -51,7 +51,7 @@ def test_lookup_finds_the_newest_version_that_was_true_and_known(
 
 
 def test_versions_older_than_the_limit_do_not_count_and_are_forgotten() -> None:
-    made = Versions(SCHEMA, within_us=10)
+    made = Versions(SCHEMA, within_us=10, keep_us=20)
     small, versions._SMALL = versions._SMALL, 2  # type: ignore[misc]
     try:
         for i in range(100):

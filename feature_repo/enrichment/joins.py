@@ -33,7 +33,7 @@ class AsOfJoin:
 class IdJoin:
     """Columns of the event of `stream` whose id is the event's `key`; what the event says itself is kept.
 
-    Only events of the last `within` before the newest one are remembered.
+    Events older than that by far (24 times `within`) need not be remembered.
     """
 
     stream: str
@@ -97,7 +97,7 @@ _OF_THE_PAYMENT: Final = MappingProxyType(
 )
 
 LABEL_JOINS: Final = (
-    IdJoin(stream="payments", key="payment_id", columns=_OF_THE_PAYMENT, within=timedelta(days=180)),
+    IdJoin(stream="payments", key="payment_id", columns=_OF_THE_PAYMENT, within=timedelta(days=8)),
 )
 """A label that does not say whose payment it is about is given the keys of the payment."""
 

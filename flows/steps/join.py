@@ -21,6 +21,8 @@ from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
 
 _US: Final = timedelta(microseconds=1)
+_KEPT: Final = 24
+"""Live, a join within an hour remembers a day: so long may the flow have stood still and go on as if it had not."""
 
 
 class Joiner:
@@ -54,7 +56,13 @@ class Joiner:
             key = join.their_key if isinstance(join, AsOfJoin) else stream.id_column
             within = join.within // _US if join.within is not None else 0
             follower = LogFollower(
-                stream, self._settings, key, tuple(join.columns), within, staged=isinstance(join, IdJoin)
+                stream,
+                self._settings,
+                key,
+                tuple(join.columns),
+                within,
+                keep_us=_KEPT * within if live else 0,  # files may tell of any time
+                staged=isinstance(join, IdJoin),
             )
             follower.look(now=True)
             self._followers.append((join, follower))
