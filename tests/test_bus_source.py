@@ -11,8 +11,9 @@ import pytest
 import redis
 
 from feature_repo.errors import FlowError
+from feature_repo.privacy import Pseudonyms
 from flows.blocks import RawBlock
-from flows.connectors.redis_streams import BusPartition, RedisStreamSource
+from flows.connectors.redis_streams import BusPartition, RedisStreamSource, trims_bus
 from flows.settings import FlowSettings
 from flows.stack import EmbeddedServer
 from flows.streams import LABELS, PAYMENTS
@@ -196,3 +197,70 @@ def test_partitions_are_those_of_the_contract(home: Path) -> None:
     ]
     assert LABELS.bus_parts(FlowSettings()) == ["bus:labels:0"]
     assert zlib.crc32(b"a1") % 4 in range(4)
+
+
+def trimming(state: tuple[str, int] | None = None, **options: object) -> BusPartition:
+    return BusPartition(PART, state, FlowSettings(**options), trim=True)  # type: ignore[arg-type]
+
+
+def test_entries_leave_the_bus_two_epochs_after_their_own_and_no_sooner(
+    home: Path, clean_redis: redis.Redis
+) -> None:
+    publish(clean_redis, [b"%d" % i for i in range(10)], first_ms=1000)
+    source = trimming(block_events=4)
+    left = []
+    for _ in range(5):
+        read(source)
+        recheck(source)
+        source.snapshot()
+        left.append(clean_redis.xlen(STREAM))
+    assert left == [10, 10, 10, 6, 2]
+    about = clean_redis.xinfo_stream(STREAM)
+    assert about["entries-added"] == 10  # type: ignore[index]
+
+
+def test_entries_stay_on_the_bus_for_a_minute_whatever_happens(home: Path, clean_redis: redis.Redis) -> None:
+    clean_redis.xadd(STREAM, {"v": "old"}, id="1000-0")
+    publish(clean_redis, [b"a", b"b"])
+    source = trimming()
+    for _ in range(6):
+        read(source)
+        recheck(source)
+        source.snapshot()
+    assert [fields[b"v"] for _, fields in clean_redis.xrange(STREAM)] == [b"a", b"b"]  # type: ignore[union-attr]
+
+
+def test_own_trimming_is_no_gap_for_this_run_or_the_next(home: Path, clean_redis: redis.Redis) -> None:
+    publish(clean_redis, [b"%d" % i for i in range(6)], first_ms=1000)
+    source = trimming()
+    states = []
+    for _ in range(6):
+        read(source)
+        recheck(source)
+        states.append(source.snapshot())
+    assert clean_redis.xlen(STREAM) == 0
+    publish(clean_redis, [b"next"])
+    recheck(source)
+    assert read(source) == [b"next"]
+    assert read(trimming(states[-1])) == [b"next"]
+    publish(clean_redis, [b"more"] * 5)
+    clean_redis.xtrim(STREAM, maxlen=2, approximate=False)
+    with pytest.raises(
+        FlowError, match="3 entries vanished"
+    ):  # what others remove before it was read still is one
+        trimming(source.snapshot()).next_batch()
+
+
+def test_nothing_is_removed_unless_it_is_asked_for(home: Path, clean_redis: redis.Redis) -> None:
+    publish(clean_redis, [b"a"], first_ms=1000)
+    source = part()
+    for _ in range(6):
+        read(source)
+        recheck(source)
+        source.snapshot()
+    assert clean_redis.xlen(STREAM) == 1
+    keyed = Pseudonyms("k1", bytes(32))
+    assert trims_bus(keyed, FlowSettings())
+    assert not trims_bus(Pseudonyms.off(), FlowSettings())
+    assert not trims_bus(keyed, FlowSettings(bus_keep="all"))
+    assert trims_bus(Pseudonyms.off(), FlowSettings(bus_keep="unread"))
