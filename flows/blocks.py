@@ -40,7 +40,8 @@ class RawBlock:
 
     `began` is the offset the source stood at when this process started it (-1: at the beginning), the same on all blocks of a run.
     It tells exactly which rows of the log are durable: a state built from the log takes the rows up to there, and the
-    rows of this run from its blocks, in whichever order they arrive.
+    rows of this run from its blocks, in whichever order they arrive. `marks` are the offsets it stood at when it took up later generations
+    of the views (`flows.kept_views`), and of the first `settled` of these all rows up to the mark are durable in the log.
     """
 
     partition: str
@@ -48,6 +49,8 @@ class RawBlock:
     offsets: Int64s
     accepted_us: Int64s | None
     payloads: Sequence[bytes]
+    marks: tuple[int, ...] = ()
+    settled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class ArrowBlock:
     began: int
     first_offset: int
     rows: pa.RecordBatch
+    marks: tuple[int, ...] = ()
+    settled: int = 0
 
 
 SourceBlock = RawBlock | ArrowBlock

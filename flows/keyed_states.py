@@ -26,8 +26,10 @@ from feature_repo.windows.columns import Events as Columns
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import metrics
+from flows.adoption import Adoption
 from flows.blocks import Int64s
 from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
+from flows.kept_views import KeptViews
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.route import EntityKeys, Slice, part_key
@@ -60,6 +62,8 @@ class StatesContext:
     own_partitions: frozenset[str]
     run: str
     prefix: str = ""
+    views: KeptViews | None = None
+    """Where later generations of the views are found, for a step that takes them up while it runs."""
 
 
 class KeyedStates:
@@ -69,7 +73,8 @@ class KeyedStates:
         self, context: StatesContext, entity: EntityKeys, shard: int, resumed: PartState | None = None
     ) -> None:
         self.entity, self.shard = entity, shard
-        self.specs = context.entities[entity]
+        self.specs = context.entities.get(entity, ())
+        self.versions = tuple(map(version_id, self.specs))
         self.index = KeyIndex()
         self.states = [ViewState(spec) for spec in self.specs]
         self.dirty: set[int] = set()
@@ -78,6 +83,11 @@ class KeyedStates:
         self._offsets: list[dict[str, int]] = [{} for _ in self.specs]
         """Per view: the last offset folded of each source partition."""
         self._joined: set[str] = set()
+        self._generation = 0
+        self._since = dict.fromkeys(self.versions, 0)
+        self._adopting: dict[str, Adoption] = {}
+        self.unmarked: list[str] = list(self.versions)
+        """Versions whose states are complete here, of which the online store does not know it yet."""
         self._since_checkpoint = 0
         settings = context.settings
         folder = settings.checkpoints / context.stream.name
@@ -102,8 +112,15 @@ class KeyedStates:
         if piece.partition not in self._joined:
             self._joined.add(piece.partition)
             self._fold_log({piece.partition: piece.began})
+        if len(piece.marks) > self._generation:
+            self._turn(len(piece.marks))
         slots = self.index.slots(piece.keys)
-        made = [how(state, slots, columns) for state, columns in zip(self.states, piece.columns, strict=True)]
+        if piece.views == self.versions and not self._adopting and not self._later:
+            made = [
+                how(state, slots, columns) for state, columns in zip(self.states, piece.columns, strict=True)
+            ]
+        else:
+            made = self._absorb_each(piece, slots, how)
         self._count(slots)
         for offsets in self._offsets:
             offsets[piece.partition] = max(offsets.get(piece.partition, _FIRST), piece.last_offset)
@@ -114,6 +131,80 @@ class KeyedStates:
         slots: Int64s = np.array(sorted(self.dirty), np.int64)
         self.dirty = set()
         return slots
+
+    @property
+    def complete(self) -> bool:
+        """Whether every partition of this run has been seen, and with it all of the log been folded."""
+        return self._context.own_partitions <= self._joined
+
+    @property
+    def adopting(self) -> bool:
+        """Whether a version is on its way in: call `adopt` now and then."""
+        return bool(self._adopting)
+
+    def adopt(self, seconds: float) -> None:
+        """Work for about so long on the versions that are on their way in."""
+        for version, adoption in list(self._adopting.items()):
+            adoption.work(seconds)
+            if adoption.done:
+                del self._adopting[version]
+                self.specs += (adoption.spec,)
+                self.versions += (version,)
+                self.states.append(adoption.state)
+                self._offsets.append(adoption.offsets)
+                self._since[version] = adoption.since
+                self.dirty |= adoption.changed
+                self.unmarked.append(version)
+                self._since_checkpoint += 1
+                self._checkpoint_due = time.monotonic()
+            return
+
+    @property
+    def _later(self) -> bool:
+        return any(since > 0 for since in self._since.values())
+
+    def _absorb_each(
+        self, piece: Slice, slots: Int64s, how: Callable[[ViewState, Int64s, Columns], Made]
+    ) -> list[Made]:
+        """Each version as its generation says: rows of blocks before it come to a version through the log."""
+        columns = dict(zip(piece.views, piece.columns, strict=True))
+        for version, adoption in self._adopting.items():
+            adoption.see(piece)
+            if len(piece.marks) >= adoption.since and version in columns and len(slots):
+                adoption.hold(piece, slots, columns[version])
+        return [
+            how(state, slots, columns[version])
+            for version, state in zip(self.versions, self.states, strict=True)
+            if version in columns and len(piece.marks) >= self._since[version]
+        ]
+
+    def _turn(self, number: int) -> None:
+        """A later generation: drop what was retired, begin to take over what is new."""
+        views = self._context.views
+        assert views is not None
+        self._generation = number
+        generation = views.generations[number]
+        wanted = {version_id(spec): spec for spec in generation.entities.get(self.entity, ())}
+        kept = [i for i, v in enumerate(self.versions) if self._since[v] == generation.since.get(v)]
+        self.specs = tuple(self.specs[i] for i in kept)
+        self.versions = tuple(self.versions[i] for i in kept)
+        self.states = [self.states[i] for i in kept]
+        self._offsets = [self._offsets[i] for i in kept]
+        self._since = {v: self._since[v] for v in self.versions}
+        self.unmarked = [v for v in self.unmarked if v in self.versions]
+        going_on = {v: a for v, a in self._adopting.items() if a.since == generation.since.get(v)}
+        for version, spec in wanted.items():
+            if version not in self.versions and version not in going_on:
+                going_on[version] = Adoption(
+                    spec,
+                    generation.since[version],
+                    shard=self.shard,
+                    index=self.index,
+                    folder=self._folder,
+                    replay=views.replay(spec),
+                    own_partitions=self._context.own_partitions,
+                )
+        self._adopting = going_on
 
     def snapshot(self, *, at_end: bool = False) -> PartState:
         """A pointer; now and then, and at the end of the events, also the checkpoint it points to."""
@@ -163,6 +254,8 @@ class KeyedStates:
 
     def _fold_log(self, highs: dict[str, int]) -> None:
         """Fold the rows of the log up to `highs` (partition: offset) that a view's checkpoint does not contain."""
+        if not self.specs:
+            return
         lows = [{p: offsets.get(p, _FIRST) for p in highs} for offsets in self._offsets]
         within = {p: (min(low[p] for low in lows), high) for p, high in highs.items()}
         within = {p: (low, high) for p, (low, high) in within.items() if low < high}

@@ -15,16 +15,15 @@ import structlog
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource
 
-from feature_repo.errors import DefinitionError
-from feature_repo.stores.projection import EntityProjection
-from feature_repo.stores.specs import AppliedViews, read_views
 from flows.connectors.dead_letters import DeadLetterGauge, DeadLetterSink, LetterBox
 from flows.connectors.files import FileSource
 from flows.connectors.log_sink import LogSink
 from flows.connectors.online import OnlineSink, connect
 from flows.connectors.plain_online import PlainOnlineSink
 from flows.connectors.redis_streams import RedisStreamSource, trims_bus
+from flows.kept_views import KeptViews
 from flows.keyed_states import StatesContext
+from flows.projections import Projections
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.accept import Acceptance
@@ -50,12 +49,13 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     """The dataflow of a stream, from the source the settings choose to the log, the dead letters and the online store."""
     run = run_name(settings)
     accept = Acceptance(stream, settings)
+    views = KeptViews(stream, settings)
     source: FixedPartitionedSource[Any, Any]
     if settings.files:
         source = FileSource(settings.files, settings)
     else:
         trims = trims_bus(accept.pseudonyms, settings)
-        source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims)
+        source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims, generations=views.look)
     own = frozenset(source.list_parts())
     limit = DeadLetterGauge(settings.dead_letter_limit, stream)
 
@@ -81,12 +81,12 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     op.output("log", accepted, LogSink(run, stream, settings))
     op.output("plain_online", accepted, PlainOnlineSink(run, stream, settings))
 
-    fold = _fold_context(stream, settings, run, own)
+    fold = _fold_context(stream, settings, run, own, views)
     slices = op.flat_map(
-        "route", op.key_rm("any_key", kept), Router(fold.states.entities, settings.key_shards)
+        "route", op.key_rm("any_key", kept), Router(views.entities, settings.key_shards)
     )  # (part, Slice)
     states = op.stateful_batch("fold", slices, folding(fold))  # (part, OnlineRows)
-    op.output("online", states, OnlineSink(fold.projections, settings))
+    op.output("online", states, OnlineSink(fold.projections, settings, views.applied.every_kept()))
     return flow
 
 
@@ -101,19 +101,11 @@ def _derived(
     return op.merge("kept", derived, beats)
 
 
-def _fold_context(stream: EventStream, settings: FlowSettings, run: str, own: frozenset[str]) -> FoldContext:
-    """The views of the last `feast apply`, and what their fold parts share."""
-    try:
-        views = read_views(settings.home / "views.json")
-    except DefinitionError:
-        log.warning(
-            "views.none",
-            then="only the log is written",
-            todo="run `feast apply` in feature_repo, then start again",
-        )
-        views = AppliedViews("", {})
-    entities = views.entities(stream.name)
-    client = connect(settings) if entities else None
+def _fold_context(
+    stream: EventStream, settings: FlowSettings, run: str, own: frozenset[str], views: KeptViews
+) -> FoldContext:
+    """What the fold parts share."""
+    entities = views.generations[0].entities
     states = StatesContext(
         stream=stream,
         settings=settings,
@@ -121,8 +113,10 @@ def _fold_context(stream: EventStream, settings: FlowSettings, run: str, own: fr
         replay=LogReplay(stream, settings, entities),
         own_partitions=own,
         run=run,
+        views=views,
     )
-    projections = {
-        entity: EntityProjection(client, views.project, specs) for entity, specs in entities.items()
-    }
+    applied = views.applied.project
+    projections = Projections(connect(settings) if applied else None, applied, settings.key_shards)
+    for specs in entities.values():
+        projections.of(specs)
     return FoldContext(states, projections, live=not settings.files)

@@ -63,21 +63,26 @@ class LogReplay:
     def slices(self, entity: EntityKeys, shard: int, within: dict[str, tuple[int, int]]) -> Iterator[Slice]:
         """Rows of a part with `low < offset <= high` for the partitions of `within` (partition: (low, high))."""
         with self._lock:
-            for file in self._list(staged=True):
+            files = self._list(staged=True)
+        for file in files:
+            with (
+                self._lock
+            ):  # not while a piece is folded: whoever takes its time over that must not stop the others
                 held = file.offsets()
                 if not any(
                     p in held and held[p][1] > low and held[p][0] <= high for p, (low, high) in within.items()
                 ):
                     continue
-                for piece in self._pieces(file, entity):
-                    if piece.shard != shard or piece.partition not in within or not len(piece.offsets):
-                        continue
-                    low, high = within[piece.partition]
-                    wanted = (piece.offsets > low) & (piece.offsets <= high)
-                    if wanted.all():
-                        yield piece
-                    elif wanted.any():
-                        yield pick(piece, wanted)
+                pieces = self._pieces(file, entity)
+            for piece in pieces:
+                if piece.shard != shard or piece.partition not in within or not len(piece.offsets):
+                    continue
+                low, high = within[piece.partition]
+                wanted = (piece.offsets > low) & (piece.offsets <= high)
+                if wanted.all():
+                    yield piece
+                elif wanted.any():
+                    yield pick(piece, wanted)
 
     def _list(self, *, staged: bool) -> list[LogFile]:
         """Files by name; one seen before keeps its footer, for a file never changes."""

@@ -11,7 +11,7 @@ ends the process, and the next start replays the epoch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import redis
@@ -21,11 +21,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from feature_repo.errors import OnlineStoreError
-from feature_repo.stores.projection import EntityProjection
+from feature_repo.windows.spec import ViewSpec
 from flows import metrics
+from flows.projections import Projections
 from flows.settings import FlowSettings
 from flows.steps.fold import OnlineRows
-from flows.steps.route import EntityKeys
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +38,11 @@ Rows = list[tuple[bytes, list[Any]]]
 class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
     """One part per key shard; the key of an item ends in its shard (`account_id:03`)."""
 
-    def __init__(self, projections: dict[EntityKeys, EntityProjection], settings: FlowSettings) -> None:
+    def __init__(
+        self, projections: Projections, settings: FlowSettings, kept: Sequence[ViewSpec] = ()
+    ) -> None:
         self._projections = projections
+        self._kept = kept
         self._shards = settings.key_shards
 
     def list_parts(self) -> list[str]:
@@ -52,22 +55,27 @@ class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> OnlinePart:
         """A writer; there is nothing to resume."""
-        del step_id, for_part, resume_state
-        return OnlinePart(self._projections)
+        del step_id, resume_state
+        send_patiently(lambda _: self._projections.publish(self._kept), [])
+        return OnlinePart(self._projections, int(for_part))
 
 
 class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
-    """Writes what comes, at once."""
+    """Writes what comes, at once, and says which versions are complete in its shard."""
 
-    def __init__(self, projections: dict[EntityKeys, EntityProjection]) -> None:
+    def __init__(self, projections: Projections, shard: int) -> None:
         self._projections = projections
+        self._shard = shard
 
     def write_batch(self, values: list[OnlineRows]) -> None:
         """One pipelined round trip per entity and batch."""
         for states in values:
             entity = "+".join(states.entity)
             began = time.perf_counter()
-            send_patiently(self._projections[states.entity].send, states.rows)
+            if states.rows:
+                send_patiently(self._projections.by(states.views).send, states.rows)
+            if states.filled:
+                self._mark(states.filled)
             metrics.ONLINE_WRITE.labels(entity).observe(time.perf_counter() - began)
             metrics.STATES_WRITTEN.labels(entity).inc(len(states.rows))
             if states.oldest_accepted_us:
@@ -75,12 +83,15 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
                     max(time.time() - states.oldest_accepted_us / 1e6, 0.0)
                 )
 
+    def _mark(self, versions: tuple[str, ...]) -> None:
+        send_patiently(lambda _: self._projections.mark(versions, self._shard), [])
+
     def snapshot(self) -> None:
         """Nothing: what was written is in the store."""
         return
 
 
-def send_patiently(send: Callable[[Rows], int], rows: Rows) -> None:
+def send_patiently(send: Callable[[Rows], object], rows: Rows) -> None:
     """Send rows; while the server is unreachable wait and try again, for a minute. Raises `OnlineStoreError`."""
     give_up = time.monotonic() + GIVE_UP_S
     wait = 0.05

@@ -19,6 +19,8 @@ While the server is unreachable the source waits, with one log line per change a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -45,6 +47,7 @@ TRIM_AFTER_EPOCHS: Final = 2
 TRIM_AFTER_S: Final = 60
 _OUTAGE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 _EMPTY = np.empty(0, np.int64)
+_EPOCHS_TO_SETTLE = 2
 
 
 class BusPosition(NamedTuple):
@@ -57,7 +60,16 @@ class BusPosition(NamedTuple):
 class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]):
     """All partitions of one kind of event on the bus."""
 
-    def __init__(self, parts: list[str], settings: FlowSettings, *, trim: bool = False) -> None:
+    def __init__(
+        self,
+        parts: list[str],
+        settings: FlowSettings,
+        *,
+        trim: bool = False,
+        generations: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`generations` gives the number of the newest generation of the views (`flows.kept_views`)."""
+        self._generations = generations
         self._parts = parts
         self._settings = settings
         self._trim = trim
@@ -69,16 +81,27 @@ class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]
     def build_part(self, step_id: str, for_part: str, resume_state: tuple[str, int] | None) -> BusPartition:
         """Begin after the last entry of the durable state, or at the stream's first entry."""
         del step_id
-        return BusPartition(for_part, resume_state, self._settings, trim=self._trim)
+        return BusPartition(
+            for_part, resume_state, self._settings, trim=self._trim, generations=self._generations
+        )
 
 
 class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
     """One Redis stream, read forward."""
 
     def __init__(
-        self, part: str, state: tuple[str, int] | None, settings: FlowSettings, *, trim: bool = False
+        self,
+        part: str,
+        state: tuple[str, int] | None,
+        settings: FlowSettings,
+        *,
+        trim: bool = False,
+        generations: Callable[[], int] = lambda: 0,
     ) -> None:
         self._part = part
+        self._generations = generations
+        self._marks: tuple[int, ...] = ()
+        self._epochs_since_mark: list[int] = []
         self._stream = part.replace("bus:", "millstream:", 1)
         self._settings = settings
         self._client = redis.Redis.from_url(
@@ -123,7 +146,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             if not self._heartbeat_due:
                 return []
             self._heartbeat_due = False
-            return [RawBlock(self._part, self._began, _EMPTY, _EMPTY, [])]
+            return [RawBlock(self._part, self._began, _EMPTY, _EMPTY, [], self._marks, self._settled)]
         self._idle = 0
         self._heartbeat_due = False
         self._in_epoch += len(entries)
@@ -141,9 +164,22 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         """The position after the last block emitted (None before the server first answered); opens the next epoch."""
         self._in_epoch = 0
         self._heartbeat_due = True
+        self._mark()
         if self._trim and self._position:
             self._passed.append(self._position.last_id)
         return (self._position.last_id, self._position.read) if self._position else None
+
+    def _mark(self) -> None:
+        """At the end of an epoch: take up newer generations of the views, from the next block on."""
+        self._epochs_since_mark = [epochs + 1 for epochs in self._epochs_since_mark]
+        for _ in range(self._generations() - len(self._marks)):
+            self._marks += (offset_of(self._position.last_id) if self._position else -1,)
+            self._epochs_since_mark.append(0)
+
+    @property
+    def _settled(self) -> int:
+        """The epoch that ended with a mark is durable when the one after it has been left."""
+        return sum(epochs >= _EPOCHS_TO_SETTLE for epochs in self._epochs_since_mark)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -250,7 +286,8 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         position = self._position
         assert position is not None
         self._position = BusPosition(entries[-1][0].decode(), position.read + len(entries))
-        return raw_block(self._part, entries, self._began)
+        block = raw_block(self._part, entries, self._began)
+        return replace(block, marks=self._marks, settled=self._settled) if self._marks else block
 
     def _back_off(self, error: Exception, now: datetime) -> None:
         self._failures += 1

@@ -7,28 +7,38 @@ nobody waits for the states in between.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from bytewax.operators import StatefulBatchLogic
 
-from feature_repo.stores.projection import EntityProjection
 from flows import metrics
 from flows.keyed_states import KeyedStates, PartState, StatesContext
+from flows.projections import Projections
 from flows.steps.route import EntityKeys, Slice
 
 GATHERED_KEYS: Final = 20_000
 """A run over files hands a part's states on when so many of its keys have changed."""
+WORK_SECONDS: Final = 0.02
+"""A part that takes a view over works so long at a time, and the process a third of its time."""
+_NAP: Final = timedelta(milliseconds=20)
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineRows:
-    """States on their way to the online store: (Redis key, script arguments) per key."""
+    """States on their way to the online store: (Redis key, script arguments) per key.
+
+    `filled` are versions of which, with these rows, every state of the part is in the store.
+    """
 
     entity: EntityKeys
+    views: tuple[str, ...]
     rows: list[tuple[bytes, list[Any]]]
     oldest_accepted_us: int
+    filled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class FoldContext:
     """What all fold parts of a flow share."""
 
     states: StatesContext
-    projections: dict[EntityKeys, EntityProjection]
+    projections: Projections
     live: bool
     """States are handed on with every block (bus), not gathered (files)."""
 
@@ -50,13 +60,13 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         self._states: KeyedStates | None = None
         self._at_end = False
         if resumed is not None:
-            self._open(tuple(resumed["entity"]), resumed["shard"])
+            self._open(tuple(resumed["entity"]), resumed["shard"], 0)
 
     def on_batch(self, values: list[Slice]) -> tuple[list[OnlineRows], bool]:
         """Fold slices; hand on the states of the keys they touched."""
         oldest = min((piece.oldest_accepted_us for piece in values if len(piece.keys)), default=0)
         for piece in values:
-            states = self._states or self._open(piece.entity, piece.shard)
+            states = self._states or self._open(piece.entity, piece.shard, len(piece.marks))
             if states is not None:
                 states.take(piece)
         if self._context.live or (self._states is not None and len(self._states.dirty) >= GATHERED_KEYS):
@@ -68,6 +78,23 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         self._at_end = True
         return self._hand_on(0), StatefulBatchLogic.RETAIN
 
+    def notify_at(self) -> datetime | None:
+        """Soon, while a view is being taken over."""
+        if self._states is None or not self._states.adopting:
+            return None
+        return datetime.now(UTC) + _NAP
+
+    def on_notify(self) -> tuple[list[OnlineRows], bool]:
+        """A piece of work on the views that are being taken over, unless another part has just done some."""
+        views, states = self._context.states.views, self._states
+        assert views is not None
+        now = time.monotonic()
+        if states is None or now < views.busy_until:
+            return [], StatefulBatchLogic.RETAIN
+        states.adopt(WORK_SECONDS)
+        views.busy_until = time.monotonic() + 2 * (time.monotonic() - now)
+        return self._hand_on(0), StatefulBatchLogic.RETAIN
+
     def snapshot(self) -> PartState:
         """A pointer. A part whose views were removed keeps the one it had."""
         if self._states is None:
@@ -75,20 +102,27 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
             return self._resumed
         return self._states.snapshot(at_end=self._at_end)
 
-    def _open(self, entity: EntityKeys, shard: int) -> KeyedStates | None:
-        if (
-            entity in self._context.states.entities
-        ):  # else its views were removed: nothing comes for it any more
+    def _open(self, entity: EntityKeys, shard: int, generation: int) -> KeyedStates | None:
+        known = entity in self._context.states.entities or generation > 0
+        if known:  # else its views were removed: nothing comes for it any more
             self._states = KeyedStates(self._context.states, entity, shard, self._resumed)
         return self._states
 
     def _hand_on(self, oldest_accepted_us: int) -> list[OnlineRows]:
         states = self._states
-        if states is None or not states.dirty:
+        if states is None:
             return []
-        rows = self._context.projections[states.entity].rows(states.index, states.states, states.clean())
+        filled = tuple(states.unmarked) if states.complete else ()
+        if not (states.dirty or filled):
+            return []
+        slots = states.clean()
+        if filled:
+            states.unmarked.clear()
+        rows = []
+        if states.specs:
+            rows = self._context.projections.of(states.specs).rows(states.index, states.states, slots)
         metrics.KEYS_HELD.labels(states.label, f"{states.shard:02d}").set(len(states.index))
-        return [OnlineRows(states.entity, rows, oldest_accepted_us)]
+        return [OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled)]
 
 
 def folding(context: FoldContext) -> Callable[[PartState | None], FoldPart]:

@@ -1,19 +1,21 @@
 """Accepted rows to the fold parts that keep their keys: one item per entity and key shard of a block.
 
 A block's columns become flat arrays once, are sorted by shard once, and the items are slices of them. Only shards that
-occur get an item, with one exception: the first block of a source partition after a start goes to every part, empty if
-need be, so that each builds its state at once and not when its first event happens to come. A row whose key has a null component
+occur get an item, with one exception: the first block of a source partition after a start, and after it took up a new generation of the
+views, goes to every part, empty if need be, so that each builds its state at once and not when its first event happens to come. A row whose key has a null component
 is in no window of that entity: no part gets it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from feature_repo.stores.keys import version_id
 from feature_repo.windows.columns import BlockColumns, Keys
 from feature_repo.windows.columns import Events as Columns
 from feature_repo.windows.spec import ViewSpec
@@ -21,14 +23,15 @@ from flows.blocks import Events, Int64s
 
 EntityKeys = tuple[str, ...]
 """The sorted join keys that name an entity, such as `("account_id",)`."""
+Entities = dict[EntityKeys, tuple[ViewSpec, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
     """The rows of one block whose key of one entity lies in one shard; `columns` holds one entry per view.
 
-    `began` is where the partition's source stood when this run began (`flows.blocks.RawBlock`). `rows` are the positions in the
-    block, ascending; `offsets` belong to them.
+    `views` are their versions. `began`, `marks`, `settled`: where the partition's source stood when this run began, and when it took up
+    later generations of the views (`flows.blocks.RawBlock`). `rows` are the positions in the block, ascending; `offsets` belong to them.
     """
 
     entity: EntityKeys
@@ -38,9 +41,12 @@ class Slice:
     last_offset: int
     oldest_accepted_us: int
     keys: Keys
+    views: tuple[str, ...]
     columns: tuple[Columns, ...]
     rows: npt.NDArray[np.intp]
     offsets: Int64s
+    marks: tuple[int, ...] = ()
+    settled: int = 0
 
 
 class Router:
@@ -49,19 +55,30 @@ class Router:
     Blocks of a partition may come in any order and from several steps before this one; each router greets for itself.
     """
 
-    def __init__(self, entities: dict[EntityKeys, tuple[ViewSpec, ...]], shards: int) -> None:
+    def __init__(self, entities: Callable[[int], Entities], shards: int) -> None:
+        """`entities` gives the views of a generation."""
         self._entities = entities
         self._shards = shards
-        self._greeted: set[str] = set()
+        self._greeted: dict[str, tuple[int, int]] = {}
 
     def __call__(self, events: Events) -> list[tuple[str, Slice]]:
         """(part key, slice) for each part that has something to do."""
-        greet = events.partition not in self._greeted
-        self._greeted.add(events.partition)
+        origin = events.origin
+        news = (len(origin.marks), origin.settled)
+        greet = self._greeted.get(events.partition, (-1, -1)) < news
+        if greet:
+            self._greeted[events.partition] = news
         if not (greet or events.rows.num_rows):
             return []
         slices = cut(
-            events.rows, self._entities, self._shards, events.partition, events.origin.began, every=greet
+            events.rows,
+            self._entities(len(origin.marks)),
+            self._shards,
+            events.partition,
+            origin.began,
+            every=greet,
+            marks=origin.marks,
+            settled=origin.settled,
         )
         return [(part_key(piece.entity, piece.shard), piece) for piece in slices]
 
@@ -86,6 +103,8 @@ def cut(
     *,
     every: bool = False,
     shard_by: EntityKeys | None = None,
+    marks: tuple[int, ...] = (),
+    settled: int = 0,
 ) -> list[Slice]:
     """Slices of log rows for all entities; of every shard, or of those that occur.
 
@@ -112,6 +131,7 @@ def cut(
             order = order[known[order]]
         keys = _take(keys, order)
         columns = [block.events(spec).take(order) for spec in specs]
+        views = tuple(map(version_id, specs))
         bounds = np.searchsorted(of_row[order], np.arange(shards + 1))
         placed = offsets[order]
         for shard in range(shards):
@@ -127,9 +147,12 @@ def cut(
                     last_offset=last,
                     oldest_accepted_us=oldest,
                     keys=_part(keys, a, b),
+                    views=views,
                     columns=tuple(Columns(c.ints[a:b], c.floats[a:b]) for c in columns),
                     rows=order[a:b],
                     offsets=placed[a:b],
+                    marks=marks,
+                    settled=settled,
                 )
             )
     return pieces

@@ -1,0 +1,54 @@
+"""The writers of window states of a flow: one per set of view versions that leave together, made when first wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from feature_repo.errors import OnlineStoreError
+from feature_repo.stores.keys import version_id
+from feature_repo.stores.projection import EntityProjection
+from feature_repo.stores.versions import mark_filled, publish
+from feature_repo.windows.spec import ViewSpec
+
+
+class Projections:
+    """`client` is a redis-py client; None where there are no views. Safe to use from several workers."""
+
+    def __init__(self, client: Any, project: str, shards: int) -> None:
+        self._client, self._project, self._shards = client, project, shards
+        self._made: dict[tuple[str, ...], EntityProjection] = {}
+
+    def of(self, specs: Sequence[ViewSpec]) -> EntityProjection:
+        """The writer of the states of these views of one entity, in this order."""
+        versions = tuple(map(version_id, specs))
+        if versions not in self._made:
+            self._made[versions] = EntityProjection(self._client, self._project, specs)
+        return self._made[versions]
+
+    def by(self, versions: tuple[str, ...]) -> EntityProjection:
+        """The writer `of` has made."""
+        return self._made[versions]
+
+    def publish(self, kept: Iterable[ViewSpec]) -> None:
+        """Tell readers which versions are kept. Raises `OnlineStoreError`."""
+        if self._client is None:
+            return
+        try:
+            publish(self._client, self._project, kept)
+        except RedisError as error:
+            raise _unwritten(error) from error
+
+    def mark(self, versions: Iterable[str], shard: int) -> None:
+        """Tell readers that a part has written all its states of these versions. Raises `OnlineStoreError`."""
+        try:
+            mark_filled(self._client, self._project, versions, shard, self._shards)
+        except RedisError as error:
+            raise _unwritten(error) from error
+
+
+def _unwritten(error: RedisError) -> OnlineStoreError:
+    msg = f"the versions kept could not be published: {error}"
+    return OnlineStoreError(msg, where="Redis", todo="see that the server at REDIS_URL runs and has memory")
