@@ -6,8 +6,6 @@ from feast import Field
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
-from feature_repo.enrichment import functions as f
-from feature_repo.enrichment.lists import as_list, floats
 from sources import payment
 from views.account_amounts import account_amounts
 from views.account_device import account_device
@@ -25,6 +23,9 @@ from views.account_device import account_device
     description="New device, outsized amount, amount over median and upper quantile of the account",
 )
 def payment_habits(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    from feature_repo.enrichment import functions as f
+    from feature_repo.enrichment.lists import as_list, floats
+
     amounts = floats(inputs["amount"])
     upper = floats(inputs["account_amount_p95_30d"])
     return {

@@ -6,14 +6,10 @@ from feast import Field
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64
 
-from feature_repo.enrichment import functions as f
-from feature_repo.enrichment.lists import as_list, as_us
 from sources import payment
 from views.account_profile import account_profile
 from views.charge import charge
 from views.merchant_profile import merchant_profile
-
-_TIERS = {"low": 0.0, "medium": 1.0, "high": 2.0}
 
 
 @on_demand_feature_view(
@@ -35,10 +31,14 @@ _TIERS = {"low": 0.0, "medium": 1.0, "high": 2.0}
     description="Segment, ages of account and merchant in days, risk tier (0 low to 2 high), how the card was read and checked",
 )
 def payment_parties(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    from feature_repo.enrichment import functions as f
+    from feature_repo.enrichment.lists import as_list, as_us
+
     def among(column: str, *values: str) -> list[int | None]:
         return [None if v is None else int(v in values) for v in inputs[column]]
 
     now = as_us(inputs["event_timestamp"])
+    tiers = {"low": 0.0, "medium": 1.0, "high": 2.0}
     placed = zip(inputs["merchant_category"], inputs["merchant_latitude"], strict=True)
     return {
         "customer_is_student": among("customer_segment", "student"),
@@ -46,7 +46,7 @@ def payment_parties(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
         "customer_is_business": among("customer_segment", "business"),
         "customer_age_days": as_list(f.days_between(as_us(inputs["customer_opened_at"]), now)),
         "merchant_risk": [
-            None if tier is None else _TIERS.get(tier, _TIERS["medium"])
+            None if tier is None else tiers.get(tier, tiers["medium"])
             for tier in inputs["merchant_risk_tier"]
         ],
         "merchant_age_days": as_list(f.days_between(as_us(inputs["merchant_opened_at"]), now)),

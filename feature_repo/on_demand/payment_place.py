@@ -5,13 +5,10 @@ The columns the flow derives for the log, by the same functions: here for the pa
 
 from typing import Any
 
-import numpy as np
 from feast import Field
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
-from feature_repo.enrichment import functions as f
-from feature_repo.enrichment.lists import as_list, as_us, floats
 from sources import payment
 from views.account_position import account_position
 from views.account_profile import account_profile
@@ -31,6 +28,9 @@ from views.account_profile import account_profile
     description="Distance from home and from the last payment, implied speed, hour at home",
 )
 def payment_place(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    from feature_repo.enrichment import functions as f
+    from feature_repo.enrichment.lists import as_list, as_us, floats
+
     latitude, longitude = floats(inputs["latitude"]), floats(inputs["longitude"])
     home_longitude = floats(inputs["home_longitude"])
     home = f.distance_m(latitude, longitude, floats(inputs["home_latitude"]), home_longitude)
@@ -38,12 +38,11 @@ def payment_place(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
         latitude, longitude, floats(inputs["account_latitude_last"]), floats(inputs["account_longitude_last"])
     )
     hour = f.local_hour(as_us(inputs["event_timestamp"]), home_longitude)
-    made = {
-        "home_distance_m": home,
-        "is_far": f.is_far(home),
-        "local_hour": hour,
-        "is_night": f.is_night(hour),
-        "previous_distance_m": before,
-        "speed_kmh": f.speed_kmh(before, floats(inputs["account_seconds_since_position"])),
+    return {
+        "home_distance_m": as_list(home),
+        "is_far": as_list(f.is_far(home)),
+        "local_hour": as_list(hour),
+        "is_night": as_list(f.is_night(hour)),
+        "previous_distance_m": as_list(before),
+        "speed_kmh": as_list(f.speed_kmh(before, floats(inputs["account_seconds_since_position"]))),
     }
-    return {name: as_list(np.asarray(values)) for name, values in made.items()}

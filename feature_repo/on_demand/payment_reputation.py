@@ -6,8 +6,6 @@ from feast import Field
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
-from feature_repo.enrichment import functions as f
-from feature_repo.enrichment.lists import as_list, floats
 from views.account_labels import account_labels
 from views.merchant_day import merchant_day
 from views.merchant_labels import merchant_labels
@@ -33,16 +31,23 @@ _WINDOWS = ("1d", "3d", "7d", "30d")
     description="Frauds among the payments whose outcome is known, the same decayed, and frauds over all payments of the merchant",
 )
 def payment_reputation(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    from feature_repo.enrichment import functions as f
+    from feature_repo.enrichment.lists import as_list, floats
+
     def share(of: str, among: str) -> list[float | None]:
         return as_list(f.ratio(f.at_least_zero(floats(inputs[of])), floats(inputs[among])))
 
-    made = {
-        f"{who}_fraud_share_{w}": share(f"{who}_fraud_count_{w}", f"{who}_known_count_{w}")
-        for who in ("merchant", "account")
-        for w in _WINDOWS
+    return {
+        "merchant_fraud_share_1d": share("merchant_fraud_count_1d", "merchant_known_count_1d"),
+        "merchant_fraud_share_3d": share("merchant_fraud_count_3d", "merchant_known_count_3d"),
+        "merchant_fraud_share_7d": share("merchant_fraud_count_7d", "merchant_known_count_7d"),
+        "merchant_fraud_share_30d": share("merchant_fraud_count_30d", "merchant_known_count_30d"),
+        "account_fraud_share_1d": share("account_fraud_count_1d", "account_known_count_1d"),
+        "account_fraud_share_3d": share("account_fraud_count_3d", "account_known_count_3d"),
+        "account_fraud_share_7d": share("account_fraud_count_7d", "account_known_count_7d"),
+        "account_fraud_share_30d": share("account_fraud_count_30d", "account_known_count_30d"),
+        "merchant_fraud_share_decayed": share("merchant_fraud_decayed_30d", "merchant_known_decayed_30d"),
+        "account_fraud_share_decayed": share("account_fraud_decayed_30d", "account_known_decayed_30d"),
+        "merchant_fraud_rate_1d": share("merchant_fraud_count_1d", "merchant_payment_count_1d"),
+        "merchant_fraud_rate_30d": share("merchant_fraud_count_30d", "merchant_payment_count_30d"),
     }
-    made["merchant_fraud_share_decayed"] = share("merchant_fraud_decayed_30d", "merchant_known_decayed_30d")
-    made["account_fraud_share_decayed"] = share("account_fraud_decayed_30d", "account_known_decayed_30d")
-    made["merchant_fraud_rate_1d"] = share("merchant_fraud_count_1d", "merchant_payment_count_1d")
-    made["merchant_fraud_rate_30d"] = share("merchant_fraud_count_30d", "merchant_payment_count_30d")
-    return made

@@ -137,9 +137,10 @@ def _digest(nodes: list[ast.stmt], repo: Path) -> str:
 
 
 def _imported(node: ast.stmt, repo: Path) -> list[Path]:
-    """Files of the repo an import statement names: `feature_repo.x` itself, or `x` taken from a package of it."""
-    if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != repo.name:
-        return []
-    module = repo.joinpath(*(node.module or "").split(".")[1:])
-    candidates = [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]
-    return [file for file in candidates if file.is_file()]
+    """Files of the repo that import statements name: `feature_repo.x` itself, or `x` taken from a package of it."""
+    found = []
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.ImportFrom) and (inner.module or "").split(".")[0] == repo.name:
+            module = repo.joinpath(*(inner.module or "").split(".")[1:])
+            found += [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in inner.names)]
+    return [file for file in found if file.is_file()]
