@@ -6,10 +6,11 @@ the log while we look, so staging is listed first and a file is opened wherever 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +22,7 @@ from flows.settings import FlowSettings
 from flows.streams import EventStream
 
 _TIMES: Final = pa.timestamp("us", tz="UTC")
+Found = TypeVar("Found")
 
 
 class LogFile:
@@ -29,14 +31,15 @@ class LogFile:
     def __init__(self, name: str, folders: Sequence[Path]) -> None:
         self.name = name
         self._folders = folders
-        self.written_ns = self._path().stat().st_mtime_ns
+        self.written_ns = self._wherever(lambda path: path.stat().st_mtime_ns)
         """Tells a file from an earlier, undurable one of the same name; a rename keeps it."""
         self._metadata: pq.FileMetaData | None = None
 
     def read(self, columns: list[str], predicate: pc.Expression | None = None) -> pa.Table:
         """Some columns of the rows a predicate picks; without those that an older file does not have."""
         held = set(self._footer().schema.to_arrow_schema().names)
-        return pq.read_table(self._path(), columns=[c for c in columns if c in held], filters=predicate)
+        wanted = [c for c in columns if c in held]
+        return self._wherever(lambda path: pq.read_table(path, columns=wanted, filters=predicate))
 
     def offsets(self) -> dict[str, list[int]]:
         """First and last offset per source partition, from the footer (files of other writers are read instead)."""
@@ -45,6 +48,10 @@ class LogFile:
             return offset_ranges(self.read(["source_partition", "source_offset"]))
         ranges: dict[str, list[int]] = json.loads(stored)
         return ranges
+
+    def rows(self) -> int:
+        """How many events it holds."""
+        return int(self._footer().num_rows)
 
     def columns(self) -> list[str]:
         """Names of the columns it has; a file keeps those of the version that wrote it."""
@@ -62,14 +69,15 @@ class LogFile:
 
     def _footer(self) -> pq.FileMetaData:
         if self._metadata is None:
-            self._metadata = pq.read_metadata(self._path())
+            self._metadata = self._wherever(pq.read_metadata)
         return self._metadata
 
-    def _path(self) -> Path:
-        for _ in range(2):  # twice: it may move from staging to the log between two looks
+    def _wherever(self, look: Callable[[Path], Found]) -> Found:
+        """What a look at the file finds; it may move from staging to the log before or while we look, hence twice."""
+        for _ in range(2):
             for folder in self._folders:
-                if (folder / self.name).exists():
-                    return folder / self.name
+                with contextlib.suppress(FileNotFoundError):
+                    return look(folder / self.name)
         raise LogError(
             "a file of the log vanished while it was read", where=self.name, todo="start the flow again"
         )
