@@ -13,7 +13,7 @@ from flows.bootstrap import run
 from flows.settings import FlowSettings
 from flows.streams import STREAMS
 
-app = typer.Typer(add_completion=False, help=__doc__)
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
 
 
 @app.command()
