@@ -24,7 +24,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 def environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MILLSTREAM_", "DEMO_"))}
     kept.pop("REDIS_URL", None)
-    return kept | {"COLUMNS": "120"}
+    return kept | {"COLUMNS": "120", "MILLSTREAM_PSEUDONYM_KEY": "t1:" + "QUJD" * 11}
 
 
 def processes_of(home: Path) -> dict[int, str]:
