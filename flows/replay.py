@@ -84,6 +84,10 @@ class LogReplay:
                 elif wanted.any():
                     yield pick(piece, wanted)
 
+    def pieces(self, file: LogFile, entity: EntityKeys) -> list[Slice]:
+        """All rows of one file, cut for the parts of an entity; nothing is kept."""
+        return self._cut_file(file, entity)
+
     def _list(self, *, staged: bool) -> list[LogFile]:
         """Files by name; one seen before keeps its footer, for a file never changes."""
         files = log_files(self._stream, self._settings, staged=staged)
@@ -93,17 +97,21 @@ class LogReplay:
         known = self._cut.get((file.name, file.written_ns, entity))
         if known is not None:
             return known
+        pieces = self._cut_file(file, entity)
+        self._cut[file.name, file.written_ns, entity] = pieces
+        self._kept += sum(len(piece.offsets) for piece in pieces)
+        while self._kept > KEPT_ROWS and len(self._cut) > 1:
+            _, dropped = self._cut.popitem(last=False)
+            self._kept -= sum(len(piece.offsets) for piece in dropped)
+        return pieces
+
+    def _cut_file(self, file: LogFile, entity: EntityKeys) -> list[Slice]:
         table = self._read(file)
         pieces: list[Slice] = []
         for partition in table["source_partition"].unique().to_pylist():
             rows = table.filter(pc.equal(table["source_partition"], partition)).combine_chunks()
             views = {entity: self._entities[entity]}
             pieces += cut(rows, views, self._settings.key_shards, partition, shard_by=self._shard_by)
-        self._cut[file.name, file.written_ns, entity] = pieces
-        self._kept += table.num_rows
-        while self._kept > KEPT_ROWS and len(self._cut) > 1:
-            _, dropped = self._cut.popitem(last=False)
-            self._kept -= sum(len(piece.offsets) for piece in dropped)
         return pieces
 
     def _read(self, file: LogFile) -> pa.Table:
