@@ -28,7 +28,7 @@ from feature_repo.schemas.payment import REQUIRED as PAYMENT_REQUIRED
 from flows.settings import FlowSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EventStream:
     """A kind of event with a log of its own.
 

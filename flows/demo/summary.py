@@ -15,6 +15,7 @@ from rich.text import Text
 _WHY: Final[Mapping[str, str]] = {
     "flow_lag": "the flow had accepted an earlier payment of the same key, but not folded it yet",
     "accepted_later": "an earlier payment of the same key was accepted only after the score was given",
+    "newer_row": "a newer version of a joined row (customer, merchant, charge) stood online already",
     "beyond_state": "the payment lay further back than the online state can answer, and the score said so",
     "unexplained": "no cause found: please report this",
 }
