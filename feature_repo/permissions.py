@@ -23,7 +23,7 @@ from feast.permissions.action import ALL_ACTIONS, READ, AuthzedAction
 from feast.permissions.permission import Permission
 from feast.permissions.policy import RoleBasedPolicy
 
-_FOLDERS = ("views", "on_demand", "label_views")
+_FOLDERS = ("views", "on_demand", "label_views", "five_systems")
 _NOTHING = ["(?!)"]  # an empty list of patterns would mean everything
 
 
@@ -50,7 +50,7 @@ def _patterns(names: Iterable[str]) -> list[str]:
 
 
 views: dict[str, Any] = _defined(BaseFeatureView, _modules())
-services: dict[str, Any] = _defined(FeatureService, ["services"])
+services: dict[str, Any] = _defined(FeatureService, ["services", *_modules()])
 
 
 def is_anonymous(thing: Any) -> bool:

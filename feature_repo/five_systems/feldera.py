@@ -1,0 +1,51 @@
+"""The features of Feldera's fraud example. One row per payment, exact as of the payment, which counts itself; see docs/five-systems.md.
+
+A window never contains the payment it is read for; SQL's `RANGE ... CURRENT ROW` does. So the payment is added on demand, on
+line from the request, off line from the entity row, by one function.
+"""
+
+from typing import Any
+
+from feast import FeatureService, Field
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64
+
+from feature_repo.enrichment import functions as f
+from feature_repo.enrichment.lists import as_list, floats
+from on_demand.payment_place import payment_place
+from sources import payment
+from views.account_behaviour import account_behaviour
+from views.account_profile import account_profile
+from views.account_recent import account_recent
+
+
+@on_demand_feature_view(
+    sources=[payment, account_profile, account_recent, account_behaviour],
+    schema=[
+        Field(name="account_amount_mean_1d_incl", dtype=Float64),
+        Field(name="account_far_count_1d_incl", dtype=Float64),
+    ],
+    mode="python",
+    description="The day before the payment and the payment: average amount, payments more than 50 km from home",
+)
+def payment_and_day(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    sums = floats(inputs["account_amount_sum_1d"]) + floats(inputs["amount"])
+    from_home = f.distance_m(
+        *(floats(inputs[c]) for c in ("latitude", "longitude", "home_latitude", "home_longitude"))
+    )
+    far = floats(inputs["account_far_count_1d"]) + (from_home > f.FAR_M)  # without a place it is not far
+    return {
+        "account_amount_mean_1d_incl": as_list(sums / (floats(inputs["account_payment_count_1d"]) + 1)),
+        "account_far_count_1d_incl": as_list(far),
+    }
+
+
+feldera = FeatureService(
+    name="feldera",
+    features=[
+        account_profile[["home_latitude", "home_longitude"]],
+        payment_place[["home_distance_m"]],
+        payment_and_day,
+    ],
+    description="Home as of the payment, distance from it, average and far payments of a day with the payment itself",
+)
