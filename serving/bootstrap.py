@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from feature_repo import privacy
+from feature_repo.errors import OnlineStoreError
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.clock import wall_clock_us
 from serving import logs
@@ -24,6 +25,7 @@ from serving.readiness import Readiness
 from serving.score_log import ScoreLog
 from serving.scorer import Scorer
 from serving.settings import ScorerSettings
+from serving.versions import VersionWatch
 
 REPO = PROJECT_ROOT / "feature_repo"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,6 +43,7 @@ class Parts:
     score_log: ScoreLog | None
     scorer: Scorer
     readiness: Readiness
+    versions: VersionWatch
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -49,6 +52,9 @@ class Parts:
         await asyncio.gather(self.store.start(), self.batch_store.start())
         if self.score_log is not None:
             await self.score_log.start()
+        with contextlib.suppress(OnlineStoreError):
+            await self.versions.refresh()
+        self._tasks.append(asyncio.create_task(self.versions.follow()))
         if self.settings.model_poll_seconds:
             self._tasks.append(asyncio.create_task(self.champion.follow(self.settings.model_poll_seconds)))
         gc.collect()
@@ -90,8 +96,9 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
             flush_seconds=settings.score_log_flush_ms / 1000,
             buffer=settings.score_log_buffer,
         )
+    versions = VersionWatch(champion, batch_store)
     scorer = Scorer(
-        champion, Fallback.of(settings), score_log, clock, pseudonyms, most_reasons=settings.reasons
+        champion, Fallback.of(settings), score_log, clock, pseudonyms, versions, most_reasons=settings.reasons
     )
-    readiness = Readiness(champion, batch_store, settings, pseudonyms)
-    return Parts(settings, clock, champion, store, batch_store, score_log, scorer, readiness)
+    readiness = Readiness(champion, batch_store, settings, pseudonyms, versions)
+    return Parts(settings, clock, champion, store, batch_store, score_log, scorer, readiness, versions)

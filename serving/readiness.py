@@ -16,6 +16,7 @@ from serving.connection import StoreConnection
 from serving.freshness import check_features
 from serving.resp import pack
 from serving.settings import ScorerSettings
+from serving.versions import VersionWatch
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Readiness:
     store: StoreConnection
     settings: ScorerSettings
     pseudonyms: Pseudonyms
+    versions: VersionWatch
     seconds: float = 1.0
 
     async def checks(self) -> list[dict[str, Any]]:
@@ -59,6 +61,9 @@ class Readiness:
         if self.champion.current is None:
             return False, "not known without a model's reading plan"
         try:
+            await self.versions.refresh()
+            if problem := self.versions.problem(self.champion.current):
+                return False, problem
             return await check_features(
                 self.store,
                 self.champion.current.reader.plan,

@@ -33,6 +33,7 @@ from serving.payment import Payment
 from serving.reasons import explain
 from serving.resp import ReadPacker
 from serving.score_log import ScoreLog
+from serving.versions import VersionWatch
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +72,7 @@ class Scorer:
         score_log: ScoreLog | None,
         clock: Callable[[], int],
         pseudonyms: Pseudonyms,
+        versions: VersionWatch,
         *,
         most_reasons: int,
     ) -> None:
@@ -80,6 +82,7 @@ class Scorer:
         self._log = score_log
         self._pseudonyms = pseudonyms
         self._personal = [(column, domain_of(column)) for column in PERSONAL]
+        self._versions = versions
         self._most_reasons = most_reasons
         self._packers: dict[str, ReadPacker] = {}
 
@@ -91,6 +94,8 @@ class Scorer:
         model = self.champion.current
         if model is None:
             case.failure = ("no_model", self.champion.problem)
+        elif problem := self._versions.problem(model):
+            case.failure = ("state_mismatch", problem)
         elif await self._read(model, [case], store, until):
             self._finish(model, case)
             if case.vector is not None:
@@ -107,6 +112,9 @@ class Scorer:
         if model is None:
             for case in cases:
                 case.failure = ("no_model", self.champion.problem)
+        elif problem := self._versions.problem(model):
+            for case in cases:
+                case.failure = ("state_mismatch", problem)
         elif await self._read(model, cases, store, until):
             for start in range(0, len(cases), CHUNK):
                 late = time.perf_counter() > until

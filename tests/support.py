@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
+from feature_repo.schemas.payment import LOG_COLUMNS, PAYMENT_LOG
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.keys import version_id
 from feature_repo.stores.projection import EntityProjection
@@ -34,9 +35,18 @@ def feast(settings: RepoSettings, *arguments: str, repo: Path = REPO) -> str:
     return done.stdout
 
 
+def with_derived(payments: pa.Table) -> pa.Table:
+    """Payments with the columns the flow joins and derives, all of them null: what a log without other streams and positions has."""
+    for column in PAYMENT_LOG:
+        if column.name not in {*payments.schema.names, *(c.name for c in LOG_COLUMNS)}:
+            payments = payments.append_column(column.name, pa.nulls(payments.num_rows, column.type))
+    return payments
+
+
 def log_payments(settings: RepoSettings, payments: pa.Table, name: str = "part-0") -> None:
     """Put payments into the event log as the flow would; accepted at their event time."""
     n = payments.num_rows
+    payments = with_derived(payments)
     logged = payments.append_column("created_timestamp", payments["event_timestamp"])
     logged = logged.append_column("source_partition", pa.array(["test"] * n))
     logged = logged.append_column("source_offset", pa.array(np.arange(n)))
@@ -48,10 +58,12 @@ def project(settings: RepoSettings, payments: pa.Table, blocks: int = 7) -> Appl
     """Fold payments and write all states to Redis, in one process, without a flow."""
     views = read_views(settings.home / "views.json")
     client = redis.Redis.from_url(settings.redis_url)
+    payments = with_derived(payments)
     for specs in views.entities("payments").values():
         index, states = KeyIndex(), [ViewState(s) for s in specs]
         for rows in np.array_split(np.arange(payments.num_rows), blocks):
-            block = BlockColumns(payments.take(rows))
+            part = payments.take(rows)
+            block = BlockColumns(part.filter(pa.array(BlockColumns(part).has_keys(specs[0].join_keys))))
             slots = index.slots(block.keys(specs[0].join_keys))
             for spec, state in zip(specs, states, strict=True):
                 state.fold(slots, block.events(spec))

@@ -70,10 +70,18 @@ def die_after_two_shards(settings: FlowSettings) -> None:
     backfill(settings)
 
 
-def filled(client: redis.Redis, versions: list[str]) -> bool:
+def filled_versions(client: redis.Redis) -> set[str]:
     kept = KeptVersions.of(client.hkeys(versions_key("millstream")))  # type: ignore[arg-type]
-    specs = {version_id(spec): spec for spec in VIEWS.every_kept()}
-    return all(kept.is_filled(specs[version]) for version in versions)
+    return {
+        f"{view}:{version}"
+        for view, versions in kept.views.items()
+        for version, (done, of) in versions.items()
+        if 0 < of == done
+    }
+
+
+def filled(client: redis.Redis, versions: list[str]) -> bool:
+    return set(versions) <= filled_versions(client)
 
 
 def history(home: Path, settings: FlowSettings, views: AppliedViews, count: int) -> None:

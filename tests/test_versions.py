@@ -1,69 +1,126 @@
-"""Versions of keys by two clocks: what an as-of lookup finds."""
+"""Versions of a view: a changed definition stands beside the old one until that is retired, and nobody answers from the wrong one."""
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from dataclasses import replace
+from pathlib import Path
 
-from feature_repo.windows.columns import BlockColumns, Keys
-from flows import versions
-from flows.versions import Versions
+import pytest
+import redis
 
-SCHEMA = pa.schema([pa.field("value", pa.string())])
-_row = st.tuples(st.sampled_from("abc"), st.integers(0, 20), st.integers(0, 20))
+from feature_repo.errors import DefinitionError
+from feature_repo.stores.keys import state_field, version_id
+from feature_repo.stores.specs import AppliedViews, read_views, superseded
+from feature_repo.stores.versions import KeptVersions, mark_filled, publish, versions_key
+from feature_repo.windows.spec import Aggregate
+from flows.backfill import backfill
+from flows.retire import kept_versions, retire
+from flows.settings import FlowSettings
+from tests.flowkit import (
+    HOUR_US,
+    VIEWS,
+    accounted,
+    apply_views,
+    encoded,
+    folded_from_log,
+    kill,
+    payment,
+    start,
+    stored_online,
+    wait_for,
+)
+from tests.flowkit import (
+    publish as send,
+)
+from tests.test_backfill import filled_versions, history, settings_of
+
+OLD = VIEWS.streams["payments"][0]
+LONGER = replace(
+    OLD, aggregates=(*OLD.aggregates, Aggregate("account_amount_sum_2h", "sum", "amount", 2 * HOUR_US))
+)
+SHORTER = replace(
+    OLD, aggregates=(*OLD.aggregates, Aggregate("account_amount_sum_5m", "sum", "amount", HOUR_US // 12))
+)
 
 
-def keys(names: list[str]) -> Keys:
-    return BlockColumns(pa.record_batch({"k": pa.array(names, pa.string())})).keys(("k",))
+def test_longer_window_is_another_version_and_a_shorter_one_is_not() -> None:
+    assert version_id(LONGER) != version_id(OLD) == version_id(SHORTER)
+    assert version_id(replace(OLD, join_keys=("merchant_id",))) != version_id(OLD)
 
 
-def add(made: Versions, rows: list[tuple[str, int, int]], first: int) -> None:
-    values = pa.record_batch({"value": pa.array([f"v{first + i}" for i in range(len(rows))], pa.string())})
-    made.add(
-        keys([r[0] for r in rows]), np.array([r[1] for r in rows]), np.array([r[2] for r in rows]), values
+def test_changed_and_removed_views_stay_as_earlier_versions() -> None:
+    daily, merchant = VIEWS.streams["payments"][1:]
+    changed = {"payments": (LONGER, daily)}
+    earlier = superseded(VIEWS, changed)
+    assert earlier == {"payments": (OLD, merchant)}
+    views = AppliedViews("p", changed, earlier=earlier)
+    assert superseded(views, {"payments": (SHORTER, daily)}) == {"payments": (LONGER, merchant)}
+    with pytest.raises(DefinitionError, match="Give it another name"):
+        superseded(VIEWS, {"labels": (OLD,)})
+
+
+def test_views_file_keeps_earlier_versions(tmp_path: Path) -> None:
+    settings = FlowSettings(home=tmp_path)
+    views = AppliedViews("millstream", {"payments": (LONGER,)}, earlier={"payments": (OLD,)})
+    apply_views(settings, views)
+    assert read_views(tmp_path / "views.json") == views
+    assert views.entities("payments") == {("account_id",): (LONGER, OLD)}
+
+
+def test_reader_hears_what_is_kept_and_what_is_filled(clean_redis: redis.Redis) -> None:
+    def known() -> KeptVersions:
+        return KeptVersions.of(clean_redis.hkeys(versions_key("p")))  # type: ignore[arg-type]
+
+    assert known().problem(OLD) == ""  # nobody has said anything
+    publish(clean_redis, "p", [OLD])
+    assert "not filled yet" in known().problem(OLD)
+    mark_filled(clean_redis, "p", [version_id(OLD)], 0, 2)
+    assert "1 of 2 parts" in known().problem(OLD)
+    mark_filled(clean_redis, "p", [version_id(OLD)], 1, 2)
+    assert known().problem(OLD) == ""
+    publish(clean_redis, "p", [OLD, LONGER])
+    assert known().is_filled(OLD)
+    publish(clean_redis, "p", [LONGER])
+    mark_filled(clean_redis, "p", [version_id(OLD)], 0, 2)  # a flow that has not heard of it
+    assert "is not kept on line" in known().problem(OLD)
+    assert version_id(LONGER).partition(":")[2] in known().problem(OLD)
+
+
+def test_flow_keeps_both_versions_until_the_old_one_is_retired_under_its_hands(
+    home: Path, clean_redis: redis.Redis, redis_url: str
+) -> None:
+    settings = settings_of(redis_url)
+    before = AppliedViews("millstream", {"payments": (OLD,)})
+    both = AppliedViews("millstream", {"payments": (LONGER,)}, earlier={"payments": (OLD,)})
+    history(home, settings, before, 1_000)
+    process = start(settings)
+    send(clean_redis, [encoded(payment(n)) for n in range(1_000, 1_200)])
+    wait_for(lambda: accounted(settings) == 1_200, process)
+    apply_views(settings, both)
+    assert backfill(settings) == [version_id(LONGER)]
+    send(clean_redis, [encoded(payment(n)) for n in range(1_200, 1_400)])
+    wait_for(lambda: accounted(settings) == 1_400, process)
+    wait_for(
+        lambda: stored_online(clean_redis, both) == folded_from_log(settings, clean_redis, both), process, 20
     )
 
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(_row, min_size=1, max_size=8), max_size=8), st.lists(_row, min_size=1, max_size=20))
-def test_lookup_finds_the_newest_version_that_was_true_and_known(
-    blocks: list[list[tuple[str, int, int]]], wanted: list[tuple[str, int, int]]
-) -> None:
-    small, versions._SMALL = versions._SMALL, 5  # type: ignore[misc]
-    try:
-        made = Versions(SCHEMA)
-        rows: list[tuple[str, int, int]] = []
-        for block in blocks:
-            add(made, block, len(rows))
-            rows += block
-        found = made.at(
-            keys([w[0] for w in wanted]), np.array([w[1] for w in wanted]), np.array([w[2] for w in wanted])
-        )
-    finally:
-        versions._SMALL = small  # type: ignore[misc]
-    for (key, t, known), value in zip(wanted, found["value"].to_pylist(), strict=True):
-        candidates = [
-            (r[1], r[2], i) for i, r in enumerate(rows) if r[0] == key and r[1] <= t and r[2] <= known
-        ]
-        assert value == (f"v{max(candidates)[2]}" if candidates else None)
-
-
-def test_versions_older_than_the_limit_do_not_count_and_are_forgotten() -> None:
-    made = Versions(SCHEMA, within_us=10, keep_us=20)
-    small, versions._SMALL = versions._SMALL, 2  # type: ignore[misc]
-    try:
-        for i in range(100):
-            add(made, [("a", i, i)], i)
-    finally:
-        versions._SMALL = small  # type: ignore[misc]
-    assert len(made) < 40
-    found = made.at(keys(["a", "a"]), np.array([105, 120]), np.array([200, 200]))
-    assert found["value"].to_pylist() == ["v99", None]
-
-
-def test_latest_is_the_newest_of_all() -> None:
-    made = Versions(SCHEMA, within_us=10)
-    add(made, [("a", 1, 1), ("a", 3, 2), ("a", 2, 9)], 0)
-    assert made.latest(keys(["a", "b"]))["value"].to_pylist() == ["v1", None]
+    current, earlier = kept_versions(settings, read_views(settings.home / "views.json"))
+    assert (current.spec, current.current, earlier.spec, earlier.current) == (LONGER, True, OLD, False)
+    with pytest.raises(DefinitionError, match="is what the repo defines now"):
+        retire(settings, [current])
+    with pytest.raises(DefinitionError, match="read by champion fraud 1"):
+        retire(settings, [replace(earlier, in_use=("champion fraud 1",))])
+    retire(settings, [earlier])
+    send(clean_redis, [encoded(payment(n)) for n in range(1_400, 1_600)])
+    wait_for(lambda: accounted(settings) == 1_600, process)
+    after = AppliedViews("millstream", {"payments": (LONGER,)})
+    wait_for(
+        lambda: stored_online(clean_redis, after) == folded_from_log(settings, clean_redis, after),
+        process,
+        20,
+    )
+    kill(process)
+    keys = stored_online(clean_redis, after)
+    assert keys
+    assert not any(clean_redis.hexists(key, state_field(OLD)) for key in keys)
+    assert filled_versions(clean_redis) == {version_id(LONGER)}
