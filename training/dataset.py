@@ -142,7 +142,17 @@ class FeastSource:
         return [f.name for projection in found.feature_view_projections for f in projection.features]
 
     def save_plan(self, path: Path) -> None:
-        """Export the reading plan, so that the scorer need not import Feast."""
+        """Raises `DefinitionError` when the repo was applied anew meanwhile: the model would be of one definition, its plan of another."""
+        from feature_repo.stores.plan import compile_plan
+
+        store: Any = self._store
+        store.refresh_registry()
+        if compile_plan(store, self.service).schema_hash != self.schema_hash:
+            raise DefinitionError(
+                "the definitions changed while the model was trained: the training set is of the earlier ones",
+                where=f"feature service {self.service}",
+                todo="train again",
+            )
         self._plan.save(path)
 
 
