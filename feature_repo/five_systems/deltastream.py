@@ -13,8 +13,6 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
 from entities import merchant
-from feature_repo.enrichment import functions as f
-from feature_repo.enrichment.lists import as_list, floats
 from schema_of import schema_of
 from sources import payment, payments
 from views.account_profile import account_profile
@@ -81,6 +79,9 @@ recipient_places = StreamFeatureView(
     description="How far from the recipient's usual and last place the payment is made",
 )
 def payment_to_recipient(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    from feature_repo.enrichment import functions as f
+    from feature_repo.enrichment.lists import as_list, floats
+
     here = floats(inputs["latitude"]), floats(inputs["longitude"])
     usual = floats(inputs["recipient_latitude_mean_7d"]), floats(inputs["recipient_longitude_mean_7d"])
     last = floats(inputs["recipient_latitude_last"]), floats(inputs["recipient_longitude_last"])

@@ -10,8 +10,6 @@ from feast import FeatureService, Field
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
-from feature_repo.enrichment import functions as f
-from feature_repo.enrichment.lists import as_list, floats
 from on_demand.payment_place import payment_place
 from sources import payment
 from views.account_behaviour import account_behaviour
@@ -29,6 +27,9 @@ from views.account_recent import account_recent
     description="The day before the payment and the payment: average amount, payments more than 50 km from home",
 )
 def payment_and_day(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    from feature_repo.enrichment import functions as f
+    from feature_repo.enrichment.lists import as_list, floats
+
     sums = floats(inputs["account_amount_sum_1d"]) + floats(inputs["amount"])
     from_home = f.distance_m(
         *(floats(inputs[c]) for c in ("latitude", "longitude", "home_latitude", "home_longitude"))

@@ -6,7 +6,7 @@ divide by the same number.
 """
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from feast import Entity, FeatureService, Field, RequestSource, StreamFeatureView, ValueType
 from feast.aggregation import Aggregation
@@ -14,8 +14,6 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 
 from entities import account
-from feature_repo.enrichment import functions as f
-from feature_repo.enrichment.lists import as_list, floats
 from on_demand.payment_itself import payment_itself
 from on_demand.payment_place import payment_place
 from schema_of import schema_of
@@ -25,11 +23,6 @@ from views.account_previous import account_previous
 from views.account_profile import account_profile
 
 _MONTH = timedelta(days=30)
-
-MERCHANT_TYPES: Final = (
-    "pharmacy", "grocery", "bakery", "restaurant", "digital", "fuel", "books", "fashion", "gambling", "furniture",
-    "electronics", "travel", "jewellery",
-)  # fmt: skip
 
 category = Entity(
     name="merchant_category",
@@ -103,29 +96,36 @@ category_scale = StreamFeatureView(
     description="Merchant type as a number (0: another), the rest in standard deviations from a running mean",
 )
 def payment_normalised(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    def in_account(values: f.Floats, of: str) -> list[float | None]:
-        return _normalised(values, inputs, f"account_{of}")
+    from feature_repo.enrichment import functions as f
+    from feature_repo.enrichment.lists import as_list, floats
 
+    def normalised(values: f.Floats, by: str) -> list[float | None]:
+        mean, std = floats(inputs[f"{by}_running_mean"]), floats(inputs[f"{by}_running_std"])
+        return as_list(f.ratio(values - mean, std))
+
+    def before(of: str, by: str) -> list[float | None]:
+        return normalised(floats(inputs[of]), by)
+
+    kinds = (
+        "pharmacy", "grocery", "bakery", "restaurant", "digital", "fuel", "books", "fashion", "gambling", "furniture",
+        "electronics", "travel", "jewellery",
+    )  # fmt: skip
+    codes = {name: number for number, name in enumerate(kinds, start=1)}
     from_home = f.distance_m(
         *(floats(inputs[c]) for c in ("latitude", "longitude", "home_latitude", "home_longitude"))
     )
-    codes = {name: number for number, name in enumerate(MERCHANT_TYPES, start=1)}
-    made: dict[str, list[Any]] = {
+    return {
         "merchant_type_code": [codes.get(name, 0) for name in inputs["merchant_type"]],
-        "amount_in_category": _normalised(floats(inputs["amount"]), inputs, "category_amount"),
-        "amount_in_account": in_account(floats(inputs["amount"]), "amount"),
-        "distance_in_account": in_account(from_home, "distance"),
+        "amount_in_category": normalised(floats(inputs["amount"]), "category_amount"),
+        "amount_in_account": normalised(floats(inputs["amount"]), "account_amount"),
+        "distance_in_account": normalised(from_home, "account_distance"),
+        "previous_amount_1_in_account": before("account_amount_last", "account_amount"),
+        "previous_amount_2_in_account": before("account_amount_last_2", "account_amount"),
+        "previous_amount_3_in_account": before("account_amount_last_3", "account_amount"),
+        "previous_distance_1_in_account": before("account_home_distance_last", "account_distance"),
+        "previous_distance_2_in_account": before("account_home_distance_last_2", "account_distance"),
+        "previous_distance_3_in_account": before("account_home_distance_last_3", "account_distance"),
     }
-    for n, before in enumerate(("last", "last_2", "last_3"), start=1):
-        amounts, distances = inputs[f"account_amount_{before}"], inputs[f"account_home_distance_{before}"]
-        made[f"previous_amount_{n}_in_account"] = in_account(floats(amounts), "amount")
-        made[f"previous_distance_{n}_in_account"] = in_account(floats(distances), "distance")
-    return made
-
-
-def _normalised(values: f.Floats, inputs: dict[str, list[Any]], prefix: str) -> list[float | None]:
-    mean, std = floats(inputs[f"{prefix}_running_mean"]), floats(inputs[f"{prefix}_running_std"])
-    return as_list(f.ratio(values - mean, std))
 
 
 irori = FeatureService(
