@@ -270,6 +270,7 @@ assert not heavy, heavy
             "MILLSTREAM_HOME": str(home),
             "REDIS_URL": world().url,
             "MILLSTREAM_DEADLINE_MS": "5000",
+            "MILLSTREAM_PSEUDONYM_KEY": "off",
         },
         capture_output=True,
         text=True,
