@@ -30,8 +30,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from feature_repo.errors import FlowError, MillstreamError
 from flows.connectors import dead_letters
 from flows.connectors.files import count_rows, part_name
+from flows.log_rows import LogFile
 from flows.settings import FlowSettings
 from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, EventStream
+from flows.tombstones import ERASED
 
 EPOCH_MS: Final = 250
 ORDER: Final = (CUSTOMERS, MERCHANTS, CHARGES, PAYMENTS, LABELS)
@@ -141,6 +143,9 @@ class _Tally:
                 if path in self._seen:
                     continue
                 self._seen.add(path)
+                self.reasons[ERASED] += sum(
+                    n for p, n in LogFile(path.name, [folder]).erased().items() if p in self._partitions
+                )
                 rows = pq.read_table(
                     path, columns=columns, filters=[("source_partition", "in", self._partitions)]
                 )
@@ -148,6 +153,7 @@ class _Tally:
                     self.logged += rows.num_rows
                 else:
                     self.reasons.update(rows["reason"].to_pylist())
+        self.reasons += Counter()  # without those of which there are none
         return self.logged + self.reasons.total()
 
 

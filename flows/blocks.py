@@ -23,9 +23,9 @@ TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 DEAD_LETTER: Final = pa.schema(
     [
         pa.field("event_timestamp", TIMESTAMP),  # of the event if it could be read, else when it was accepted
-        pa.field("reason", pa.string()),  # malformed, schema, check, late, future, duplicate
+        pa.field("reason", pa.string()),  # malformed, schema, check, erased, late, future, duplicate
         pa.field("detail", pa.string()),  # which field, which value, what is wrong with it
-        pa.field("payload", pa.binary()),  # the very bytes; a row of a Parquet file as JSON
+        pa.field("payload", pa.binary()),  # the very bytes; a row of a Parquet file as JSON; null: withheld
         pa.field("created_timestamp", TIMESTAMP),  # when the bus accepted it; files: as event_timestamp
         pa.field("source_partition", pa.string()),
         pa.field("source_offset", pa.int64()),
@@ -77,15 +77,20 @@ class Events:
     origin: SourceBlock
     dead: tuple[pa.RecordBatch, ...] = field(default=())
 
-    def reject(self, bad: Mask, reasons: Sequence[str], details: Sequence[str]) -> Self:
-        """Move the rows of a mask to the dead letters; one reason and one detail for each of them."""
+    def reject(
+        self, bad: Mask, reasons: Sequence[str], details: Sequence[str], *, withheld: bool = False
+    ) -> Self:
+        """Move the rows of a mask to the dead letters; one reason and one detail for each of them. `withheld`: without payloads."""
         rows = self.rows.filter(pa.array(bad))
+        payloads: Sequence[bytes | None] = (
+            [None] * rows.num_rows if withheld else self.payloads(np.flatnonzero(bad))
+        )
         letters = dead_letters(
             self.partition,
             offsets=rows["source_offset"],
             event_timestamps=rows["event_timestamp"],
             accepted=rows["created_timestamp"],
-            payloads=self.payloads(np.flatnonzero(bad)),
+            payloads=payloads,
             reasons=reasons,
             details=details,
         )
@@ -105,7 +110,7 @@ def dead_letters(
     offsets: pa.Array,
     event_timestamps: pa.Array,
     accepted: pa.Array,
-    payloads: Sequence[bytes],
+    payloads: Sequence[bytes | None],
     reasons: Sequence[str],
     details: Sequence[str],
 ) -> pa.RecordBatch:

@@ -95,13 +95,16 @@ class LogFollower:
         held = file.offsets()
         wanted = {self.key, *self._columns, "event_timestamp", "created_timestamp", "source_partition"}
         rows = file.read(sorted(wanted)).combine_chunks()
-        self.take(rows)
+        if rows.num_rows:
+            self.take(rows)
         times = rows.group_by("source_partition").aggregate([("event_timestamp", "max")])
         for partition, newest in zip(
             times["source_partition"].to_pylist(),
             times["event_timestamp_max"].cast(pa.int64()).to_pylist(),
             strict=True,
         ):
+            self.watermarks[partition] = max(self.watermarks.get(partition, newest), newest)
+        for partition, newest in file.newest_before_erasure().items():
             self.watermarks[partition] = max(self.watermarks.get(partition, newest), newest)
         for partition, (_, last) in held.items():
             self.offsets[partition] = max(self.offsets.get(partition, -1), last)

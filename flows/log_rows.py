@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.errors import LogError
-from flows.connectors.staged import OFFSETS_KEY, offset_ranges
+from flows.connectors.staged import ERASED_KEY, NEWEST_KEY, OFFSETS_KEY, offset_ranges
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
@@ -59,13 +59,29 @@ class LogFile:
         return names
 
     def newest_us(self) -> int:
-        """Highest event time in the file; files are sorted by it."""
+        """Highest event time in the file; files are sorted by it. Rows that were erased count."""
         footer = self._footer()
+        newest = self.newest_before_erasure()
+        if newest:
+            return max(newest.values())
         if not footer.num_rows:
             return -(2**63)
         column = footer.schema.to_arrow_schema().get_field_index("event_timestamp")
         last = footer.row_group(footer.num_row_groups - 1).column(column).statistics
         return int(pa.scalar(last.max, _TIMES).value)
+
+    def newest_before_erasure(self) -> dict[str, int]:
+        """Highest event time per source partition when the file was written, of one some rows were erased from; else empty."""
+        return self._stored(NEWEST_KEY)
+
+    def erased(self) -> dict[str, int]:
+        """How many rows were erased from it, per source partition."""
+        return self._stored(ERASED_KEY)
+
+    def _stored(self, key: bytes) -> dict[str, int]:
+        stored = (self._footer().metadata or {}).get(key)
+        found: dict[str, int] = json.loads(stored) if stored else {}
+        return found
 
     def _footer(self) -> pq.FileMetaData:
         if self._metadata is None:

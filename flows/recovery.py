@@ -12,11 +12,13 @@ step, and with it lose or double events; we refuse to start instead. A lock keep
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +100,10 @@ def config(settings: FlowSettings, stream: str, run: str) -> Any:
 
 def guard(flow: Dataflow, settings: FlowSettings, stream: str, path: Path) -> None:
     """Refuse to run a flow of another shape on this recovery folder, or a second flow on this home."""
+    from flows.tombstones import require_finished  # here: this module is imported before anything heavy
+
     _lock(settings.recovery / f"{stream}.lock")
+    require_finished(settings.home)
     steps = step_ids(flow)
     stored = path / FINGERPRINT
     if stored.exists():
@@ -137,19 +142,56 @@ def release(settings: FlowSettings, stream: str) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def alone(settings: FlowSettings, streams: Iterable[str]) -> Iterator[None]:
+    """Keep every flow and backfill of these streams from running in this home. Raises `RecoveryError` naming those that run."""
+    held: list[int] = []
+    busy: list[str] = []
+    try:
+        for stream in streams:
+            for name, what in (
+                (stream, f"the flow of {stream}"),
+                (f"{stream}-backfill", f"a backfill of {stream}"),
+            ):
+                descriptor = _try_lock(settings.recovery / f"{name}.lock")
+                if descriptor is None:
+                    busy.append(what)
+                else:
+                    held.append(descriptor)
+        if busy:
+            raise RecoveryError(
+                f"{', '.join(busy)} must not run meanwhile",
+                where=settings.home,
+                todo=f"stop {'it' if len(busy) == 1 else 'them'} (Ctrl-C, or the service that starts them), then run this again; "
+                "the scorer may keep running",
+            )
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
 def _lock(path: Path) -> None:
     options = run_options() or {}
     if options.get("process_id"):  # process 0 of a cluster holds the lock for all of them
         return
+    descriptor = _try_lock(path)
+    if descriptor is None:
+        raise RecoveryError(
+            "another flow process of this stream works in the same home, or an erasure does",
+            where=path,
+            todo="stop it first, or set MILLSTREAM_HOME to another folder",
+        )
+    _held_locks[path] = descriptor  # until the process, or `release`, ends it
+
+
+def _try_lock(path: Path) -> int | None:
+    """The descriptor that holds the lock, None when another process does."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise RecoveryError(
-            "another flow process of this stream works in the same home",
-            where=path,
-            todo="stop it first, or set MILLSTREAM_HOME to another folder",
-        ) from None
-    _held_locks[path] = descriptor  # until the process, or `release`, ends it
+        return None
+    return descriptor

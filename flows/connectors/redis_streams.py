@@ -18,6 +18,7 @@ While the server is unreachable the source waits, with one log line per change a
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,6 +37,7 @@ from feature_repo.privacy import Pseudonyms
 from flows import metrics
 from flows.blocks import RawBlock
 from flows.settings import FlowSettings
+from flows.tombstones import removed_from_bus
 
 log = structlog.get_logger(__name__)
 
@@ -119,6 +121,8 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._heartbeat_due = True
         self._failures = 0
         self._idle = 0
+        self._erased = removed_from_bus(settings.home).get(part, [])
+        """Offsets of entries an erasure has removed (`flows.erase`), read or not: of the latter the server counts more than we see."""
         self._trim = trim
         self._passed: deque[str] = deque(maxlen=TRIM_AFTER_EPOCHS + 1)
         self._trimmed = "0-0"
@@ -220,11 +224,14 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             facts = dict(zip(info[::2], info[1::2], strict=True))
             added, length = int(facts[b"entries-added"]), int(facts[b"length"])
         if self._position is None:
-            self._begin(skipped=added - length)
+            self._begin(skipped=added - length - self._erased_after("0-0"))
         else:
+            erased = self._erased_after(self._position.last_id)
             # How many entries came before the next one: known exactly once this read reached the end of the stream.
             before = (
-                added - len(entries) if len(entries) < count else max(added - length, self._position.read)
+                added - len(entries) - erased
+                if len(entries) < count
+                else max(added - length - erased, self._position.read)
             )
             if before != self._position.read:
                 self._gap(before, added)
@@ -232,6 +239,9 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         if len(self._passed) > TRIM_AFTER_EPOCHS and self._passed[0] != self._trimmed:
             self._remove_read(self._passed[0])
         return entries
+
+    def _erased_after(self, entry: str) -> int:
+        return len(self._erased) - bisect_right(self._erased, offset_of(entry))
 
     def _remove_read(self, durable: str) -> None:
         """Remove entries up to a durable one, as far as they are old enough by the server's clock."""
@@ -285,7 +295,9 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
     def _block(self, entries: list[Any]) -> RawBlock:
         position = self._position
         assert position is not None
-        self._position = BusPosition(entries[-1][0].decode(), position.read + len(entries))
+        last = entries[-1][0].decode()
+        erased = self._erased_after(position.last_id) - self._erased_after(last)
+        self._position = BusPosition(last, position.read + len(entries) + erased)
         block = raw_block(self._part, entries, self._began)
         return replace(block, marks=self._marks, settled=self._settled) if self._marks else block
 

@@ -39,6 +39,10 @@ log = structlog.get_logger(__name__)
 
 ROW_GROUP_ROWS: Final = 131_072
 OFFSETS_KEY: Final = b"millstream.offsets"
+NEWEST_KEY: Final = b"millstream.newest"
+"""Of a file some rows were erased from (`flows.erase`): the newest event time per source partition it had, which admission goes by."""
+ERASED_KEY: Final = b"millstream.erased"
+"""Of such a file: how many rows were erased, per source partition."""
 
 
 class StagedState(TypedDict):
@@ -104,9 +108,9 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         name = f"{self._part}-{self._seq:010d}.parquet"
         aside = self._folders.staging / f".{name}.tmp"
         pq.write_table(table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS)
-        _sync(aside)
+        sync(aside)
         aside.rename(self._folders.staging / name)
-        _sync(self._folders.staging)
+        sync(self._folders.staging)
         self._seq += 1
         metrics.EPOCH_WRITE.labels(self._folders.stream).observe(time.perf_counter() - began)
         return name
@@ -129,7 +133,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
             else:
                 metrics.FILES_PUBLISHED.labels(self._folders.stream).inc()
         if self._pending:
-            _sync(self._folders.published)
+            sync(self._folders.published)
         self._pending = []
 
     def _remove_undurable(self) -> None:
@@ -182,7 +186,7 @@ def _sequence(part: str, name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

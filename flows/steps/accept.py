@@ -14,6 +14,7 @@ from flows.steps.decode import Decoder
 from flows.steps.private import Private
 from flows.steps.settle import Settle
 from flows.streams import EventStream
+from flows.tombstones import Door
 
 SUITES: Final = PROJECT_ROOT / "feature_repo" / "expectations"
 
@@ -26,7 +27,7 @@ class Acceptance:
         tell = teller(stream, self.pseudonyms)
         self.decode = Decoder(stream, tell)
         self.check = Checker(load_suite(SUITES / f"{stream.name}.json", stream.schema), tell)
-        self.private = Private(stream, self.pseudonyms)
+        self.private = Private(stream, self.pseudonyms, Door(stream, settings.home, self.pseudonyms))
         self.settle = Settle(stream)
 
     def __call__(self, block: SourceBlock) -> Events:

@@ -7,6 +7,7 @@ lately costs a look-up, a new one a hash.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from feature_repo.privacy import Pseudonyms, apply
@@ -18,15 +19,22 @@ class Private:
     """Applies the policy of a stream to blocks; call it with checked events.
 
     Without a key (`off`) accounts and merchants keep their ids, and other columns that would need a pseudonym are null.
-    The events' origin stays as it is: only the dead letters read it, and they are sealed (`flows.sealing`).
+    The events' origin stays as it is: only the dead letters read it, and they are sealed (`flows.sealing`). `door` refuses those
+    whose account was erased (`flows.tombstones`): it knows accounts by their pseudonyms, hence after the policy.
     """
 
-    def __init__(self, stream: EventStream, pseudonyms: Pseudonyms) -> None:
+    def __init__(
+        self,
+        stream: EventStream,
+        pseudonyms: Pseudonyms,
+        door: Callable[[Events], Events] = lambda events: events,
+    ) -> None:
         self._policy = stream.personal
         self._pseudonyms = pseudonyms
+        self._door = door
 
     def __call__(self, events: Events) -> Events:
-        """The same events without what the policy keeps out."""
-        if not self._policy:
-            return events
-        return replace(events, rows=apply(self._policy, events.rows, self._pseudonyms))
+        """The same events without what the policy keeps out, and without erased accounts."""
+        if self._policy:
+            events = replace(events, rows=apply(self._policy, events.rows, self._pseudonyms))
+        return self._door(events)
