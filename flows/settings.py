@@ -95,7 +95,7 @@ class FlowSettings(RepoSettings):
         description="Recovery partitions of a new store; resuming one large partition is slow",
     )
     key_shards: int = Field(
-        default=16,
+        default=4,
         ge=1,
         le=99,
         description="Fold parts per entity, keyed 00, 01, ...; the most workers that help",

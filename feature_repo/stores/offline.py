@@ -6,7 +6,8 @@
 * plain views are joined with DuckDB's `ASOF JOIN` under Feast's rules (`asof`): at or before the row's time, not older than `ttl`,
   the latest created of equal times.
 
-With `filter_by_created_timestamp` a row sees only what had been accepted by its own time.
+With `filter_by_created_timestamp` a row sees only what had been accepted by its own time. A plain view with the tag `clock: accepted` is
+always read so: a changelog's correction that came late, or a charge that came after its payment, was not there when the payment was scored.
 Everything else (materialize, saved datasets, feature logging, monitoring) is Feast's DuckDB store.
 """
 
@@ -226,7 +227,8 @@ def _join(
         assert isinstance(source, FileSource)
         path = Path(FileSource.get_uri_for_file_path(config.repo_path, source.path))
         if not is_windowed(view):
-            columns |= asof_join(view, path, table, times, entity_columns, output, by_created)
+            known = by_created or view.tags.get("clock") == "accepted"
+            columns |= asof_join(view, path, table, times, entity_columns, output, known)
             continue
         created = source.created_timestamp_column if by_created else None
         lookups.append((Lookup(spec_of(view), path, tuple(entity_columns), created or None), output))

@@ -22,5 +22,5 @@ account_profile = FeatureView(
     ttl=timedelta(0),
     description="Home, segment and age of an account; null once it is closed",
     owner="customers",
-    tags={"access": "anonymous", "stream": "customers"},
+    tags={"access": "anonymous", "clock": "accepted", "stream": "customers"},
 )

@@ -26,5 +26,5 @@ charge = FeatureView(
     ttl=timedelta(days=7),
     description="Card network, entry mode, 3-D Secure and issuer of a payment's charge",
     owner="payments",
-    tags={"access": "anonymous", "stream": "charges"},
+    tags={"access": "anonymous", "clock": "accepted", "stream": "charges"},
 )

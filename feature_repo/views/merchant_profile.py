@@ -23,5 +23,5 @@ merchant_profile = FeatureView(
     ttl=timedelta(0),
     description="Category, place, risk tier and age of a merchant; null once it is gone",
     owner="merchants",
-    tags={"access": "anonymous", "stream": "merchants"},
+    tags={"access": "anonymous", "clock": "accepted", "stream": "merchants"},
 )
