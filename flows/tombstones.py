@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.errors import RecoveryError
-from feature_repo.privacy import PARTY, Pseudonyms
+from feature_repo.privacy import Pseudonyms
 from flows.blocks import Events, Int64s, Mask
 from flows.streams import EventStream
 
@@ -159,11 +159,6 @@ def require_finished(home: Path) -> None:
     _refuse_unfinished(read(home), home)
 
 
-def pseudonym_of(account: str, pseudonyms: Pseudonyms) -> str:
-    """What an account is called in the log."""
-    return pseudonyms.of(account, PARTY)
-
-
 def removed_from_bus(home: Path) -> dict[str, list[int]]:
     """Offsets of entries that erasures removed, ascending, per source partition of the bus."""
     try:
@@ -187,7 +182,7 @@ def _refuse_unfinished(found: Iterable[Tombstone], home: Path) -> None:
         raise RecoveryError(
             f"the erasure of {open_ones} account{'s' if open_ones > 1 else ''} was interrupted",
             where=folder(home),
-            todo="run python -m flows.erase for the same accounts again (--resume finds them), then start the flow",
+            todo="run python -m flows.erase --resume, or the command that was interrupted, then start the flow",
         )
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -82,7 +84,7 @@ class ScoreLog:
         written = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
+            with _locked(self.path) as file:
                 # In slices: serialising holds Python's lock, and a scorer waits for it.
                 for start in range(0, len(records), _SLICE):
                     part = records[start : start + _SLICE]
@@ -96,6 +98,17 @@ class ScoreLog:
         else:
             self._warned = False
         metrics.LOG_WRITTEN.inc(written)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """The file to append to, ours alone meanwhile: an erasure puts another in its place, and must not miss lines."""
+    while True:
+        with path.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                yield file
+                return
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:
