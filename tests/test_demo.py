@@ -18,6 +18,8 @@ import pytest
 
 SMALL = ("--payments", "8000", "--accounts", "300", "--merchants", "60", "--fraud-share", "0.03")
 
+STREAMS = ("payments", "labels", "customers", "merchants", "charges")
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
 
 
@@ -93,11 +95,35 @@ def test_the_summary_has_the_promised_keys(demo: Demo) -> None:
     }
     assert set(summary["payments"]) == {"in", "logged", "dead_letters"}
     assert set(summary["training"]) == {"rows", "features", "validation_success"}
-    assert set(summary["model"]) == {"average_precision", "roc_auc", "recall_at_1pct_fpr", "by_fraud_type"}
+    metrics = {"average_precision", "roc_auc", "recall_at_1pct_fpr"}
+    assert set(summary["model"]) == metrics | {"by_fraud_type", "by_service"}
     assert set(summary["model"]["by_fraud_type"]) <= {"probe", "spread", "drain"}
     assert set(summary["scoring"]) == {"requests", "latency_ms"}
     assert set(summary["scoring"]["latency_ms"]) == set(summary["freshness_ms"]) == {"p50", "p99"}
     assert set(summary["skew"]) == {"compared", "differing", "causes"}
+
+
+def test_the_champion_is_compared_with_the_same_trees_on_fewer_features(demo: Demo) -> None:
+    smallest, middle, champion = demo.summary["model"]["by_service"]
+    assert [of["service"] for of in (smallest, middle, champion)] == [
+        "fraud_detection_v1",
+        "fraud_detection_v2",
+        "fraud_detection_v3",
+    ]
+    assert smallest["features"] < middle["features"] < champion["features"]
+    assert champion["features"] == demo.summary["training"]["features"]
+    assert champion["average_precision"] == demo.summary["model"]["average_precision"]
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_every_event_of_every_stream_is_logged_or_a_dead_letter(demo: Demo, stream: str) -> None:
+    def rows(folder: str) -> int:
+        return sum(pq.read_metadata(path).num_rows for path in (demo.home / folder).glob("*.parquet"))
+
+    history = pq.read_metadata(demo.home / "generated" / f"{stream}.parquet").num_rows
+    live = json.loads((demo.home / "traffic.json").read_text())[stream]
+    assert history > 0
+    assert rows(f"log/{stream}") + rows(f"dead_letters/{stream}") == history + live
 
 
 def test_every_payment_is_logged_or_a_dead_letter(demo: Demo) -> None:
@@ -170,6 +196,8 @@ def test_up_restarts_a_flow_and_stops_with_the_scorer(demo: Demo, up: subprocess
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
+    running = "\n".join(processes_of(demo.home).values())
+    assert all(f"bytewax.run flows.{stream}" in running for stream in STREAMS)
     said = demo.home / "up.txt"
     kill("bytewax.run flows.payments")
     wait_for(lambda: "Started again, 1 of 5" in said.read_text(), up, 60)
