@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ class CheckpointFolder:
                 }
                 keys = Keys(file["hashes"], file["key_offsets"], file["key_data"])
                 return Checkpoint(name, keys, views, file["dirty"])
-        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             log.warning(
                 "checkpoint.unreadable",
                 file=name,

@@ -46,7 +46,7 @@ from tests.flowkit import (
 def bus_settings(redis_url: str, **options: Any) -> FlowSettings:
     defaults: dict[str, Any] = {
         "epoch_ms": 100,
-        "checkpoint_seconds": 0.3,
+        "checkpoint_seconds": 2.0,
         "key_shards": 4,
         "recovery_partitions": 4,
     }
@@ -83,7 +83,7 @@ def test_killed_flow_loses_nothing_and_doubles_nothing(
 ) -> None:
     seed = 20261122
     draw = random.Random(seed)
-    settings = bus_settings(redis_url, block_events=16)
+    settings = bus_settings(redis_url, block_events=48)
     apply_views(settings)
     sent, expected = traffic(0, 3_000, draw)
     first_ms = int(time.time() * 1000)
