@@ -65,9 +65,7 @@ class EntityProjection:
     the hash, which its versions share, stays as it is.
     """
 
-    def __init__(
-        self, client: Any, project: str, specs: Sequence[ViewSpec], *, behind: bool = False
-    ) -> None:
+    def __init__(self, client: Any, project: str, specs: Sequence[ViewSpec], *, behind: bool = False) -> None:
         self._client = client
         self._prefix = key_prefix(specs[0].join_keys)
         self._suffix = project.encode()
