@@ -423,15 +423,19 @@ def test_feldera_stopped_anywhere_the_online_output_is_that_of_one_batch(
     run("customers", world.with_file(settings, "customers"))
     events = world.events["payments"].to_pylist()
     stops = {*map(int, rng.choice(len(events), 7, replace=False))}
-    flow = start(settings)
+    flow, kills, done = start(settings), 0, 0
     for n, event in enumerate(events):
         accepted_ms = int(event.pop("created_timestamp").timestamp() * 1_000)
         plain = {k: v for k, v in event.items() if v is not None}
         plain["event_timestamp"] = event["event_timestamp"].isoformat()
         client.xadd("millstream:payments:0", {"v": encoded(plain)}, id=f"{accepted_ms}-{n}")
         if n in stops:
-            time.sleep(float(rng.uniform(0, 1.2)))
+            kills += 1
+            if kills % 2:  # some while it works, some while it starts
+                wait_for(lambda: accounted(settings) > done, flow)  # noqa: B023
+            time.sleep(float(rng.uniform(0, 0.8)))
             kill(flow)
+            done = accounted(settings)
             flow = start(settings)
     wait_for(lambda: accounted(settings) == len(events), flow)
     rows, at = after_all(world)
