@@ -6,7 +6,7 @@ what came lately, so that adding costs little and a lookup is two bisections. Ti
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numba as nb
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.windows.columns import Keys
-from flows.blocks import Int64s
+from flows.blocks import Int64s, Mask
 
 EVER: Final = np.iinfo(np.int64).max
 """A time after all others."""
@@ -51,27 +51,35 @@ class Versions:
             self._large = self._large.with_level(self._small, self._oldest())
             self._small = _Level.empty(self.schema)
 
-    def at(self, keys: Keys, times: Int64s, accepted: Int64s) -> pa.RecordBatch:
-        """Per row: the version with the greatest (event time, accepted) among those at or before both times; nulls if none."""
-        oldest = times - self._within if self._within else np.full(len(times), -EVER)
-        return self._find(np.column_stack([keys.hashes, times, accepted]), oldest)
+    def at(self, keys: Keys, times: Int64s, accepted: Int64s, known: Mask) -> list[pa.Array]:
+        """Per row: the version with the greatest (event time, accepted) among those at or before both times; nulls if none.
 
-    def latest(self, keys: Keys) -> pa.RecordBatch:
+        Rows that `known` leaves out have no key. One array per column of the schema.
+        """
+        oldest = times - self._within if self._within else np.full(len(times), -EVER)
+        return self._find(np.column_stack([keys.hashes, times, accepted]), oldest, known)
+
+    def latest(self, keys: Keys, known: Mask) -> list[pa.Array]:
         """Per row: the newest version of all; nulls if there is none."""
         ever = np.full(len(keys), EVER)
-        return self._find(np.column_stack([keys.hashes, ever, ever]), -ever)
+        return self._find(np.column_stack([keys.hashes, ever, ever]), -ever, known)
 
-    def _find(self, wanted: Int64s, oldest: Int64s) -> pa.RecordBatch:
-        large, large_at = self._large.find(wanted, oldest)
-        small, small_at = self._small.find(wanted, oldest)
+    def _find(self, wanted: Int64s, oldest: Int64s, known: Mask) -> list[pa.Array]:
+        large, large_at = self._large.find(wanted, oldest, known)
+        if not len(self._small.order):
+            return _take(self._large.values, large)
+        small, small_at = self._small.find(wanted, oldest, known)
         newer = (small >= 0) & ((large < 0) | _not_before(small_at, large_at))
-        columns = []
-        for name in self.schema.names:
-            column = _take(self._large.values.column(name), large)
-            if newer.any():
-                column = pc.if_else(pa.array(newer), _take(self._small.values.column(name), small), column)
-            columns.append(column)
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+        if not newer.any():
+            return _take(self._large.values, large)
+        lately = _take(self._small.values, small)
+        if newer.all():
+            return lately
+        mask = pa.array(newer)
+        return [
+            pc.if_else(mask, new, old)
+            for new, old in zip(lately, _take(self._large.values, large), strict=True)
+        ]
 
     def _oldest(self) -> int:
         return self._newest - self._keep if self._keep else -EVER
@@ -106,11 +114,12 @@ class _Level:
             order[:, 4] = np.searchsorted(numbers, order[:, 4])
         return _Level(_sorted(order), values)
 
-    def find(self, wanted: Int64s, oldest: Int64s) -> tuple[Int64s, Int64s]:
+    def find(self, wanted: Int64s, oldest: Int64s, known: Mask) -> tuple[Int64s, Int64s]:
         """(row number or -1, [time, accepted]) per wanted row."""
         found = np.full(len(wanted), -1, np.int64)
         at = np.zeros((len(wanted), 2), np.int64)
-        _find(self.order, np.ascontiguousarray(wanted), oldest, found, at)
+        if len(self.order):
+            _find(self.order, wanted, oldest, known, found, at)
         return found, at
 
 
@@ -123,8 +132,13 @@ def _concat(a: pa.RecordBatch, b: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=a.schema)
 
 
-def _take(column: pa.Array, rows: Int64s) -> Any:
-    return column.take(pa.array(rows, mask=rows < 0))
+def _take(values: pa.RecordBatch, rows: Int64s) -> list[pa.Array]:
+    """Rows of all columns, null at -1."""
+    missing = rows < 0
+    if missing.all():
+        return [pa.nulls(len(rows), column.type) for column in values.schema]
+    taken: list[pa.Array] = values.take(pa.array(rows, mask=missing)).columns
+    return taken
 
 
 def _not_before(a: Int64s, b: Int64s) -> npt.NDArray[np.bool_]:
@@ -132,8 +146,10 @@ def _not_before(a: Int64s, b: Int64s) -> npt.NDArray[np.bool_]:
 
 
 @nb.njit(cache=True)
-def _find(order: Int64s, wanted: Int64s, oldest: Int64s, found: Int64s, at: Int64s) -> None:
+def _find(order: Int64s, wanted: Int64s, oldest: Int64s, known: Mask, found: Int64s, at: Int64s) -> None:
     for i in range(len(wanted)):
+        if not known[i]:
+            continue
         k0, k1, t, c = wanted[i, 0], wanted[i, 1], wanted[i, 2], wanted[i, 3]
         low, high = 0, len(order)
         while low < high:  # the first row after (key, t)

@@ -85,12 +85,14 @@ def at_least_zero(values: Floats) -> Floats:
 
 def days_between(start_us: Floats, end_us: Floats) -> Floats:
     """Days from one time to another."""
-    return (end_us - start_us) / _DAY_US
+    days: Floats = (end_us - start_us) / _DAY_US
+    return days
 
 
 def fraud_change(is_fraud: Floats, last_is_fraud: Floats) -> Floats:
     """What a statement changes in the number of known frauds: 1, -1 (a report withdrawn) or 0."""
-    return is_fraud - np.nan_to_num(last_is_fraud)
+    change: Floats = is_fraud - np.nan_to_num(last_is_fraud)
+    return change
 
 
 def known_change(statements_before: Floats) -> Floats:

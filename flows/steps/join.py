@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,22 +73,22 @@ class Joiner:
 
 def _joined(rows: pa.RecordBatch, join: Join, follower: LogFollower) -> pa.RecordBatch:
     block = BlockColumns(rows)
-    keys = block.keys((join.key,))
+    keys, known = block.keys((join.key,)), block.has_keys((join.key,))
     if isinstance(join, AsOfJoin):
-        found = follower.versions.at(keys, block.times("event_timestamp"), block.times("created_timestamp"))
+        found = follower.versions.at(
+            keys, block.times("event_timestamp"), block.times("created_timestamp"), known
+        )
     else:
         follower.look()
-        found = follower.versions.latest(keys)
-        if found.num_rows and found.column(0).null_count and follower.look(now=True):
-            found = follower.versions.latest(keys)  # it may have been logged a moment ago
-    known = pa.array(block.has_keys((join.key,)))
-    for theirs, ours in join.columns.items():
-        column: Any = pc.if_else(
-            known, found.column(theirs), pa.scalar(None, found.schema.field(theirs).type)
-        )
-        if ours in rows.schema.names:
-            column = pc.coalesce(rows[ours], column)
-            rows = rows.set_column(rows.schema.get_field_index(ours), rows.schema.field(ours), column)
+        found = follower.versions.latest(keys, known)
+        if found[0].null_count and follower.look(now=True):
+            found = follower.versions.latest(keys, known)  # it may have been logged a moment ago
+    columns, fields = list(rows.columns), list(rows.schema)
+    for ours, column in zip(join.columns.values(), found, strict=True):
+        at = rows.schema.get_field_index(ours)
+        if at < 0:
+            columns.append(column)
+            fields.append(pa.field(ours, column.type))
         else:
-            rows = rows.append_column(ours, column)
-    return rows
+            columns[at] = pc.coalesce(columns[at], column)
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
