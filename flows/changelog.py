@@ -162,13 +162,16 @@ class Changelogs:
             settings.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0, protocol=2
         )
         self._read_at = time.monotonic()
+        self._past_ms = -1
 
     def read_to(self, accepted_us: int) -> None:
         """Read every changelog at least up to what was accepted by then. Waits while the server is away."""
-        waited = 0.0
+        waited, wanted_ms = 0.0, accepted_us // 1000
+        if wanted_ms < self._past_ms:
+            return  # read beyond it already, for another block
         while self._followers:
             try:
-                if self._read_all(accepted_us // 1000):
+                if self._read_all(wanted_ms):
                     return
                 time.sleep(0.001)  # the millisecond of the event has not passed
             except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
@@ -200,8 +203,9 @@ class Changelogs:
                 full = full or len(entries) == _COUNT
             self._read_at = time.monotonic()
             if not full:
-                behind = at_least_ms - (seconds * 1000 + micros // 1000)
-                return bool(behind < 0 or behind > _FUTURE_MS)
+                self._past_ms = int(seconds * 1000 + micros // 1000)
+                behind = at_least_ms - self._past_ms
+                return behind < 0 or behind > _FUTURE_MS
 
 
 def redis_name(partition: str) -> str:

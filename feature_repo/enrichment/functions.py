@@ -97,7 +97,8 @@ def fraud_change(is_fraud: Floats, last_is_fraud: Floats) -> Floats:
 
 def known_change(statements_before: Floats) -> Floats:
     """1.0 for the first statement about a payment: from then on its outcome is known."""
-    return (statements_before == 0.0).astype(np.float64)
+    first: Floats = (statements_before == 0.0).astype(np.float64)
+    return first
 
 
 def fraud_reported(change: Floats) -> Floats:
