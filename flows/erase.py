@@ -272,8 +272,7 @@ def main(
         )
     began = time.perf_counter()
     try:
-        with _progress(console) as (progress, on_step):
-            del progress
+        with _progress(console) as on_step:
             counts = erase(
                 settings,
                 accounts,
@@ -290,7 +289,7 @@ def main(
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[tuple[Progress, OnStep]]:
+def _progress(console: Console) -> Iterator[OnStep]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=1)
@@ -298,7 +297,7 @@ def _progress(console: Console) -> Iterator[tuple[Progress, OnStep]]:
         def on_step(place: str, done: int, of: int) -> None:
             progress.update(task, description=place, completed=done, total=of)
 
-        yield progress, on_step
+        yield on_step
 
 
 def _tell(console: Console, counts: dict[str, int], seconds: float, *, dry_run: bool) -> None:

@@ -103,7 +103,11 @@ def guard(flow: Dataflow, settings: FlowSettings, stream: str, path: Path) -> No
     from flows.tombstones import require_finished  # here: this module is imported before anything heavy
 
     _lock(settings.recovery / f"{stream}.lock")
-    require_finished(settings.home)
+    try:
+        require_finished(settings.home)
+    except RecoveryError:
+        release(settings, stream)  # for whoever finishes it in this process
+        raise
     steps = step_ids(flow)
     stored = path / FINGERPRINT
     if stored.exists():
