@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from pyproj import Geod
 
 from feature_repo.enrichment import functions as f
 from feature_repo.enrichment.derived import Derived
+from feature_repo.enrichment.lists import as_us
 from feature_repo.schemas.charge import CHARGE
 from feature_repo.schemas.customer import CUSTOMER
 from feature_repo.schemas.merchant import MERCHANT
@@ -387,3 +389,13 @@ def test_local_hour_follows_the_sun_at_home() -> None:
     noon = np.array([12 * 3_600e6] * 4)
     assert f.local_hour(noon, np.array([0.0, 151.2, -74.0, np.nan]))[:3].tolist() == [12.0, 22.0, 7.0]
     assert f.is_night(np.array([22.0, 5.9, 6.0, 21.9])).tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_a_time_is_the_same_microsecond_from_the_scorer_and_from_pandas() -> None:
+    first = 1_795_337_023_158_064  # pandas' own division gives a quarter of a microsecond more
+    times = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=first + i) for i in range(500)]
+    exact = [float(first + i) for i in range(500)]
+    assert as_us(times).tolist() == exact
+    assert as_us([pd.Timestamp(t) for t in times]).tolist() == exact
+    assert as_us(pd.Series(times).astype("datetime64[ns, UTC]").tolist()).tolist() == exact
+    assert np.isnan(as_us([None, pd.NaT])).all()

@@ -32,4 +32,7 @@ def as_list(values: Floats) -> list[float | None]:
 def _us(value: datetime | None) -> float:
     if value is None or value != value:  # noqa: PLR0124 - NaT
         return np.nan
-    return ((value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH) / _US
+    since = (value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH
+    return float(
+        since // _US
+    )  # whole numbers: pandas, which Feast gives us off line, would divide nanoseconds as float64
