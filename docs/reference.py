@@ -35,6 +35,7 @@ Everything that is written at run time lies in the home folder (`MILLSTREAM_HOME
 | `log/<stream>/` | the event logs, one per stream: immutable Parquet files, the truth everything else can be rebuilt from |
 | `dead_letters/<stream>/` | events that were not accepted: sealed bytes, reason, where they came from |
 | `pseudonyms.json` | id and fingerprint of the key the data was written with; not the key, which is in the environment or `.env` |
+| `erased/` | tombstones of erased accounts: their pseudonyms, and up to when their events are refused |
 | `staging/` | log files of epochs that are not durable yet; not for readers |
 | `recovery/`, `checkpoints/` | where the flows go on after a restart |
 | `redis/`, `redis.url` | the embedded server: its append-only file, its log, its address while it runs |

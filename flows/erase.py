@@ -34,6 +34,7 @@ from flows.erasing import files, store
 from flows.erasing.bus import Bus
 from flows.erasing.files import Affected, DeadLetterFiles, LogFiles, ScoreFiles
 from flows.erasing.people import People, Touched
+from flows.erasing.reports import Reports
 from flows.settings import FlowSettings
 from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, EventStream
 from flows.tombstones import FOR_EVER, Tombstone
@@ -55,6 +56,7 @@ class Found:
     log: dict[str, list[Affected]] = field(default_factory=dict)
     dead_letters: dict[str, list[Affected]] = field(default_factory=dict)
     scores: list[Affected] = field(default_factory=list)
+    reports: list[Affected] = field(default_factory=list)
     bus: dict[str, list[int]] = field(default_factory=dict)
     deleted: list[bytes] = field(default_factory=list)
     anew: list[bytes] = field(default_factory=list)
@@ -67,7 +69,7 @@ class Found:
         made |= {
             f"dead letters of {name}": sum(f.rows for f in found) for name, found in self.dead_letters.items()
         }
-        made |= {"score log": sum(f.rows for f in self.scores)}
+        made |= {"score log": sum(f.rows for f in self.scores), "reports": len(self.reports)}
         made |= {f"bus, {partition}": len(offsets) for partition, offsets in self.bus.items()}
         made |= {
             "online store, deleted": len(self.deleted),
@@ -98,6 +100,7 @@ class Erasure:
         self._logs = {s.name: LogFiles(s, settings, people, touched) for s in ORDER}
         self._letters = {s.name: DeadLetterFiles(s, settings, people) for s in ORDER}
         self._scores = ScoreFiles(settings, people)
+        self._reports = Reports(settings, people)
         self._bus = Bus(client, people, touched)
         self._store = store.OnlineStore(client, self._views, people, touched)
 
@@ -111,6 +114,7 @@ class Erasure:
                 known = len(self._people.payments) if stream is PAYMENTS else known
         self._on_step("score log", 0, 1)
         found.scores = list(self._scores.survey())
+        found.reports = list(self._reports.survey())
         if self._views.project:
             self._on_step("online store", 0, 1)
             found.deleted, found.anew = self._store.survey()
@@ -151,6 +155,8 @@ class Erasure:
                 self._logs[stream.name].erase(path)
             for path in self._each(f"dead letters of {stream.name}", found.dead_letters.get(stream.name, [])):
                 self._letters[stream.name].erase(path)
+        for path in self._each("reports", found.reports):
+            self._reports.erase(path)
         scored = sum(map(self._scores.erase, self._each("score log", list(self._scores.survey()))))
         if scored:  # the scorer may have written since
             counts["score log"] = scored

@@ -236,6 +236,9 @@ def build(home: Path, file: Path) -> None:
             deliver(world, stream, SENT[stream])
             flow_until(world, stream, len(SENT[stream]) + (len(IN_FILE) if stream == "payments" else 0))
         deliver(world, "payments", [encoded(p) for p in UNREAD], first_ms=NOW_MS + 100_000)
+        (home / "skew.json").write_text(json.dumps({"examples": [{"event_id": OF_GONE[0]["event_id"]}]}))
+        (home / "data_docs").mkdir()
+        (home / "data_docs" / "index.html").write_text("<p>240 payments</p>")
         world.settings.scores.mkdir()
         lines = [
             {"score_id": str(n), **{c: NAMES.of(p[c], PARTY) for c in ("account_id", "merchant_id")}}

@@ -124,6 +124,7 @@ def test_before_the_erasure_the_account_is_everywhere(world: World) -> None:
         "scores/",
         "checkpoints/",
         "redis key",
+        "skew.json",
     ):
         assert any(place in hit for hit in found), place
     for kind in (*hidden_forms(), repr(PSEUDONYM), repr(GONE), repr(IDS[0])):
@@ -146,6 +147,11 @@ def test_the_servers_own_snapshot_holds_no_entry_that_was_removed(world: World) 
     base = b"".join(p.read_bytes() for p in (world.home / "redis").rglob("*") if p.is_file())
     assert b"REDIS0" in base or b"VALKEY" in base  # the base of the append-only file is a snapshot
     assert Everywhere(TEXTS).hits("append-only file", base.replace(b"ACCT-0001234", b"")) == []
+
+
+def test_only_reports_that_show_its_payments_are_removed(erased: World) -> None:
+    assert not (erased.home / "skew.json").exists()
+    assert (erased.home / "data_docs" / "index.html").exists()
 
 
 def test_dead_letters_about_the_account_are_gone_and_others_stay(

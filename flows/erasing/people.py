@@ -105,6 +105,11 @@ class People:
         """Whether a plain id that is known stands in it, not as a part of a longer one."""
         return self._written is not None and bool(self._written.search(payload.decode("utf-8", "replace")))
 
+    def is_shown_in(self, page: bytes) -> bool:
+        """Whether something we wrote, which has pseudonyms only, shows one of them or one of their payments."""
+        words = set(_TOKEN.findall(page.decode("utf-8", "replace")))
+        return any(word in self.names or self.is_payment(word) for word in words)
+
     def in_detail(self, detail: str) -> bool:
         """Whether the detail of a dead letter repeats one of their ids; it repeats none but those of events."""
         return any(self._means(word) for word in _IN_DETAIL.findall(detail))
