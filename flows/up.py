@@ -113,10 +113,12 @@ def prepare(processes: Processes, steps: Steps, settings: FlowSettings, scale: S
 
 def _unfinished(settings: FlowSettings, history: Path) -> bool:
     """Whether an earlier backfill of the generated history was interrupted; running it again continues it."""
-    generated = history / "payments.parquet"
-    files = (settings.payments_log, settings.dead_letters / "payments")
-    found = sum(live.rows_of(folder, "files-*.parquet") for folder in files)
-    return generated.exists() and found < live.rows_of(history, "payments.parquet")
+    return any(
+        sum(live.rows_of(folder, "files-*.parquet") for folder in folders)
+        < live.rows_of(history, f"{stream.name}.parquet")
+        for stream in FLOWS.values()
+        for folders in [(stream.log_folder(settings), settings.dead_letters / stream.name)]
+    )
 
 
 def tell(console: Console, settings: FlowSettings, port: int, metrics: dict[str, int], rate: float) -> None:

@@ -11,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis
 
@@ -18,8 +20,10 @@ from feature_repo.errors import FlowError, SettingsError
 from feature_repo.stores.keys import key_prefix, key_values
 from flows.demo.home import clear_server, fresh
 from flows.demo.processes import Processes, last_words
+from flows.settings import FlowSettings
 from flows.traffic.report import percentiles
 from flows.traffic.scoring import Asker
+from flows.up import _unfinished
 
 
 def alive(pid: int) -> bool:
@@ -146,3 +150,23 @@ def test_latency_includes_the_wait_for_a_free_connection() -> None:
 
 def test_percentiles_of_nothing_are_null_and_not_zero() -> None:
     assert percentiles([])["p99"] is None
+
+
+@pytest.mark.parametrize("last", ["payments", "labels"])
+def test_a_history_interrupted_in_any_stream_is_brought_to_its_end(tmp_path: Path, last: str) -> None:
+    def rows(path: Path, n: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"n": range(n)}), path)
+
+    settings = FlowSettings(home=tmp_path, source_files="")
+    history = tmp_path / "generated"
+    assert not _unfinished(settings, history)
+    for stream in ("payments", "labels", "customers", "merchants", "charges"):
+        rows(history / f"{stream}.parquet", 5)
+        rows(tmp_path / "log" / stream / "files-0.parquet", 4)
+        rows(tmp_path / "log" / stream / "bus-0.parquet", 9)
+        if stream != last:
+            rows(tmp_path / "dead_letters" / stream / "files-0.parquet", 1)
+    assert _unfinished(settings, history)
+    rows(tmp_path / "dead_letters" / last / "files-0.parquet", 1)
+    assert not _unfinished(settings, history)
