@@ -41,6 +41,7 @@ from tests.support import feast
 START = datetime(2026, 11, 1, tzinfo=UTC)
 START_MS = int(START.timestamp() * 1000)
 HOUR = timedelta(hours=1)
+MILLISECOND = timedelta(milliseconds=1)
 PROFILE = (
     "account_profile:home_latitude",
     "account_profile:customer_segment",
@@ -264,7 +265,13 @@ def test_newest_version_is_on_line_and_each_one_is_true_in_its_time(
         deletion(5, "a2", START + 2 * HOUR),
         customer(6, "a3", START + 3 * HOUR, segment=None),
     ]
-    deliver(clean_redis, CUSTOMERS, events, START_MS + 3 * 3_600_000)
+    for first, last, hours in (
+        (0, 2, 0),
+        (2, 4, 1),
+        (4, 5, 2),
+        (5, 6, 3),
+    ):  # accepted as they happen, but one a millisecond
+        deliver(clean_redis, CUSTOMERS, events[first:last], START_MS + hours * 3_600_000)
     flow_until(settings, CUSTOMERS, len(events))
 
     opened = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -278,8 +285,10 @@ def test_newest_version_is_on_line_and_each_one_is_true_in_its_time(
         ("a1", START - timedelta(microseconds=1), None, None),
         ("a1", START, 47.0, "standard"),
         ("a1", START + HOUR - timedelta(microseconds=1), 47.0, "standard"),
-        ("a1", START + HOUR, 60.0, "business"),
-        ("a2", START + HOUR, 10.0, "standard"),
+        ("a1", START + HOUR, 60.0, "premium"),
+        ("a1", START + HOUR + MILLISECOND, 60.0, "business"),
+        ("a2", START, None, None),  # true by then, but accepted a millisecond later
+        ("a2", START + MILLISECOND, 10.0, "standard"),
         ("a2", START + 2 * HOUR, None, None),
         ("nobody", START + 2 * HOUR, None, None),
     ]
@@ -360,9 +369,18 @@ def test_later_event_time_wins_whichever_came_first(
         "high",
         "high",
     ]
-    rows = pd.DataFrame({"merchant_id": ["m1", "m1"], "event_timestamp": [START + HOUR / 60, late]})
-    history = store.get_historical_features(rows, [tier]).to_df()
-    assert history["merchant_risk_tier"].tolist() == ["low", "high"]
+    first, second = START + 600_000 * MILLISECOND, START + 700_000 * MILLISECOND
+    asked = [
+        ("m1", late, None),  # what was accepted later is not seen
+        ("m1", first, "high"),
+        ("m1", second + MILLISECOND, "high"),  # an earlier version came, and changes nothing
+        ("m2", second, None),
+        ("m2", second + MILLISECOND, "low"),
+        ("m2", second + 2 * MILLISECOND, "high"),
+    ]
+    rows = pd.DataFrame(asked, columns=["merchant_id", "event_timestamp", "tier"])
+    history = store.get_historical_features(rows, [tier]).to_df().replace({np.nan: None})
+    assert history["merchant_risk_tier"].tolist() == [wanted for _, _, wanted in asked]
 
 
 def test_version_later_than_the_lateness_is_a_dead_letter(flow: FlowSettings, tmp_path: Path) -> None:
