@@ -141,10 +141,7 @@ def folded_from_log(
 
 def stored_online(client: redis.Redis, views: AppliedViews = VIEWS) -> dict[bytes, list[bytes]]:
     """What the online store holds, key by key."""
-    names = {
-        entity: [state_field(s) for s in specs]
-        for entity, specs in views.entities("payments").items()
-    }
+    names = {entity: [state_field(s) for s in specs] for entity, specs in views.entities("payments").items()}
     found: dict[bytes, list[bytes]] = {}
     for key in client.scan_iter():
         if key.startswith(b"millstream:"):
