@@ -90,9 +90,9 @@ class FlowSettings(RepoSettings):
         description="`off` remembers nothing: for a throw-away home only, the log refuses a second start",
     )
     recovery_partitions: int = Field(
-        default=16,
+        default=4,
         ge=1,
-        description="Recovery partitions of a new store; resuming one large partition is slow",
+        description="Recovery partitions of a new store, each synced to disk once an epoch; not fewer than workers",
     )
     key_shards: int = Field(
         default=4,

@@ -73,8 +73,7 @@ def run(settings: FlowSettings, scale: Scale, *, port: int, rate: float, console
         ports = {name: live.free_port() for name in FLOWS}
         port = live.free_port(port)
         with steps.step("start", "Start flow and scorer"):
-            for name, metrics_port in ports.items():
-                live.start_flow(processes, name, metrics_port)
+            live.start_flows(processes, ports)
             live.start_scorer(processes, port)
             live.wait_for_scorer(processes, port)
         if rate:

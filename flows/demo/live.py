@@ -21,6 +21,8 @@ from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, Event
 READY_WITHIN_S: Final = 120.0
 CAUGHT_UP_WITHIN_S: Final = 120.0
 SCORER, TRAFFIC = "scorer", "traffic"
+STARTED: Final = "flow.start"
+"""What a flow logs when it begins to read."""
 FLOWS: Final = {f"{s.name} flow": s for s in (PAYMENTS, LABELS, CUSTOMERS, MERCHANTS, CHARGES)}
 """The flows of a whole stack, by the names their processes go by; the first one is what a scorer waits for."""
 
@@ -43,6 +45,24 @@ def start_flow(processes: Processes, name: str, metrics_port: int = 0) -> None:
     processes.start(
         name, "-m", "bytewax.run", f"flows.{FLOWS[name].name}", MILLSTREAM_METRICS_PORT=str(metrics_port)
     )
+
+
+def start_flows(processes: Processes, metrics_ports: dict[str, int]) -> None:
+    """Start all of `FLOWS`, and return when each of them runs: what starts is too busy to be fresh."""
+    for name, port in metrics_ports.items():
+        start_flow(processes, name, port)
+    give_up = time.monotonic() + READY_WITHIN_S
+    waiting = set(metrics_ports)
+    while waiting:
+        processes.check()
+        waiting = {name for name in waiting if STARTED not in processes.said(name)}
+        if time.monotonic() > give_up:
+            raise FlowError(
+                f"{', '.join(sorted(waiting))} did not start within {READY_WITHIN_S:.0f} s",
+                where=processes.logs,
+                todo="read their logs there",
+            )
+        time.sleep(LOOK_EVERY_S)
 
 
 def start_scorer(processes: Processes, port: int) -> None:
@@ -106,12 +126,9 @@ def run(
     before = {stream: accounted(stream, settings) for stream in FLOWS.values()}
     port = free_port()
     with steps.step("start", "Start flows and scorer") as step:
-        first, *others = FLOWS
-        start_flow(processes, first)
+        start_flows(processes, dict.fromkeys(FLOWS, 0))
         start_scorer(processes, port)
         wait_for_scorer(processes, port)
-        for name in others:
-            start_flow(processes, name)
         step.found = (
             f"scorer at http://127.0.0.1:{port}, features kept by bytewax.run flows.payments and four more"
         )

@@ -119,6 +119,10 @@ class Processes:
         if child is not None:
             child.stop()
 
+    def said(self, name: str) -> str:
+        """What one has written so far."""
+        return self._children[name].said()
+
     def ended(self) -> list[Child]:
         """Those that have ended and were not stopped by us."""
         return [child for child in self._children.values() if child.code() is not None]
