@@ -1,46 +1,13 @@
 """What is known of frauds at the merchant. One value per merchant, exact as of the payment: a label counts from the moment it became known."""
 
-from datetime import timedelta
-
 from feast import StreamFeatureView
-from feast.aggregation import Aggregation
 
 from entities import merchant
+from label_windows import label_windows
 from schema_of import schema_of
 from sources import labels
 
-_SPANS = {f"{days}d": timedelta(days=days) for days in (1, 3, 7, 30)}
-_MONTH = timedelta(days=30)
-
-_aggregations = [
-    *(
-        aggregation
-        for window, span in _SPANS.items()
-        for aggregation in (
-            Aggregation(
-                name=f"merchant_fraud_count_{window}", function="sum", column="fraud_change", time_window=span
-            ),
-            Aggregation(
-                name=f"merchant_known_count_{window}", function="sum", column="known_change", time_window=span
-            ),
-        )
-    ),
-    Aggregation(
-        name="merchant_fraud_decayed_30d", function="decayed_sum", column="fraud_change", time_window=_MONTH
-    ),
-    Aggregation(
-        name="merchant_known_decayed_30d", function="decayed_sum", column="known_change", time_window=_MONTH
-    ),
-    Aggregation(
-        name="merchant_seconds_since_fraud",
-        function="seconds_since_last",
-        column="fraud_reported",
-        time_window=_MONTH,
-    ),
-    Aggregation(
-        name="merchant_clean_since_fraud", function="count_since", column="fraud_reported", time_window=_MONTH
-    ),
-]
+_aggregations = label_windows("merchant")
 
 merchant_labels = StreamFeatureView(
     name="merchant_labels",
