@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ from flows import backfill_files, tombstones
 from flows.bootstrap import run
 from flows.connectors.dead_letters import read, unseal
 from flows.erase import erase
+from flows.erasing.files import ScoreFiles
+from flows.erasing.people import People
+from flows.settings import FlowSettings
 from flows.streams import STREAMS
+from serving.score_log import ScoreLog
 from tests.erasekit import (
     GONE,
     IN_FILE,
@@ -296,6 +301,27 @@ def _erase_and_die(world_settings: Any, steps: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     erase(world_settings, [GONE], on_step=on_step)
+
+
+def test_no_line_is_lost_of_a_scorer_that_goes_on_writing(tmp_path: Path) -> None:
+    settings = FlowSettings(home=tmp_path)
+    people = People([PSEUDONYM], [], NAMES)
+    log = ScoreLog(settings.scores, NOW, flush_seconds=1.0, buffer=10)
+    lines = [{"n": n, "account_id": PSEUDONYM if n % 3 == 0 else "other"} for n in range(600)]
+    log._write(lines[:30])
+
+    def go_on() -> None:
+        for n in range(30, 600, 2):
+            log._write(lines[n : n + 2])
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(go_on)
+        while not writing.done():
+            ScoreFiles(settings, people).erase(log.path)
+        writing.result()
+    ScoreFiles(settings, people).erase(log.path)
+    left = [json.loads(line) for line in log.path.read_bytes().splitlines()]
+    assert left == [line for line in lines if line["account_id"] == "other"]
 
 
 def steps_of_an_erasure(world: World) -> tuple[int, int]:
