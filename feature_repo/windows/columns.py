@@ -27,6 +27,8 @@ Bytes = npt.NDArray[np.uint8]
 FEAST_STRING: Final = 2
 """Feast's `ValueType.STRING`, which stands before a string in an entity key."""
 
+FEW: Final = 32
+
 _SIGN = np.uint64(1 << 63)
 _SEED_HIGH = np.uint64(0x9E3779B97F4A7C15)
 _SEED_LOW = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -76,6 +78,8 @@ class BlockColumns:
 
     def __init__(self, block: pa.RecordBatch | pa.Table) -> None:
         self._block = block
+        self._names = frozenset(block.schema.names)
+        self._plain: dict[str, pa.Array] = {}
         self._floats: dict[str, Floats] = {}
         self._hashes: dict[str, Ints] = {}
         self._ids: dict[str, Ints] = {}
@@ -135,14 +139,11 @@ class BlockColumns:
     def _values(self, name: str) -> Floats:
         if name not in self._floats:
             column = self._column(name)
-            if pa.types.is_boolean(column.type):
-                column = column.cast(pa.int8())
             try:
-                values = column.cast(pa.float64(), safe=False)
+                floats = numbers(column)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 msg = f"column {name!r} ({column.type}) cannot be aggregated as a number: {error}"
                 raise SchemaError(msg) from error
-            floats = np.array(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False), np.float64)
             floats[~(np.abs(floats) <= LIMIT)] = np.nan
             self._floats[name] = floats
         return self._floats[name]
@@ -164,10 +165,12 @@ class BlockColumns:
         return self._hashes[name]
 
     def _column(self, name: str) -> pa.Array:
-        if name not in self._block.schema.names:
-            msg = f"column {name!r} is not among the event's columns ({', '.join(self._block.schema.names)}); correct the aggregation or the source"
-            raise SchemaError(msg)
-        return plain(self._block.column(name))
+        if name not in self._plain:
+            if name not in self._names:
+                msg = f"column {name!r} is not among the event's columns ({', '.join(self._block.schema.names)}); correct the aggregation or the source"
+                raise SchemaError(msg)
+            self._plain[name] = plain(self._block.column(name))
+        return self._plain[name]
 
     def _utf8(self, name: str) -> tuple[Ints, Bytes]:
         column = self._column(name)
@@ -184,6 +187,23 @@ def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array
 
 
+def numbers(column: pa.Array) -> Floats:
+    """A column of numbers or booleans as float64, null = NaN; a copy.
+
+    Raises `pa.ArrowInvalid` or `pa.ArrowNotImplementedError` for what is no number. A call of an Arrow function costs tens of
+    microseconds, so the few values of a small block are taken one by one.
+    """
+    if column.type == pa.float64() or pa.types.is_boolean(column.type):
+        if len(column) <= FEW:
+            return np.array([np.nan if v is None else v for v in column.to_pylist()], np.float64)
+        if not column.null_count and column.type == pa.float64():
+            return np.array(column.to_numpy(), np.float64)
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    values = pc.fill_null(column.cast(pa.float64(), safe=False), float("nan"))
+    return np.array(values.to_numpy(zero_copy_only=False), np.float64)
+
+
 def times_us(column: pa.Array | pa.ChunkedArray) -> Ints:
     """Timestamps of any unit and zone as int64 microseconds UTC; a column without a zone is taken as UTC."""
     array = plain(column)
@@ -195,8 +215,9 @@ def times_us(column: pa.Array | pa.ChunkedArray) -> Ints:
             f"a time column has {array.null_count} nulls; every event and every row asked for needs its time"
         )
         raise SchemaError(msg)
-    micros = array.cast(pa.timestamp("us", array.type.tz), safe=False)
-    return np.asarray(micros.cast(pa.int64()).to_numpy(zero_copy_only=False), np.int64)
+    if array.type.unit != "us":
+        array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
+    return np.asarray(array.view(pa.int64()).to_numpy(), np.int64)
 
 
 def _utf8(array: pa.Array) -> tuple[Ints, Bytes]:

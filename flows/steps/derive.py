@@ -22,7 +22,7 @@ from bytewax.operators import StatefulBatchLogic
 
 from feature_repo.enrichment.derived import Derived, Step
 from feature_repo.enrichment.functions import Floats
-from feature_repo.windows.columns import BlockColumns
+from feature_repo.windows.columns import BlockColumns, numbers
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import ViewState
 from flows.blocks import Events
@@ -224,11 +224,8 @@ class _Columns:
         if name not in self._made:
             column = self._rows.column(name)
             if pa.types.is_timestamp(column.type):
-                column = column.cast(pa.int64())
-            if pa.types.is_boolean(column.type):
-                column = column.cast(pa.int8())
-            values = pc.fill_null(column.cast(pa.float64()), float("nan"))
-            self._made[name] = np.array(values.to_numpy(zero_copy_only=False), np.float64)
+                column = column.view(pa.int64())
+            self._made[name] = numbers(column)
         return self._made[name]
 
     def put(self, name: str, values: Floats) -> None:
