@@ -36,6 +36,8 @@ KEY = bytes((5 * n + 1) % 256 for n in range(32))
 SETTING = f"ke:{base64.b64encode(KEY).decode()}"
 NAMES = Pseudonyms("ke", KEY)
 GONE = "ACCT-000123"
+ALIKE = GONE + "4"
+"""Another account, which contains the id of the erased one and must not go with it."""
 PSEUDONYM = NAMES.of(GONE, PARTY)
 NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=3)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -155,7 +157,7 @@ BAD = {
         encoded(pay(15)),
         encoded(pay(21, event_id="late-of-gone", event_timestamp=iso(NOW - timedelta(hours=2)))),
         encoded(pay(1, currency=GONE + "/", amount=-1.0)),
-        encoded(pay(1, event_id="like", account_id=GONE + "4", amount=-1.0)),  # another account, alike
+        encoded(pay(1, event_id="like", account_id=ALIKE, amount=-1.0)),  # another account, alike
     ],
     "labels": [encoded(label(900, "late-of-gone", event_timestamp="yesterday"))],
     "customers": [encoded(customer(901, GONE))[:-4], encoded(customer(902, "a1"))[:-4]],
