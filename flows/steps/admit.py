@@ -202,7 +202,7 @@ def admission(
 
 
 def _microseconds(column: pa.Array) -> Int64s:
-    return np.asarray(column.cast(pa.int64()).to_numpy())
+    return np.asarray(column.view(pa.int64()).to_numpy())
 
 
 def _clock(microseconds: int) -> str:

@@ -243,7 +243,10 @@ def _reject_unreadable_times(events: Events) -> Events:
         if field.type == TIMESTAMP:
             own = field.name in {"event_timestamp", "created_timestamp"}
             earliest = EARLIEST_US if own else -LATEST_US
-            times = events.rows[field.name].cast(pa.int64()).fill_null(EARLIEST_US).to_numpy()
+            column = events.rows[field.name]
+            if column.null_count == len(column):
+                continue
+            times = column.view(pa.int64()).fill_null(EARLIEST_US).to_numpy()
             wrong = (times < earliest) | (times >= LATEST_US)
             if wrong.any():
                 details[wrong & ~bad] = (

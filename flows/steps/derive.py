@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from bytewax.operators import StatefulBatchLogic
 
 from feature_repo.enrichment.derived import Derived, Step
@@ -251,13 +250,16 @@ class _Columns:
         )
 
     def _add(self, rows: pa.RecordBatch, names: set[str], stream: EventStream) -> pa.RecordBatch:
+        columns, fields = list(rows.columns), list(rows.schema)
         for name in sorted(names - ANY_COLUMN):
-            kind = stream.log_schema.field(name).type
+            field = stream.log_schema.field(name)
             values = self._made.get(name)
             if values is None:
-                values = np.full(rows.num_rows, np.nan)
-            array = pa.array(values, pa.float64(), from_pandas=True)
-            rows = rows.append_column(
-                name, array.cast(kind) if kind != pa.bool_() else pc.not_equal(array, 0.0)
-            )
-        return rows
+                column = pa.nulls(rows.num_rows, field.type)
+            else:
+                missing = np.isnan(values)
+                plain = values != 0.0 if field.type == pa.bool_() else values
+                column = pa.array(plain, field.type, mask=missing)
+            columns.append(column)
+            fields.append(field)
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))

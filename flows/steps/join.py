@@ -42,7 +42,8 @@ class Joiner:
                 self._follow()
             rows = events.rows
             if self._changelogs is not None:
-                accepted = pc.max(rows["created_timestamp"]).cast(pa.int64()).as_py() if rows.num_rows else 0
+                times = rows["created_timestamp"].view(pa.int64()).to_numpy()
+                accepted = int(times.max()) if len(times) else 0
                 self._changelogs.read_to(accepted)
             for join, follower in self._followers:
                 rows = _joined(rows, join, follower)

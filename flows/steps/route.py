@@ -115,9 +115,7 @@ def cut(
         return []
     block = BlockColumns(rows)
     offsets = rows["source_offset"].to_numpy()
-    accepted = (
-        rows["created_timestamp"].cast(pa.int64()).to_numpy() if rows.num_rows else np.empty(0, np.int64)
-    )
+    accepted = block.times("created_timestamp") if rows.num_rows else np.empty(0, np.int64)
     last = int(offsets.max()) if len(offsets) else began
     oldest = int(accepted.min()) if len(accepted) else 0
     pieces = []
