@@ -67,6 +67,7 @@ dir "{folder}"
 logfile "{folder}/valkey.log"
 daemonize no
 appendonly yes
+aof-use-rdb-preamble no
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
