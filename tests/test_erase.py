@@ -151,6 +151,7 @@ def test_after_it_no_byte_of_home_or_server_is_about_the_account(erased: World) 
 
 
 def test_the_servers_own_snapshot_holds_no_entry_that_was_removed(world: World) -> None:
+    world.client.config_set("aof-use-rdb-preamble", "yes")  # as servers of one's own do by default
     world.client.config_set("rdbcompression", "no")
     erase(world.settings, [GONE])
     base = b"".join(p.read_bytes() for p in (world.home / "redis").rglob("*") if p.is_file())
