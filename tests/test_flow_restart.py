@@ -231,7 +231,7 @@ def test_plain_bytewax_command_recovers_after_a_kill(
         publish(clean_redis, [encoded(payment(n)) for n in range(300, 400)])
     folder = recovery.folder(settings, "payments", "bus")
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert len(list(folder.glob("part-*.sqlite3"))) == 16
+    assert len(list(folder.glob("part-*.sqlite3"))) == FlowSettings().recovery_partitions
     rows = logged(settings)
     assert sorted(rows["event_id"].to_pylist()) == [payment(n)["event_id"] for n in range(400)]
 

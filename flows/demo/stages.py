@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import orjson
@@ -90,19 +91,25 @@ def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str,
     """Run the history through the flows: what payments are joined with, then payments, then labels, which are joined with them."""
     with steps.step("backfill", "Through the flows") as step, ThreadPoolExecutor(2) as aside:
         counts: dict[str, Counts] = {}
+        stopped = Event()
+
+        def show(name: str, done: int, of: int) -> None:
+            if stopped.is_set():
+                raise KeyboardInterrupt  # a thread aside is not told by Ctrl-C; its flow must not outlive us
+            step.advance(done, of, f"{done:,} of {of:,} {name}")
 
         def through(*names: str) -> dict[str, Counts]:
             files: dict[str, Any] = {name: [folder / f"{name}.parquet"] for name in names}
-            return backfill_files.run(
-                settings,
-                **files,
-                on_progress=lambda name, done, of: step.advance(done, of, f"{done:,} of {of:,} {name}"),
-            )
+            return backfill_files.run(settings, **files, on_progress=show)
 
-        changelogs = aside.submit(through, CUSTOMERS.name, MERCHANTS.name)
-        counts |= through(CHARGES.name) | changelogs.result()
-        counts |= through(PAYMENTS.name)
-        counts |= through(LABELS.name)
+        try:
+            changelogs = aside.submit(through, CUSTOMERS.name, MERCHANTS.name)
+            counts |= through(CHARGES.name) | changelogs.result()
+            counts |= through(PAYMENTS.name)
+            counts |= through(LABELS.name)
+        except BaseException:
+            stopped.set()
+            raise
         step.found = ", ".join(_told(name, count) for name, count in counts.items())
         return counts
 
