@@ -217,9 +217,7 @@ def test_an_interrupted_demo_stops_everything_it_started(tmp_path: Path) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a suite in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a suite in the background ignores it
     )
     wait_for((home / "logs" / "feast-apply.log").exists, process, 60)
     process.send_signal(signal.SIGINT)
