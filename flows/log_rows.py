@@ -28,18 +28,24 @@ Found = TypeVar("Found")
 class LogFile:
     """One file of the log, wherever it is at the moment."""
 
-    def __init__(self, name: str, folders: Sequence[Path]) -> None:
+    def __init__(self, name: str, folders: Sequence[Path], schema: pa.Schema | None = None) -> None:
+        """`schema`: that of the stream's log, for columns that came later than the file."""
         self.name = name
+        self._schema = schema
         self._folders = folders
         self.written_ns = self._wherever(lambda path: path.stat().st_mtime_ns)
         """Tells a file from an earlier, undurable one of the same name; a rename keeps it."""
         self._metadata: pq.FileMetaData | None = None
 
     def read(self, columns: list[str], predicate: pc.Expression | None = None) -> pa.Table:
-        """Some columns of the rows a predicate picks; without those that an older file does not have."""
-        held = set(self._footer().schema.to_arrow_schema().names)
+        """Some columns of the rows a predicate picks; one that the file does not have, for it is older than the column, as nulls."""
+        held = set(self.columns())
         wanted = [c for c in columns if c in held]
-        return self._wherever(lambda path: pq.read_table(path, columns=wanted, filters=predicate))
+        rows = self._wherever(lambda path: pq.read_table(path, columns=wanted, filters=predicate))
+        for field in self._schema or ():
+            if field.name in columns and field.name not in held:
+                rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+        return rows
 
     def offsets(self) -> dict[str, list[int]]:
         """First and last offset per source partition, from the footer (files of other writers are read instead)."""
@@ -107,7 +113,9 @@ def log_files(
     folders = (stream.staging_folder(settings), published) if staged else (published,)
     pattern = f"{part}-*.parquet" if part else "*.parquet"
     names = {path.name for folder in folders if folder.is_dir() for path in folder.glob(pattern)}
-    return [LogFile(name, folders[::-1]) for name in sorted(names) if not name.startswith(".")]
+    return [
+        LogFile(name, folders[::-1], stream.log_schema) for name in sorted(names) if not name.startswith(".")
+    ]
 
 
 def recent_rows(

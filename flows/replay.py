@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Final
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.windows.spec import ViewSpec
@@ -106,20 +105,10 @@ class LogReplay:
         return pieces
 
     def _cut_file(self, file: LogFile, entity: EntityKeys) -> list[Slice]:
-        table = self._read(file)
+        table = file.read(self._columns).combine_chunks()
         pieces: list[Slice] = []
         for partition in table["source_partition"].unique().to_pylist():
             rows = table.filter(pc.equal(table["source_partition"], partition)).combine_chunks()
             views = {entity: self._entities[entity]}
             pieces += cut(rows, views, self._settings.key_shards, partition, shard_by=self._shard_by)
         return pieces
-
-    def _read(self, file: LogFile) -> pa.Table:
-        """The columns the views read; one that the file does not have, for it is older than the column, as nulls."""
-        there = set(file.columns())
-        table = file.read([name for name in self._columns if name in there]).combine_chunks()
-        for name in self._columns:
-            if name not in there and name in self._stream.log_schema.names:
-                kind = self._stream.log_schema.field(name).type
-                table = table.append_column(name, pa.nulls(table.num_rows, kind))
-        return table

@@ -616,7 +616,7 @@ def test_older_row_changes_nothing_and_an_equal_time_overwrites(
     same = view.rows(table(MERCHANTS, [merchant(2, "m1", START, category="b")]))
     older = view.rows(table(MERCHANTS, [merchant(3, "m1", START - timedelta(microseconds=1))]))
     assert [view.send(rows) for rows in (first, same, older)] == [1, 1, 0]
-    assert stored(clean_redis)[same[0][0]][view._head[3]] == b"\x12\x01b"
+    assert stored(clean_redis)[same[0][0]][view._writes.head[3]] == b"\x12\x01b"
 
 
 def test_row_without_a_key_is_skipped(applied: Applied, clean_redis: redis.Redis) -> None:

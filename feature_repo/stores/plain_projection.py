@@ -14,7 +14,6 @@ No Feast import; the definitions come from `<home>/views.json`, the bytes from `
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -23,15 +22,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.errors import DefinitionError, OnlineStoreError
+from feature_repo.errors import DefinitionError
 from feature_repo.stores.keys import encode_timestamp, encode_value, key_prefix, key_values, time_field
+from feature_repo.stores.scripted import Row, ScriptedWrites
 from feature_repo.stores.specs import PlainSpec
-
-BATCH: Final = 256
-"""Keys per script call, as for window states."""
-
-Row = tuple[bytes, list[Any]]
-"""Redis key, and the script's arguments for it: time in microseconds, its bytes, the values."""
 
 STORED_TIME: Final = """
 local function us(bytes)
@@ -82,7 +76,6 @@ end
 return written
 """
 )
-_WRITE_SHA: Final = hashlib.sha1(_WRITE.encode(), usedforsecurity=False).hexdigest()
 
 _TYPES: Final = {
     "string": pa.string(),
@@ -108,13 +101,13 @@ class PlainProjection:
 
     def __init__(self, client: Any, project: str, spec: PlainSpec, schema: pa.Schema) -> None:
         self.spec = spec
-        self._client = client
         self._prefix = key_prefix(spec.join_keys)
         self._suffix = project.encode()
         self._columns = [(column, kind) for column, kind, _ in spec.features]
         fields = [bytes.fromhex(field) for _, _, field in spec.features]
         seconds = -(-spec.ttl_us // 1_000_000)
-        self._head: list[Any] = [time_field(spec.name), seconds, len(fields), *fields]
+        head = [time_field(spec.name), seconds, len(fields), *fields]
+        self._writes = ScriptedWrites(client, _WRITE, head, f"rows of view {spec.name!r}")
         for column, kind in [*((c, "string") for c in spec.key_columns), *self._columns]:
             if column not in schema.names or not _fits(schema.field(column).type, _TYPES[kind]):
                 held = f"{schema.field(column).type}" if column in schema.names else "not there"
@@ -152,7 +145,7 @@ class PlainProjection:
         return rows.take(pa.array(np.sort(last)))
 
     def rows(self, rows: pa.Table) -> list[Row]:
-        """(key, arguments) of the newest row of each key, ready for `send`."""
+        """(key, [time in microseconds, its bytes, values ...]) of the newest row of each key, ready for `send`."""
         newest = self.newest(rows)
         keys = zip(*(newest[column].to_pylist() for column in self.spec.key_columns), strict=True)
         values = [_encoded(newest[column], kind) for column, kind in self._columns]
@@ -164,27 +157,7 @@ class PlainProjection:
 
     def send(self, rows: Sequence[Row]) -> int:
         """Compare-and-set the rows, one pipelined round trip for all; returns how many were new, newer or as new."""
-        from redis.exceptions import NoScriptError, RedisError
-
-        try:
-            try:
-                return self._pipelined(rows)
-            except NoScriptError:  # a server that was restarted, or never asked
-                self._client.script_load(_WRITE)
-                return self._pipelined(rows)
-        except RedisError as error:
-            msg = f"rows of view {self.spec.name!r} could not be written: {error}"
-            raise OnlineStoreError(
-                msg, where="Redis", todo="see that the server at REDIS_URL runs and has memory"
-            ) from error
-
-    def _pipelined(self, rows: Sequence[Row]) -> int:
-        with self._client.pipeline(transaction=False) as pipe:
-            for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH]
-                keys = [key for key, _ in part]
-                pipe.evalsha(_WRITE_SHA, len(keys), *keys, *self._head, *(a for _, row in part for a in row))
-            return int(sum(pipe.execute()))
+        return self._writes.send(rows)
 
 
 def _encoded(column: pa.ChunkedArray, kind: str) -> list[bytes]:

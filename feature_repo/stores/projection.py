@@ -9,18 +9,14 @@ never expires, does not expire.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-from feature_repo.errors import OnlineStoreError
 from feature_repo.stores.keys import encode_timestamp, key_prefix, state_field, time_field
+from feature_repo.stores.scripted import Row, ScriptedWrites
 from feature_repo.windows.columns import Ints
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
-
-BATCH: Final = 256
-"""Keys per script call: long enough that the call costs little, short enough that Redis answers readers in between."""
 
 # KEYS: hashes. ARGV: number of views, their state fields, their time fields, seconds to live, whether the times that stand there
 # stay ("1": another version of the views is kept by a flow); then per key: states, times.
@@ -55,9 +51,6 @@ return written
 """
 
 
-_WRITE_SHA: Final = hashlib.sha1(_WRITE.encode(), usedforsecurity=False).hexdigest()
-
-
 class EntityProjection:
     """Writes the states of one entity's views. `client` is a redis-py client with `decode_responses` off.
 
@@ -66,21 +59,19 @@ class EntityProjection:
     """
 
     def __init__(self, client: Any, project: str, specs: Sequence[ViewSpec], *, behind: bool = False) -> None:
-        self._client = client
         self._prefix = key_prefix(specs[0].join_keys)
         self._suffix = project.encode()
         self._specs = tuple(specs)
         names = [state_field(s) for s in specs] + [time_field(s.name) for s in specs]
         seconds = max(s.lifetime_us for s in specs) // 1_000_000 + 1
-        self._head: list[Any] = [len(specs), *names, seconds, int(behind)]
+        head = [len(specs), *names, seconds, int(behind)]
+        self._writes = ScriptedWrites(client, _WRITE, head, "window states")
 
     def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:
         """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""
         return self.send(self.rows(index, states, slots))
 
-    def rows(
-        self, index: KeyIndex, states: Sequence[ViewState], slots: Ints
-    ) -> list[tuple[bytes, list[Any]]]:
+    def rows(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> list[Row]:
         """(key, arguments) per slot, ready for `send`: bytes only, so they may travel between steps of a flow."""
         packed = []
         for state in states:
@@ -93,26 +84,6 @@ class EntityProjection:
             rows.append((self._prefix + index.name(slot) + self._suffix, arguments))
         return rows
 
-    def send(self, rows: Sequence[tuple[bytes, list[Any]]]) -> int:
+    def send(self, rows: Sequence[Row]) -> int:
         """Compare-and-set the rows, one pipelined round trip for all of them."""
-        from redis.exceptions import NoScriptError, RedisError
-
-        try:
-            try:
-                return self._pipelined(rows)
-            except NoScriptError:  # a server that was restarted, or never asked
-                self._client.script_load(_WRITE)
-                return self._pipelined(rows)
-        except RedisError as error:
-            msg = f"window states could not be written: {error}"
-            raise OnlineStoreError(
-                msg, where="Redis", todo="see that the server at REDIS_URL runs and has memory"
-            ) from error
-
-    def _pipelined(self, rows: Sequence[tuple[bytes, list[Any]]]) -> int:
-        with self._client.pipeline(transaction=False) as pipe:
-            for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH]
-                keys = [key for key, _ in part]
-                pipe.evalsha(_WRITE_SHA, len(keys), *keys, *self._head, *(a for _, row in part for a in row))
-            return int(sum(pipe.execute()))
+        return self._writes.send(rows)

@@ -124,10 +124,7 @@ class PlainViews:
         newest = schema.empty_table()
         for file in log_files(self._stream, self._settings):
             rows = file.read(projection.columns)
-            columns = [  # an older file may lack some
-                rows[f.name] if f.name in rows.schema.names else pa.nulls(rows.num_rows, f.type)
-                for f in schema
-            ]
+            columns = [rows[f.name] for f in schema]
             newest = projection.newest(
                 pa.concat_tables([newest, pa.Table.from_arrays(columns, schema=schema)])
             )
