@@ -93,6 +93,10 @@ format: $(READY)  ## Format the code
 .PHONY: ci
 ci: lint test  ## What CI does: lint, then test
 
+.PHONY: bench
+bench: $(READY)  ## Speed against what people use today: tables, bench/results/latest.json, plots (20 min)
+	@$(BIN)/python -m bench.run
+
 .PHONY: lock
 lock: $(READY)  ## Resolve the dependencies anew, with hashes, for every platform
 	$(BIN)/python -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -91,7 +91,9 @@ class Report:
         ratio = None
         if references:
             pairs = zip(figures, references, strict=True)
-            ratio = statistics.median(theirs / ours if less_is_better else ours / theirs for ours, theirs in pairs)
+            ratio = statistics.median(
+                theirs / ours if less_is_better else ours / theirs for ours, theirs in pairs
+            )
         result = Result(
             name,
             figure,
@@ -184,7 +186,11 @@ def machine() -> dict[str, str]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         model = names[0] if names else model
     return {
         "cpu": model,

@@ -23,11 +23,18 @@ MERCHANTS: Final = 5_000
 SPAN_US: Final = 30 * 86_400_000_000
 START_US: Final = 1_793_491_200_000_000  # 2026-11-01
 SECOND: Final = 1_000_000
-WINDOWS: Final = {"5m": 300 * SECOND, "1h": 3_600 * SECOND, "1d": 86_400 * SECOND, "30d": 30 * 86_400 * SECOND}
+WINDOWS: Final = {
+    "5m": 300 * SECOND,
+    "1h": 3_600 * SECOND,
+    "1d": 86_400 * SECOND,
+    "30d": 30 * 86_400 * SECOND,
+}
 LATENESS_US: Final = 600 * SECOND
 
 
-def payments(events: int = EVENTS, *, accounts: int = ACCOUNTS, span_us: int = SPAN_US, seed: int = 1) -> pa.Table:
+def payments(
+    events: int = EVENTS, *, accounts: int = ACCOUNTS, span_us: int = SPAN_US, seed: int = 1
+) -> pa.Table:
     """Payments in time order: event_id, event_timestamp, account_id, merchant_id, amount."""
     draw = np.random.default_rng(seed)
     ranks = np.arange(1, accounts + 1, dtype=np.float64) ** -1.1
