@@ -36,6 +36,8 @@ _TRUST_S: Final = 15.0
 """The bus keeps what is in the log for longer than this; after a longer pause the log is read first."""
 _FUTURE_MS: Final = 1_000
 """An entry id further ahead of the server's clock was not given by the server; nobody waits for it."""
+_STAMP_NS: Final = 100_000_000
+"""File systems stamp a folder to some milliseconds: a stamp younger than this may yet be given to another change."""
 BUS: Final = "bus"
 
 
@@ -60,6 +62,7 @@ class LogFollower:
         self._staged = staged
         self._seen: set[tuple[str, int]] = set()
         self._looked = 0.0
+        self._stamps: tuple[int, ...] = ()
         self.versions = Versions(pa.schema([stream.log_schema.field(c) for c in columns]), within_us, keep_us)
         self.offsets: dict[str, int] = {}
         self.watermarks: dict[str, int] = {}
@@ -69,6 +72,10 @@ class LogFollower:
         if not now and time.monotonic() - self._looked < _LOOK_AGAIN_S:
             return False
         self._looked = time.monotonic()
+        stamps = self._folder_stamps()
+        if stamps == self._stamps:
+            return False
+        self._stamps = stamps if time.time_ns() - max(stamps) > _STAMP_NS else ()
         files = log_files(self.stream, self._settings, staged=self._staged)
         new = [file for file in files if (file.name, file.written_ns) not in self._seen]
         for file in new:
@@ -90,6 +97,13 @@ class LogFollower:
             block.times("created_timestamp"),
             pa.RecordBatch.from_arrays(values, schema=self.versions.schema),
         )
+
+    def _folder_stamps(self) -> tuple[int, ...]:
+        """When files were last renamed into the folders of the log or out of them; a log may have thousands of files."""
+        folders = [self.stream.log_folder(self._settings)]
+        if self._staged:
+            folders.append(self.stream.staging_folder(self._settings))
+        return tuple(folder.stat().st_mtime_ns if folder.is_dir() else 0 for folder in folders)
 
     def _read(self, file: LogFile) -> None:
         held = file.offsets()
