@@ -1,0 +1,197 @@
+"""A home to measure the serving side on: a month of payments through the flows, and a champion of the project's usual size.
+
+Built once (a minute or two) under `var/bench/` and used by the benchmarks that read on line, score and start; built again when the
+feature repo's sources have changed, or when its history ends more than `FRESH_S` ago, for states leave the online store some time after
+their last event. Everything goes the way it goes for a user: generated history, `feast apply`, backfill; the model is trained on the
+offline store's answer to a sample of the payments, all of it a model needs but tuning and reports.
+
+    python -m bench.home          builds it, or says where it is
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from bench.harness import console
+from feature_repo.settings import PROJECT_ROOT
+
+HOME: Final = PROJECT_ROOT / "var" / "bench" / "home"
+MARK: Final = HOME / "built.json"
+KEY: Final = "bench:" + base64.b64encode(bytes(range(32))).decode()
+"""Pseudonyms are on, with a key that protects nothing: this world is generated."""
+FRESH_S: Final = 6 * 3600.0
+SERVICE: Final = "fraud_detection_v3"
+MODEL: Final = "fraud_detection"
+PAYMENTS, ACCOUNTS, MERCHANTS = 45_000, 1_000, 100  # a fifth of the demo: the same number of events a key
+TREES, DEPTH, TRAINED_ON = 300, 6, 20_000
+
+
+@dataclass(frozen=True)
+class Built:
+    """The home's folder and its payments as a client would send them, newest last."""
+
+    home: Path
+    artefact: Path
+
+    def requests(self, n: int, seed: int = 0) -> list[dict[str, Any]]:
+        """Payments of the last days of the history, drawn at random, each a little after the history's end."""
+        return _requests(self.home, n, seed)
+
+
+def environment(url: str) -> dict[str, str]:
+    """What a process of this home needs; nothing of the shell's own settings."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MILLSTREAM_", "PROMETHEUS_"))}
+    return kept | {"MILLSTREAM_HOME": str(HOME), "MILLSTREAM_PSEUDONYM_KEY": KEY, "REDIS_URL": url}
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The home's own server, running; this process sees home, key and server as its settings."""
+    from flows.stack import EmbeddedServer
+
+    prepared()
+    with EmbeddedServer(HOME) as server:
+        os.environ.update(environment(server.url))
+        yield server.url
+
+
+def prepared() -> Built:
+    """The home, built first if there is none that is still good."""
+    mark = json.loads(MARK.read_text()) if MARK.exists() else {}
+    if mark.get("sources") != _sources() or time.time() - mark.get("ends", 0.0) > FRESH_S:
+        console.print(f"building a home for the serving benchmarks in {HOME} (a minute or two) ...")
+        subprocess.run([sys.executable, "-m", "bench.home", "--build"], check=True, cwd=PROJECT_ROOT)
+        mark = json.loads(MARK.read_text())
+    return Built(HOME, HOME / "models" / MODEL / mark["version"])
+
+
+def _sources() -> str:
+    """Changes with the definitions, the form of the states, and this file."""
+    repo = PROJECT_ROOT / "feature_repo"
+    folders = ("views", "on_demand", "enrichment", "schemas")
+    files = [path for folder in folders for path in sorted((repo / folder).glob("*.py"))]
+    files += [*sorted(repo.glob("*.py")), repo / "windows" / "layout.py", repo / "windows" / "spec.py", Path(__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def build() -> None:
+    """Make it anew. Runs in a process of its own, with all that Feast imports."""
+    import structlog
+
+    from flows.demo import stages
+    from flows.demo.processes import Processes
+    from flows.demo.show import Steps
+    from flows.settings import FlowSettings
+    from flows.stack import EmbeddedServer
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    shutil.rmtree(HOME, ignore_errors=True)
+    HOME.mkdir(parents=True)
+    steps, now = Steps(console), datetime.now(UTC)
+    with EmbeddedServer(HOME) as server:
+        os.environ.update(environment(server.url))
+        settings = FlowSettings(home=HOME, redis_url=server.url, source_files="")
+        with Processes(HOME, server.url) as processes:
+            began = stages.begin_apply(processes)
+            scale = stages.Scale(PAYMENTS, ACCOUNTS, MERCHANTS, fraud_share=0.02)
+            stages.generate(steps, scale, HOME / "generated", now)
+            stages.end_apply(processes, steps, settings, began)
+        stages.backfill(steps, settings, HOME / "generated")
+        with steps.step("train", "Train a champion") as step:
+            version, step.found = _train(settings)
+    MARK.write_text(json.dumps({"sources": _sources(), "ends": now.timestamp(), "version": version}))
+
+
+def _train(settings: Any) -> tuple[str, str]:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    import xgboost as xgb
+
+    from feature_repo.stores.plan import compile_plan
+    from feature_repo.stores.repo import open_store
+    from training import artefact, export
+
+    log = pa.concat_tables([pq.read_table(path) for path in sorted(settings.payments_log.glob("*.parquet"))])
+    log = log.take(np.sort(np.random.default_rng(1).permutation(log.num_rows)[:TRAINED_ON]))
+    log = log.append_column("payment_id", log["event_id"])
+    labels = pa.concat_tables([pq.read_table(path) for path in sorted(settings.labels_log.glob("*.parquet"))])
+    frauds = labels.filter(labels["is_fraud"])["payment_id"].combine_chunks()
+    target = pc.is_in(log["event_id"], frauds.unique()).to_numpy().astype(np.float32)
+    store = open_store(settings)
+    plan = compile_plan(store, SERVICE)
+    request = [name for name, _ in plan.request]
+    wanted = dict.fromkeys(["event_timestamp", "payment_id", *plan.entity_columns, *request])
+    rows = log.select(list(wanted)).to_pandas()
+    vectors = store.get_historical_features(rows, store.get_feature_service(SERVICE)).to_df()
+    matrix = vectors[list(plan.feature_names)].to_numpy(np.float64, na_value=np.nan).astype(np.float32)
+    parameters = {"max_depth": DEPTH, "objective": "binary:logistic", "base_score": 0.5, "eta": 0.05}
+    parameters |= {"min_child_weight": 0.1, "subsample": 0.8, "colsample_bytree": 0.5, "seed": 1}
+    data = xgb.DMatrix(matrix, target, feature_names=list(plan.feature_names))
+    booster = xgb.train(parameters, data, TREES)
+    exported = export.export(booster, matrix)
+    scores = export.predict(exported.onnx, matrix)
+    created = datetime.now(UTC)
+    version = artefact.new_version(created, exported.onnx)
+    manifest = {
+        "name": MODEL,
+        "created": created.isoformat(),
+        "service": SERVICE,
+        "schema_hash": plan.schema_hash,
+        "features": list(plan.feature_names),
+        "onnx": {"input": export.INPUT, "output": export.OUTPUT, "fraud_column": 1},
+        "threshold": {"review": float(np.quantile(scores, 0.98)), "decline": float(np.quantile(scores, 0.99))},
+        "typical": {n: None if np.isnan(m) else float(m) for n, m in zip(plan.feature_names, np.nanmedian(matrix, 0), strict=True)},
+        "metrics": {},
+        "data": {"rows": len(matrix)},
+        "golden": export.golden(exported.onnx, matrix, scores),
+    }
+
+    def fill(building: Path) -> None:
+        (building / "model.onnx").write_bytes(exported.onnx)
+        (building / "model.ubj").write_bytes(bytes(booster.save_raw("ubj")))
+        np.save(building / "rows.npy", matrix[:2000])
+        plan.save(building / "plan.json")
+
+    artefact.write(settings.models / MODEL, version, manifest, fill)
+    artefact.promote(settings.models / MODEL, version)
+    nodes = sum(tree.count(":") for tree in booster.get_dump())
+    return version, f"{TREES} trees, {nodes:,} nodes, {len(plan.feature_names)} features, {int(target.sum()):,} frauds of {len(target):,}"
+
+
+def _requests(home: Path, n: int, seed: int) -> list[dict[str, Any]]:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from feature_repo.schemas.payment import PAYMENT
+
+    payments = pq.read_table(home / "generated" / "payments.parquet", schema=PAYMENT)
+    rng = np.random.default_rng(seed)
+    recent = payments.slice(payments.num_rows * 3 // 4)
+    end = payments["event_timestamp"][-1].as_py().timestamp()
+    rows = recent.take(rng.integers(0, recent.num_rows, n)).to_pylist()
+    made = []
+    for i, row in enumerate(rows):
+        when = datetime.fromtimestamp(end + float(rng.uniform(0, 30)), UTC).isoformat().replace("+00:00", "Z")
+        made.append({k: v for k, v in (row | {"event_id": f"b{seed}-{i}", "event_timestamp": when}).items() if v is not None})
+    return made
+
+
+if __name__ == "__main__":
+    if "--build" in sys.argv:
+        build()
+    console.print(f"{prepared().home}")
