@@ -25,6 +25,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+import orjson
+
 from bench.harness import console
 from feature_repo.settings import PROJECT_ROOT
 
@@ -37,18 +41,27 @@ SERVICE: Final = "fraud_detection_v3"
 MODEL: Final = "fraud_detection"
 PAYMENTS, ACCOUNTS, MERCHANTS = 45_000, 1_000, 100  # a fifth of the demo: the same number of events a key
 TREES, DEPTH, TRAINED_ON = 300, 6, 20_000
+REQUESTS: Final = 1_000
 
 
 @dataclass(frozen=True)
 class Built:
-    """The home's folder and its payments as a client would send them, newest last."""
+    """The home's folder and its champion's."""
 
     home: Path
     artefact: Path
 
-    def requests(self, n: int, seed: int = 0) -> list[dict[str, Any]]:
-        """Payments of the last days of the history, drawn at random, each a little after the history's end."""
-        return _requests(self.home, n, seed)
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """Payments as a client sends them, their times right after the history's end."""
+        sent: list[dict[str, Any]] = orjson.loads((self.home / "requests.json").read_bytes())
+        return sent
+
+    @property
+    def expected(self) -> npt.NDArray[np.float64]:
+        """[requests, features]: the vectors of these requests as the offline store has them."""
+        vectors: npt.NDArray[np.float64] = np.load(self.home / "expected.npy")
+        return vectors
 
 
 def environment(url: str) -> dict[str, str]:
@@ -58,14 +71,14 @@ def environment(url: str) -> dict[str, str]:
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """The home's own server, running; this process sees home, key and server as its settings."""
+def served() -> Iterator[tuple[Built, str]]:
+    """The home, with its own server running; this process sees home, key and server as its settings."""
     from flows.stack import EmbeddedServer
 
-    prepared()
+    built = prepared()
     with EmbeddedServer(HOME) as server:
         os.environ.update(environment(server.url))
-        yield server.url
+        yield built, server.url
 
 
 def prepared() -> Built:
@@ -112,6 +125,8 @@ def build() -> None:
         stages.backfill(steps, settings, HOME / "generated")
         with steps.step("train", "Train a champion") as step:
             version, step.found = _train(settings)
+        with steps.step("requests", "Requests, answered off line"):
+            _write_requests(settings)
     MARK.write_text(json.dumps({"sources": _sources(), "ends": now.timestamp(), "version": version}))
 
 
@@ -173,22 +188,36 @@ def _train(settings: Any) -> tuple[str, str]:
     return version, f"{TREES} trees, {nodes:,} nodes, {len(plan.feature_names)} features, {int(target.sum()):,} frauds of {len(target):,}"
 
 
-def _requests(home: Path, n: int, seed: int) -> list[dict[str, Any]]:
+def _write_requests(settings: Any) -> None:
+    """Payments of the last days as a client sends them, a little after the history's end; and their vectors, by the offline store."""
     import numpy as np
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from feature_repo.schemas.payment import PAYMENT
+    from feature_repo import privacy
+    from feature_repo.schemas.payment import PAYMENT, PERSONAL
+    from feature_repo.stores.plan import compile_plan
+    from feature_repo.stores.repo import open_store
 
-    payments = pq.read_table(home / "generated" / "payments.parquet", schema=PAYMENT)
-    rng = np.random.default_rng(seed)
-    recent = payments.slice(payments.num_rows * 3 // 4)
-    end = payments["event_timestamp"][-1].as_py().timestamp()
-    rows = recent.take(rng.integers(0, recent.num_rows, n)).to_pylist()
-    made = []
-    for i, row in enumerate(rows):
-        when = datetime.fromtimestamp(end + float(rng.uniform(0, 30)), UTC).isoformat().replace("+00:00", "Z")
-        made.append({k: v for k, v in (row | {"event_id": f"b{seed}-{i}", "event_timestamp": when}).items() if v is not None})
-    return made
+    payments = pq.read_table(settings.home / "generated" / "payments.parquet", schema=PAYMENT)
+    rng = np.random.default_rng(7)
+    first = payments.num_rows * 3 // 4
+    drawn = payments.take(np.sort(rng.choice(np.arange(first, payments.num_rows), REQUESTS, replace=False)))
+    end = payments["event_timestamp"][-1].cast(pa.int64()).as_py()
+    times = pa.array(end + rng.integers(0, 30_000_000, REQUESTS), pa.timestamp("us", "UTC"))
+    drawn = drawn.set_column(drawn.schema.get_field_index("event_timestamp"), "event_timestamp", times)
+    sent = [{k: v for k, v in row.items() if v is not None} for row in drawn.to_pylist()]
+    (settings.home / "requests.json").write_bytes(orjson.dumps(sent, option=orjson.OPT_UTC_Z))
+    pseudonyms = privacy.of_settings(settings)
+    for column in PERSONAL:
+        replaced = pa.array([pseudonyms.of(v, privacy.domain_of(column)) for v in drawn[column].to_pylist()])
+        drawn = drawn.set_column(drawn.schema.get_field_index(column), column, replaced)
+    store = open_store(settings)
+    plan = compile_plan(store, SERVICE)
+    rows = drawn.append_column("payment_id", drawn["event_id"]).to_pandas()
+    rows["at"] = range(REQUESTS)
+    made = store.get_historical_features(rows, store.get_feature_service(SERVICE)).to_df().sort_values("at")
+    np.save(settings.home / "expected.npy", made[list(plan.feature_names)].to_numpy(np.float64, na_value=np.nan))
 
 
 if __name__ == "__main__":
