@@ -47,6 +47,10 @@ class EventStream:
     joins: tuple[Join, ...] = ()
     program: tuple[Step, ...] = ()
     derive_by: tuple[str, ...] = ()
+    suite: Path | None = None
+    """Its row checks; None: `feature_repo/expectations/<name>.json`."""
+    partitioned: bool = False
+    """Whether it has as many partitions on the bus as the settings say, or one."""
 
     @property
     def decoded(self) -> pa.Schema:
@@ -60,7 +64,7 @@ class EventStream:
 
     def bus_parts(self, settings: FlowSettings) -> list[str]:
         """Source partitions on the bus; `bus:payments:0` is the Redis stream `millstream:payments:0`."""
-        count = settings.bus_partitions if self.name == "payments" else 1
+        count = settings.bus_partitions if self.partitioned else 1
         return [f"bus:{self.name}:{p}" for p in range(count)]
 
     def log_folder(self, settings: FlowSettings) -> Path:
@@ -82,6 +86,7 @@ PAYMENTS: Final = EventStream(
     joins=PAYMENT_JOINS,
     program=PAYMENT_PROGRAM,
     derive_by=("account_id",),
+    partitioned=True,
 )
 LABELS: Final = EventStream(
     "labels",

@@ -26,7 +26,7 @@ class Acceptance:
         self.pseudonyms = privacy.of_settings(settings)
         tell = teller(stream, self.pseudonyms)
         self.decode = Decoder(stream, tell)
-        self.check = Checker(load_suite(SUITES / f"{stream.name}.json", stream.schema), tell)
+        self.check = Checker(load_suite(stream.suite or SUITES / f"{stream.name}.json", stream.schema), tell)
         self.private = Private(stream, self.pseudonyms, Door(stream, settings.home, self.pseudonyms))
         self.settle = Settle(stream)
 

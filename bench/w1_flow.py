@@ -1,0 +1,53 @@
+"""The flow of workload W1 as a process of its own: warms up, says `ready`, waits for a line, then runs until it is killed.
+
+The warm-up is a run over a small file in a home of its own: imports are done and kernels compiled before anything is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from bench import w1, w1_stream
+from flows import logs
+from flows.bootstrap import run
+from flows.settings import FlowSettings
+
+WARM_UP: int = 3_000
+
+
+def main() -> None:
+    """Settings come from `MILLSTREAM_...` variables."""
+    w1_stream.register()
+    settings = FlowSettings()
+    logs.configure("json")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "warm_up.parquet"
+        pq.write_table(w1.payments(WARM_UP, accounts=100, seed=2), path)
+        warm = settings.model_copy(update={"home": Path(folder), "source_files": str(path), "epoch_ms": 50})
+        w1_stream.apply(warm)
+        run(w1_stream.NAME, warm)
+    w1_stream.apply(settings)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    profile = os.environ.get("BENCH_PROFILE")
+    if profile:
+        import cProfile
+        import threading
+
+        made = cProfile.Profile()
+        threading.Timer(float(os.environ["BENCH_SECONDS"]), lambda: os.kill(os.getpid(), 2)).start()
+        try:
+            made.runcall(run, w1_stream.NAME, settings)
+        finally:
+            made.dump_stats(profile)
+    else:
+        run(w1_stream.NAME, settings)
+
+
+if __name__ == "__main__":
+    main()

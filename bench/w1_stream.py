@@ -1,0 +1,149 @@
+"""Workload W1 as a stream: its declaration, its views, its row checks, and its payments as JSON on a bus.
+
+The stream is declared as one's own would be (`EventStream`, a Great Expectations suite, `views.json`) and runs through the very
+pipeline of the product; only its name is registered by whoever runs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import redis
+
+from bench import w1
+from feature_repo.schemas.payment import LOG_COLUMNS
+from feature_repo.stores.specs import AppliedViews, write_views
+from flows.blocks import TIMESTAMP
+from flows.settings import FlowSettings
+from flows.streams import STREAMS, EventStream
+
+NAME: Final = "w1"
+PROJECT: Final = "bench"
+PARTITIONS: Final = 4
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("event_id", pa.string()),
+        pa.field("event_timestamp", TIMESTAMP),
+        pa.field("account_id", pa.string()),
+        pa.field("merchant_id", pa.string()),
+        pa.field("amount", pa.float64()),
+    ]
+)
+SUITE: Final = Path(__file__).with_name("w1_suite.json")
+STREAM: Final = EventStream(
+    NAME,
+    SCHEMA,
+    pa.schema([*SCHEMA, *LOG_COLUMNS]),
+    tuple(SCHEMA.names),
+    "event_id",
+    suite=SUITE,
+    partitioned=True,
+)
+VIEWS: Final = AppliedViews(PROJECT, {NAME: (w1.account_view(), w1.merchant_view())})
+
+_XADD: Final = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$1\r\nv\r\n$%d\r\n%b\r\n"
+_CHUNK: Final = 2_000
+
+
+def register() -> None:
+    """Make the stream known to the flows of this process."""
+    STREAMS[NAME] = STREAM
+
+
+def apply(settings: FlowSettings) -> None:
+    """Write `views.json`, as `feast apply` does."""
+    write_views(settings.home / "views.json", VIEWS)
+
+
+def stream_name(partition: int, prefix: str = "millstream") -> str:
+    """The Redis stream of a partition."""
+    return f"{prefix}:{NAME}:{partition}"
+
+
+def as_json(rows: pa.Table) -> list[bytes]:
+    """One JSON object per payment, as a producer would write it."""
+    texts = pc.strftime(rows["event_timestamp"], format="%Y-%m-%dT%H:%M:%SZ")
+    columns = zip(
+        rows["event_id"].to_pylist(),
+        texts.to_pylist(),
+        rows["account_id"].to_pylist(),
+        rows["merchant_id"].to_pylist(),
+        rows["amount"].to_pylist(),
+        strict=True,
+    )
+    return [
+        f'{{"event_id":"{event}","event_timestamp":"{at}","account_id":"{account}","merchant_id":"{merchant}","amount":{amount!r}}}'.encode()
+        for event, at, account, merchant, amount in columns
+    ]
+
+
+def packed(payloads: Sequence[bytes], stream: str) -> bytes:
+    """XADD commands, one entry per payload."""
+    name = stream.encode()
+    return b"".join([_XADD % (len(name), name, len(p), p) for p in payloads])
+
+
+def fill(client: redis.Redis, payloads: Sequence[bytes], prefix: str) -> None:
+    """Put payloads on the bus, round robin over the partitions: each is in time order, as the whole is."""
+    connection: Any = client.connection_pool.get_connection()
+    try:
+        for partition in range(PARTITIONS):
+            mine = payloads[partition::PARTITIONS]
+            for first in range(0, len(mine), _CHUNK):
+                some = mine[first : first + _CHUNK]
+                connection.send_packed_command([packed(some, stream_name(partition, prefix))])
+                for _ in some:
+                    connection.read_response()
+    finally:
+        client.connection_pool.release(connection)
+
+
+def open_gate(client: redis.Redis) -> None:
+    """Let whoever waits on the bus have the prepared streams, all at once."""
+    with client.pipeline() as pipe:
+        for p in range(PARTITIONS):
+            pipe.rename(stream_name(p, "prepared"), stream_name(p))
+        pipe.execute()
+
+
+def close_gate(client: redis.Redis) -> None:
+    """Take them away again, and all that was written on line."""
+    with client.pipeline() as pipe:
+        for p in range(PARTITIONS):
+            pipe.rename(stream_name(p), stream_name(p, "prepared"))
+        pipe.execute()
+    clear(client)
+
+
+def clear(client: redis.Redis) -> None:
+    """Remove everything but the prepared payments."""
+    keys: list[bytes] = [k for k in client.scan_iter(count=5_000) if not k.startswith(b"prepared:")]
+    for first in range(0, len(keys), 2_000):
+        client.unlink(*keys[first : first + 2_000])
+
+
+def write_suite() -> None:
+    """The row checks, as GX 1.x JSON."""
+    checks: list[tuple[str, dict[str, Any]]] = [
+        ("expect_column_values_to_not_be_null", {"column": name}) for name in SCHEMA.names
+    ]
+    checks += [
+        ("expect_column_values_to_be_between", {"column": "amount", "min_value": 0, "max_value": 1e9}),
+        *(
+            ("expect_column_value_lengths_to_be_between", {"column": name, "min_value": 1, "max_value": 64})
+            for name in ("event_id", "account_id", "merchant_id")
+        ),
+    ]
+    made = [{"type": kind, "kwargs": kwargs, "meta": {}} for kind, kwargs in checks]
+    SUITE.write_text(json.dumps({"name": NAME, "expectations": made}, indent=1) + "\n")
+
+
+def times_us(rows: pa.Table) -> np.typing.NDArray[np.int64]:
+    """Event times in microseconds."""
+    return np.asarray(rows["event_timestamp"].cast(pa.int64()).to_numpy())
