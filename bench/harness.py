@@ -7,6 +7,7 @@ noisy neighbour disturbs both. A ratio is always "how many times better than the
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -178,7 +179,7 @@ def timed() -> Iterator[Span]:
 def percentile(values: Sequence[float], q: float) -> float:
     """The value at rank `q` percent (nearest rank), of unsorted values."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(q / 100 * len(ordered) + 0.5) - 1))]
+    return ordered[max(0, math.ceil(q / 100 * len(ordered)) - 1)]
 
 
 def machine() -> dict[str, str]:
