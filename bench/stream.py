@@ -56,7 +56,10 @@ def main() -> None:
     given = parser.parse_args()
     report = Report("stream")
     ours, theirs = [], []
-    with tempfile.TemporaryDirectory(prefix="bench") as folder, EmbeddedServer(Path(folder) / "server") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench") as folder,
+        EmbeddedServer(Path(folder) / "server") as server,
+    ):
         client = redis.Redis.from_url(server.url)
         rows = w1.payments(given.events)
         payloads = w1_stream.as_json(rows)
@@ -67,11 +70,15 @@ def main() -> None:
             if given.only != "reference":
                 run = our_round(client, server.url, server_pid, home, rows)
                 ours.append(len(rows) / run.cpu)
-                console.print(f"round {number}: ours {len(rows) / run.cpu:,.0f} events/CPU-s ({run.cpu / len(rows) * 1e6:.2f} us; wall {run.wall:.2f} s; server {run.server_cpu / len(rows) * 1e6:.2f} us)")
+                console.print(
+                    f"round {number}: ours {len(rows) / run.cpu:,.0f} events/CPU-s ({run.cpu / len(rows) * 1e6:.2f} us; wall {run.wall:.2f} s; server {run.server_cpu / len(rows) * 1e6:.2f} us)"
+                )
             if given.only != "ours":
                 run = reference_round(client, server.url, server_pid, home, rows.slice(0, REFERENCE_EVENTS))
                 theirs.append(REFERENCE_EVENTS / run.cpu)
-                console.print(f"round {number}: idiom {REFERENCE_EVENTS / run.cpu:,.0f} events/CPU-s (wall {run.wall:.2f} s; server {run.server_cpu / REFERENCE_EVENTS * 1e6:.2f} us)")
+                console.print(
+                    f"round {number}: idiom {REFERENCE_EVENTS / run.cpu:,.0f} events/CPU-s (wall {run.wall:.2f} s; server {run.server_cpu / REFERENCE_EVENTS * 1e6:.2f} us)"
+                )
 
 
 def our_round(client: redis.Redis, url: str, server_pid: int, home: Path, rows: pa.Table) -> Run:
@@ -97,7 +104,9 @@ def our_round(client: redis.Redis, url: str, server_pid: int, home: Path, rows: 
             for key, field, _ in asked:
                 pipe.hget(key, field)
             found = pipe.execute()
-        return all(f is not None and decode_timestamp(f) >= at for f, (_, _, at) in zip(found, asked, strict=True))
+        return all(
+            f is not None and decode_timestamp(f) >= at for f, (_, _, at) in zip(found, asked, strict=True)
+        )
 
     with flow_process([sys.executable, "-m", "bench.w1_flow"], environment) as process:
         w1_stream.clear(client)
@@ -142,7 +151,12 @@ class flow_process:  # noqa: N801
 
     def __enter__(self) -> subprocess.Popen[str]:
         self._process = subprocess.Popen(
-            self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT
+            self._command,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=PROJECT_ROOT,
         )
         assert self._process.stdout is not None
         line = ""
@@ -208,8 +222,14 @@ def last_of_each(rows: pa.Table) -> list[tuple[bytes, bytes, int]]:
 def check_log(log: Path, rows: pa.Table) -> None:
     """Every payment stands in the log exactly once, under offsets that are all different."""
     found = pa.concat_tables([pq.read_table(p) for p in sorted(log.glob("*.parquet"))])
-    assert sorted(found["event_id"].to_pylist()) == rows["event_id"].to_pylist(), "the log is not the payments"
-    places = found.select(["source_partition", "source_offset"]).group_by(["source_partition", "source_offset"]).aggregate([])
+    assert sorted(found["event_id"].to_pylist()) == rows["event_id"].to_pylist(), (
+        "the log is not the payments"
+    )
+    places = (
+        found.select(["source_partition", "source_offset"])
+        .group_by(["source_partition", "source_offset"])
+        .aggregate([])
+    )
     assert len(places) == len(rows), "offsets occur twice"
 
 
@@ -220,7 +240,11 @@ def check_online(client: redis.Redis, rows: pa.Table) -> None:
         column = rows[spec.join_keys[0]].combine_chunks()
         counted = column.value_counts()
         order = np.argsort(-counted.field("counts").to_numpy(), kind="stable")
-        some = np.unique(np.concatenate([order[:20], draw.choice(len(order), min(SAMPLED_KEYS, len(order)), replace=False)]))
+        some = np.unique(
+            np.concatenate(
+                [order[:20], draw.choice(len(order), min(SAMPLED_KEYS, len(order)), replace=False)]
+            )
+        )
         names = counted.field("values").take(pa.array(some))
         mine = rows.filter(pa.compute.is_in(column, value_set=names)).combine_chunks()
         block = BlockColumns(mine)

@@ -5,7 +5,6 @@ The warm-up is a run over a small file in a home of its own: imports are done an
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -34,19 +33,7 @@ def main() -> None:
     w1_stream.apply(settings)
     print("ready", flush=True)
     sys.stdin.readline()
-    profile = os.environ.get("BENCH_PROFILE")
-    if profile:
-        import cProfile
-        import threading
-
-        made = cProfile.Profile()
-        threading.Timer(float(os.environ["BENCH_SECONDS"]), lambda: os.kill(os.getpid(), 2)).start()
-        try:
-            made.runcall(run, w1_stream.NAME, settings)
-        finally:
-            made.dump_stats(profile)
-    else:
-        run(w1_stream.NAME, settings)
+    run(w1_stream.NAME, settings)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,9 @@ def parse(payload: bytes) -> dict[str, Any]:
 
 
 def valid(event: dict[str, Any]) -> bool:
-    return bool(event["event_id"] and event["account_id"] and event["merchant_id"] and 0 <= event["amount"] <= 1e9)
+    return bool(
+        event["event_id"] and event["account_id"] and event["merchant_id"] and 0 <= event["amount"] <= 1e9
+    )
 
 
 def build(url: str, folder: Path, most: int) -> Dataflow:

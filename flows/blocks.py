@@ -7,9 +7,9 @@ contained them and leave it in one place, after the last step that can reject.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,44 @@ DEAD_LETTER: Final = pa.schema(
     ]
 )
 """One row per event that was not accepted, as of the time its source accepted it."""
+
+
+class Payloads(Sequence[bytes]):
+    """Payloads that lie in one buffer: number i at `data[starts[i]:ends[i]]`. An object for one is made when it is asked for.
+
+    >>> Payloads.of([b"a", b"bc"])[1]
+    b'bc'
+    """
+
+    __slots__ = ("data", "ends", "starts")
+
+    def __init__(self, data: npt.NDArray[np.uint8], starts: Int64s, ends: Int64s) -> None:
+        self.data, self.starts, self.ends = data, starts, ends
+
+    @classmethod
+    def of(cls, payloads: Sequence[bytes]) -> Payloads:
+        """The same payloads side by side."""
+        if isinstance(payloads, Payloads):
+            return payloads
+        ends = np.cumsum([0, *map(len, payloads)])
+        return cls(np.frombuffer(b"".join(payloads), np.uint8), ends[:-1], ends[1:])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Payloads(self.data, self.starts[index], self.ends[index])
+        return self.data[self.starts[index] : self.ends[index]].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        whole = memoryview(self.data)
+        return (bytes(whole[a:b]) for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as for a list
 
 
 @dataclass(frozen=True, slots=True)

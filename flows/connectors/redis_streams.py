@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ from feature_repo.errors import FlowError
 from feature_repo.privacy import Pseudonyms
 from flows import metrics
 from flows.blocks import RawBlock
+from flows.connectors.entries import NO_ENTRIES, Entries, EntryReader, StrangeReplyError
 from flows.settings import FlowSettings
 from flows.tombstones import removed_from_bus
 
@@ -49,6 +51,8 @@ TRIM_AFTER_EPOCHS: Final = 2
 TRIM_AFTER_S: Final = 60
 _OUTAGE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 _EMPTY = np.empty(0, np.int64)
+_CHECKED_ENTRIES = 512
+"""A checked read goes through the client, at ten times the cost of an entry: it takes few."""
 _EPOCHS_TO_SETTLE = 2
 
 
@@ -113,11 +117,13 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
+        self._reader = EntryReader(settings.block_events)
         self._position = BusPosition(*state) if state is not None else None
         self._began = offset_of(self._position.last_id) if self._position else -1
         self._awake: datetime | None = None
         self._next_check = datetime.min.replace(tzinfo=UTC)
         self._in_epoch = 0
+        self._asked = 0
         self._heartbeat_due = True
         self._failures = 0
         self._idle = 0
@@ -154,7 +160,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._idle = 0
         self._heartbeat_due = False
         self._in_epoch += len(entries)
-        if len(entries) == room:
+        if len(entries) >= self._asked:
             self._awake = None  # more is waiting
         block = self._block(entries)
         metrics.EVENTS_IN.labels(self._part).inc(len(entries))
@@ -189,26 +195,53 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         """Give the connection back."""
         self._client.close()
 
-    def _read(self, count: int, now: datetime) -> list[Any]:
-        """Entries after the position, as raw replies `[id, [field, value, ...]]`: no dict, no str per event."""
+    def _read(self, count: int, now: datetime) -> Entries:
+        """Entries after the position."""
+        self._asked = count
         if now >= self._next_check or self._position is None:
-            return self._read_checked(count, now)
-        (reply,) = self._call(("XREAD", "COUNT", count, "STREAMS", self._stream, self._position.last_id))
-        return _entries(reply)
+            self._asked = min(count, _CHECKED_ENTRIES)
+            return self._read_checked(self._asked, now)
+        command = ("XREAD", "COUNT", count, "STREAMS", self._stream, self._position.last_id)
+        connection = self._connection
+        try:
+            connection.send_packed_command(connection.pack_command(*command))
+            return self._reader.read(self._receive)
+        except StrangeReplyError:
+            connection.disconnect()  # its reply has not been read to the end
+            return _entries(self._call(command)[0])
+        except BaseException:
+            connection.disconnect()
+            raise
+
+    def _receive(self, buffer: memoryview) -> int:
+        try:
+            n: int = self._connection._sock.recv_into(
+                buffer
+            )  # the client connects, replies we read ourselves
+        except TimeoutError as error:
+            raise redis.TimeoutError(str(error)) from error
+        except OSError as error:
+            raise redis.ConnectionError(str(error)) from error
+        if not n:
+            raise redis.ConnectionError("the server closed the connection")
+        return n
 
     def _call(self, *commands: tuple[str | int, ...]) -> list[Any]:
         """Raw replies of pipelined commands. A connection that failed half way is dropped: its replies are out of step."""
-        connection: Any = self._client.connection_pool.get_connection()
+        connection = self._connection
         try:
             connection.send_packed_command(connection.pack_commands(commands))
             return [connection.read_response() for _ in commands]
         except BaseException:
             connection.disconnect()
             raise
-        finally:
-            self._client.connection_pool.release(connection)
 
-    def _read_checked(self, count: int, now: datetime) -> list[Any]:
+    @cached_property
+    def _connection(self) -> Any:
+        """One connection for the life of the partition; it connects again by itself."""
+        return self._client.connection_pool.get_connection()
+
+    def _read_checked(self, count: int, now: datetime) -> Entries:
         """Read, and hold the server's counters of the same instant against ours."""
         last_id = self._position.last_id if self._position else "0-0"
         *_, (exists, info, reply) = self._call(
@@ -292,13 +325,13 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         metrics.EVENTS_LOST.labels(self._part).inc(max(missing, 0))
         self._position = position._replace(read=before)
 
-    def _block(self, entries: list[Any]) -> RawBlock:
+    def _block(self, entries: Entries) -> RawBlock:
         position = self._position
         assert position is not None
-        last = entries[-1][0].decode()
+        last = entries.last_id
         erased = self._erased_after(position.last_id) - self._erased_after(last)
         self._position = BusPosition(last, position.read + len(entries) + erased)
-        block = raw_block(self._part, entries, self._began)
+        block = block_of(self._part, entries, self._began)
         return replace(block, marks=self._marks, settled=self._settled) if self._marks else block
 
     def _back_off(self, error: Exception, now: datetime) -> None:
@@ -318,12 +351,16 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
 
 def raw_block(part: str, entries: list[Any], began: int = -1) -> RawBlock:
     """Entries of the bus, as raw replies `[id, [field, value, ...]]`, as a block of one partition."""
-    ids = [entry[0] for entry in entries]
-    parts = np.fromstring(b" ".join(ids).replace(b"-", b" "), dtype=np.int64, sep=" ").reshape(-1, 2)
-    milliseconds, sequence = parts[:, 0], parts[:, 1]
+    return block_of(part, Entries.of(entries), began)
+
+
+def block_of(part: str, entries: Entries, began: int) -> RawBlock:
+    """Entries of the bus as a block of one partition."""
+    milliseconds, sequence = entries.milliseconds, entries.sequence
     if int(sequence.max()) >> SEQUENCE_BITS:
+        at = int(sequence.argmax())
         raise FlowError(
-            f"entry id {ids[int(sequence.argmax())]!r} has a sequence number of more than {SEQUENCE_BITS} bits",
+            f"entry id {milliseconds[at]}-{sequence[at]} has a sequence number of more than {SEQUENCE_BITS} bits",
             where=part,
             todo="let the server give the ids (XADD with *)",
         )
@@ -332,7 +369,7 @@ def raw_block(part: str, entries: list[Any], began: int = -1) -> RawBlock:
         began=began,
         offsets=(milliseconds << SEQUENCE_BITS) | sequence,
         accepted_us=milliseconds * 1000,
-        payloads=[_payload(entry[1]) for entry in entries],
+        payloads=entries.payloads,
     )
 
 
@@ -349,18 +386,8 @@ def offset_of(entry: str) -> int:
     return -1 if entry == "0-0" else (int(milliseconds) << SEQUENCE_BITS) | int(sequence)
 
 
-def _entries(reply: Any) -> list[Any]:
+def _entries(reply: Any) -> Entries:
     """Entries of the one stream of an XREAD reply (None when there are none)."""
     if isinstance(reply, Exception):
         raise reply
-    return list(reply[0][1]) if reply else []
-
-
-def _payload(fields: list[bytes] | None) -> bytes:
-    """The value of field `v`; without one, all fields, so that the dead letter shows what came."""
-    if fields and len(fields) == 2 and fields[0] == b"v":
-        return fields[1]
-    for name, value in zip((fields or [])[::2], (fields or [])[1::2], strict=False):
-        if name == b"v":
-            return value
-    return b" ".join(fields or [])
+    return Entries.of(reply[0][1]) if reply else NO_ENTRIES
