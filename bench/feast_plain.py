@@ -63,7 +63,11 @@ def fill(store: Any, plan: Plan, built: Built, requests: int) -> list[str]:
     for number, (keys, columns) in enumerate(zip(reads, dealt, strict=True)):
         fields = [Field(name=plan.feature_names[c], dtype=Float64) for c in columns]
         view = FeatureView(
-            name=f"view_{number:02d}", entities=[entities[k] for k in keys], ttl=timedelta(days=30), schema=fields, source=source
+            name=f"view_{number:02d}",
+            entities=[entities[k] for k in keys],
+            ttl=timedelta(days=30),
+            schema=fields,
+            source=source,
         )
         views.append((view, keys, columns))
     store.apply([*entities.values(), *(view for view, _, _ in views)])

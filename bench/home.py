@@ -18,8 +18,8 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ FRESH_S: Final = 6 * 3600.0
 SERVICE: Final = "fraud_detection_v3"
 MODEL: Final = "fraud_detection"
 PAYMENTS, ACCOUNTS, MERCHANTS = 45_000, 1_000, 100  # a fifth of the demo: the same number of events a key
-TREES, DEPTH, TRAINED_ON = 300, 6, 20_000
+TREES, DEPTH, TRAINED_ON = 300, 6, 10_000
 REQUESTS: Final = 1_000
 
 
@@ -96,7 +96,12 @@ def _sources() -> str:
     repo = PROJECT_ROOT / "feature_repo"
     folders = ("views", "on_demand", "enrichment", "schemas")
     files = [path for folder in folders for path in sorted((repo / folder).glob("*.py"))]
-    files += [*sorted(repo.glob("*.py")), repo / "windows" / "layout.py", repo / "windows" / "spec.py", Path(__file__)]
+    files += [
+        *sorted(repo.glob("*.py")),
+        repo / "windows" / "layout.py",
+        repo / "windows" / "spec.py",
+        Path(__file__),
+    ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -169,8 +174,14 @@ def _train(settings: Any) -> tuple[str, str]:
         "schema_hash": plan.schema_hash,
         "features": list(plan.feature_names),
         "onnx": {"input": export.INPUT, "output": export.OUTPUT, "fraud_column": 1},
-        "threshold": {"review": float(np.quantile(scores, 0.98)), "decline": float(np.quantile(scores, 0.99))},
-        "typical": {n: None if np.isnan(m) else float(m) for n, m in zip(plan.feature_names, np.nanmedian(matrix, 0), strict=True)},
+        "threshold": {
+            "review": float(np.quantile(scores, 0.98)),
+            "decline": float(np.quantile(scores, 0.99)),
+        },
+        "typical": {
+            n: None if np.isnan(m) else float(m)
+            for n, m in zip(plan.feature_names, np.nanmedian(matrix, 0), strict=True)
+        },
         "metrics": {},
         "data": {"rows": len(matrix)},
         "golden": export.golden(exported.onnx, matrix, scores),
@@ -185,7 +196,10 @@ def _train(settings: Any) -> tuple[str, str]:
     artefact.write(settings.models / MODEL, version, manifest, fill)
     artefact.promote(settings.models / MODEL, version)
     nodes = sum(tree.count(":") for tree in booster.get_dump())
-    return version, f"{TREES} trees, {nodes:,} nodes, {len(plan.feature_names)} features, {int(target.sum()):,} frauds of {len(target):,}"
+    return (
+        version,
+        f"{TREES} trees, {nodes:,} nodes, {len(plan.feature_names)} features, {int(target.sum()):,} frauds of {len(target):,}",
+    )
 
 
 def _write_requests(settings: Any) -> None:
@@ -217,7 +231,9 @@ def _write_requests(settings: Any) -> None:
     rows = drawn.append_column("payment_id", drawn["event_id"]).to_pandas()
     rows["at"] = range(REQUESTS)
     made = store.get_historical_features(rows, store.get_feature_service(SERVICE)).to_df().sort_values("at")
-    np.save(settings.home / "expected.npy", made[list(plan.feature_names)].to_numpy(np.float64, na_value=np.nan))
+    np.save(
+        settings.home / "expected.npy", made[list(plan.feature_names)].to_numpy(np.float64, na_value=np.nan)
+    )
 
 
 if __name__ == "__main__":

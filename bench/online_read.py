@@ -9,7 +9,6 @@ python -m bench.online_read [--rounds 5]
 from __future__ import annotations
 
 import argparse
-import asyncio
 import tempfile
 import time
 from datetime import datetime

@@ -1,6 +1,6 @@
 """The functions behind derived columns: one value per payment or label, float64 arrays in and out, NaN = null.
 
-The same functions serve the flow (blocks of thousands) and the on-demand views (the one payment being scored).
+Value by value, so arrays may have any shape: several features of one payment in one call cost little more than one. The same functions serve the flow (blocks of thousands) and the on-demand views (the one payment being scored).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def distance_m(
     latitude: Floats, longitude: Floats, other_latitude: Floats, other_longitude: Floats
 ) -> Floats:
     """Geodesic distance on the WGS 84 ellipsoid in metres (Karney's algorithm, better than a millimetre)."""
-    made = np.full(len(latitude), np.nan)
+    made = np.full(latitude.shape, np.nan)
     known = ~(np.isnan(latitude) | np.isnan(longitude) | np.isnan(other_latitude) | np.isnan(other_longitude))
     if known.any():
         made[known] = _EARTH.inv(
@@ -74,7 +74,7 @@ def is_outsized(amount: Floats, upper_quantile: Floats, count: Floats) -> Floats
 
 def ratio(of: Floats, over: Floats) -> Floats:
     """Quotient, null over nothing."""
-    quotient: Floats = np.divide(of, over, out=np.full(len(of), np.nan), where=np.nan_to_num(over) != 0.0)
+    quotient: Floats = np.divide(of, over, out=np.full(of.shape, np.nan), where=over != 0.0)
     return quotient
 
 

@@ -26,13 +26,16 @@ def payment_habits(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
     from feature_repo.enrichment import functions as f
     from feature_repo.enrichment.lists import as_list, floats
 
-    amounts = floats(inputs["amount"])
-    upper = floats(inputs["account_amount_p95_30d"])
+    amounts, devices, count, median, upper = floats(
+        inputs["amount"],
+        inputs["device_payment_count_30d"],
+        inputs["account_amount_count_30d"],
+        inputs["account_amount_median_30d"],
+        inputs["account_amount_p95_30d"],
+    )
     return {
-        "is_new_device": as_list(f.is_new(floats(inputs["device_payment_count_30d"]))),
-        "is_outsized": as_list(f.is_outsized(amounts, upper, floats(inputs["account_amount_count_30d"]))),
-        "amount_over_account_median_30d": as_list(
-            f.ratio(amounts, floats(inputs["account_amount_median_30d"]))
-        ),
+        "is_new_device": as_list(f.is_new(devices)),
+        "is_outsized": as_list(f.is_outsized(amounts, upper, count)),
+        "amount_over_account_median_30d": as_list(f.ratio(amounts, median)),
         "amount_over_account_p95_30d": as_list(f.ratio(amounts, upper)),
     }

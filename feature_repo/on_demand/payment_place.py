@@ -31,11 +31,13 @@ def payment_place(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
     from feature_repo.enrichment import functions as f
     from feature_repo.enrichment.lists import as_list, as_us, floats
 
-    latitude, longitude = floats(inputs["latitude"]), floats(inputs["longitude"])
+    latitude, longitude = inputs["latitude"], inputs["longitude"]
     home_longitude = floats(inputs["home_longitude"])
-    home = f.distance_m(latitude, longitude, floats(inputs["home_latitude"]), home_longitude)
-    before = f.distance_m(
-        latitude, longitude, floats(inputs["account_latitude_last"]), floats(inputs["account_longitude_last"])
+    home, before = f.distance_m(
+        floats(latitude, latitude),
+        floats(longitude, longitude),
+        floats(inputs["home_latitude"], inputs["account_latitude_last"]),
+        floats(inputs["home_longitude"], inputs["account_longitude_last"]),
     )
     hour = f.local_hour(as_us(inputs["event_timestamp"]), home_longitude)
     return {

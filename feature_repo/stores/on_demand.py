@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,53 @@ class OnDemand:
     digest: str
     inputs: tuple[tuple[str, str], ...]
     outputs: tuple[tuple[str, str], ...]
+
+
+class Inputs(dict[str, list[Any]]):
+    """What a function is given for one payment: a list of one value per column, made when the function asks for it.
+
+    `sources` tells of every column the name of its value and whether it is a feature (else it is request data). Most functions read
+    few of the columns Feast declares for them, twice each; to everybody who looks, all of them are there.
+    """
+
+    __slots__ = ("_features", "_request", "_sources")
+
+    def __init__(
+        self, sources: Mapping[str, tuple[str, bool]], request: Mapping[str, Any], features: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self._sources, self._request, self._features = sources, request, features
+
+    def __missing__(self, column: str) -> list[Any]:
+        name, is_feature = self._sources[column]
+        made = self[column] = [(self._features if is_feature else self._request).get(name)]
+        return made
+
+    def __contains__(self, column: object) -> bool:
+        return column in self._sources or super().__contains__(column)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.copy())
+
+    def __len__(self) -> int:
+        return len(self.copy())
+
+    def get(self, column: str, default: Any = None) -> Any:
+        return self[column] if column in self else default  # noqa: SIM401  this is `get`
+
+    def keys(self) -> Any:
+        return self.copy().keys()
+
+    def values(self) -> Any:
+        return self.copy().values()
+
+    def items(self) -> Any:
+        return self.copy().items()
+
+    def copy(self) -> dict[str, list[Any]]:
+        for column in self._sources:
+            self[column]
+        return super().copy()
 
 
 def locate(repo: Path, source: str) -> tuple[str, str, str]:

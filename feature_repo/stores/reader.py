@@ -1,11 +1,13 @@
 """The scorer's compiled reader: one vector per payment, as of the payment's own time, without Feast.
 
 It says which hashes and fields to fetch (`commands`), the caller fetches them in one pipelined round trip over whatever client it
-has, and `vector` finishes them. The values equal `store.get_online_features` at that time, and the offline store's.
+has, and `vector` finishes them: all states in one call of a kernel, on-demand functions after it. The values equal
+`store.get_online_features` at that time, and the offline store's.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.errors import StateError
 from feature_repo.stores.keys import (
     decode_timestamp,
     decode_value,
@@ -24,24 +25,20 @@ from feature_repo.stores.keys import (
     state_field,
     time_field,
 )
-from feature_repo.stores.on_demand import load
-from feature_repo.stores.plan import BOOL, INT, TIME, PlainRead, Plan, WindowedRead
-from feature_repo.windows.header import NOTHING, check_header
-from feature_repo.windows.read import (
-    CAPPED,
-    INCOMPLETE,
-    finish_state,
-    forgotten_before,
-    no_state,
-    read_tables,
-)
+from feature_repo.stores.on_demand import Inputs, Transform, load
+from feature_repo.stores.plan import BOOL, INT, STRING, TIME, PlainRead, Plan
+from feature_repo.windows.header import NOTHING
+from feature_repo.windows.read import CAPPED, INCOMPLETE
+from feature_repo.windows.read_views import FLAGS, NEWEST, NOT_ASKED, VERSION, ViewReads
 from feature_repo.windows.spec import INTEGER_FUNCTIONS
 
 Command = tuple[bytes, list[bytes]]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_STATE_OF_OURS: Final = b"\0"
+"""For a field that is there and empty: it is refused, where `NOT_ASKED` would be a key that is not there."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Vector:
     """The features of one payment, in the order of `plan.columns`.
 
@@ -64,27 +61,39 @@ class Reader:
 
     def __init__(self, plan: Plan, repo: Path) -> None:
         self.plan = plan
-        self._project = plan.project.encode()
-        self._functions = [(view, load(repo, view)) for view in plan.on_demand]
-        self._windowed = [_Windowed(read) for read in plan.windowed]
-        self._groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Windowed | _Plain]] = {}
-        parts: list[_Windowed | _Plain] = [*self._windowed, *map(_Plain, plan.plain)]
-        for part in parts:
-            self._groups.setdefault((part.read_keys, part.entity_columns), []).append(part)
-        self._fetches = []
-        for (join_keys, entity_columns), parts in self._groups.items():
-            self._fetches.append(
-                (key_prefix(join_keys), entity_columns, [f for part in parts for f in part.fields])
-            )
-        self._index = {name: i for i, (name, _) in enumerate(plan.columns)}
+        self._functions = [_Function(load(repo, view), view.inputs, view.outputs) for view in plan.on_demand]
+        groups: dict[tuple[tuple[str, ...], tuple[str, ...]], _Entity] = {}
+        for windowed in plan.windowed:
+            where = windowed.spec.join_keys, windowed.entity_columns
+            groups.setdefault(where, _Entity(*where)).windowed.append(windowed.spec)
+        for plain in plan.plain:
+            where = plain.join_keys, plain.entity_columns
+            groups.setdefault(where, _Entity(*where)).plain.append(_Plain(plain))
+        self._entities = list(groups.values())
+        for entity in self._entities:
+            entity.compile(plan.project.encode())
+        specs = [spec for entity in self._entities for spec in entity.windowed]
+        self._views = [spec.name for spec in specs]
+        self._reads = ViewReads(specs)
+        whole = {a.name for spec in specs for a in spec.aggregates if a.function in INTEGER_FUNCTIONS}
+        self._whole = [i for i, name in enumerate(self._reads.names) if name in whole]
+        # Where the vector's values come from: most straight from the kernel, the rest by name.
+        at = {name: i for i, name in enumerate(self._reads.names)}
+        order = [(i, name, kind) for i, (name, kind) in enumerate(plan.columns)]
+        self._to = np.array([i for i, name, _ in order if name in at], np.int64)
+        self._from = np.array([at[name] for _, name, _ in order if name in at], np.int64)
+        others = [(i, name) for i, name, kind in order if name not in at and kind not in {STRING, TIME}]
+        self._others_to = np.array([i for i, _ in others], np.int64)
+        self._others = [name for _, name in others]
 
     def commands(self, row: Mapping[str, Any]) -> list[Command]:
         """What to HMGET for a payment: one (key, fields) per entity whose columns the payment has."""
-        return [
-            (prefix + key_values([str(row[c]) for c in columns]) + self._project, fields)
-            for prefix, columns, fields in self._fetches
-            if _has_key(row, columns)
-        ]
+        made = []
+        for entity in self._entities:
+            key = entity.key(row)
+            if key is not None:
+                made.append((key, entity.fields))
+        return made
 
     def vector(
         self, row: Mapping[str, Any], replies: Sequence[Sequence[bytes | None]], as_of_us: int, now_us: int
@@ -95,87 +104,117 @@ class Reader:
         the replies were fetched: it tells how far back a key that is not there can be said to have had no events. A view for whose key
         the payment has no value (None, or no such column) has no reply, and null for every feature.
         """
+        states: list[bytes | None] = []
         named: dict[str, Any] = {}
-        versions: dict[str, int] = {}
-        newest: int | None = None
-        incomplete, capped = [], []
         present = iter(replies)
-        for (_, columns), parts in self._groups.items():
-            if not _has_key(row, columns):
-                for part in parts:
+        for entity in self._entities:
+            n = len(entity.windowed)
+            if entity.is_asked_for(row):
+                reply = next(present)
+                states += [_NO_STATE_OF_OURS if state == b"" else state for state in reply[:n]]
+                for part, start, end in entity.parts:
+                    part.finish(reply[start:end], as_of_us, named)
+            else:
+                states += [NOT_ASKED] * n
+                for part, _, _ in entity.parts:
                     named.update(dict.fromkeys(part.feature_names))
-                continue
-            reply = next(present)
-            at = 0
-            for part in parts:
-                got = reply[at : at + len(part.fields)]
-                at += len(part.fields)
-                if isinstance(part, _Plain):
-                    part.finish(got, as_of_us, named)
-                    continue
-                version, seen, flags = part.finish(got[0], as_of_us, now_us, named)
-                versions[part.name] = version
-                if seen != NOTHING and (newest is None or seen > newest):
-                    newest = seen
-                if flags & INCOMPLETE:
-                    incomplete.append(part.name)
-                if flags & CAPPED:
-                    capped.append(part.name)
+        finished, found = self._reads.finish(states, as_of_us, now_us)
+        named.update(zip(self._reads.names, self._python(finished), strict=True))
         self._on_demand(row, as_of_us, named)
-        values = np.full(len(self._index), np.nan)
-        for name, i in self._index.items():
-            value = named.get(name)
-            if value is not None and not isinstance(value, str | datetime):
-                values[i] = value
-        return Vector(values, named, versions, newest, tuple(incomplete), tuple(capped))
+        values = np.full(len(self.plan.columns), np.nan)
+        values[self._to] = finished[self._from]
+        values[self._others_to] = _floats(list(map(named.get, self._others)))
+        return Vector(values, named, *self._found(found))
 
     def empty(self, row: Mapping[str, Any], as_of_us: int) -> Vector:
         """The vector of a payment about which nothing is stored: what an entity without history has."""
-        replies = [[None] * len(fields) for _, columns, fields in self._fetches if _has_key(row, columns)]
+        replies = [[None] * len(e.fields) for e in self._entities if e.is_asked_for(row)]
         return self.vector(row, replies, as_of_us, as_of_us)
 
+    def _python(self, finished: npt.NDArray[np.float64]) -> list[Any]:
+        """Values as Feast gives them: null is None, a count is an int."""
+        values: list[Any] = finished.tolist()
+        for i in self._whole:
+            value = values[i]
+            if value == value:  # noqa: PLR0124 - NaN
+                values[i] = int(value)
+        for i in np.isnan(finished).nonzero()[0].tolist():
+            values[i] = None
+        return values
+
+    def _found(
+        self, found: npt.NDArray[np.int64]
+    ) -> tuple[dict[str, int], int | None, tuple[str, ...], tuple[str, ...]]:
+        """(versions, newest event time, incomplete views, capped views)."""
+        columns = found.T.tolist()
+        versions = {view: n for view, n in zip(self._views, columns[VERSION], strict=True) if n >= 0}
+        newest = max(columns[NEWEST], default=NOTHING)
+        incomplete: tuple[str, ...] = ()
+        capped: tuple[str, ...] = ()
+        if any(columns[FLAGS]):
+            flagged = list(zip(self._views, columns[FLAGS], strict=True))
+            incomplete = tuple(view for view, flags in flagged if flags & INCOMPLETE)
+            capped = tuple(view for view, flags in flagged if flags & CAPPED)
+        return versions, None if newest == NOTHING else newest, incomplete, capped
+
     def _on_demand(self, row: Mapping[str, Any], as_of_us: int, named: dict[str, Any]) -> None:
-        when = _EPOCH + timedelta(microseconds=as_of_us)
-        for view, function in self._functions:
-            inputs: dict[str, list[Any]] = {}
-            for column, source in view.inputs:
-                value = [
-                    named.get(column) if source else when if column == "event_timestamp" else row.get(column)
-                ]
-                inputs[column] = value
-                if source:
-                    inputs[f"{source}__{column}"] = value
-            made = function(inputs)
-            for feature, _ in view.outputs:
+        if not self._functions:
+            return
+        request = {**row, "event_timestamp": _EPOCH + timedelta(microseconds=as_of_us)}
+        for function in self._functions:
+            made = function.call(Inputs(function.sources, request, named))
+            for feature in function.outputs:
                 named[feature] = made[feature][0]
 
 
-class _Windowed:
-    def __init__(self, read: WindowedRead) -> None:
-        self.name = read.spec.name
-        self.read_keys, self.entity_columns = read.spec.join_keys, read.entity_columns
-        self.fields = [state_field(read.spec)]
-        self.feature_names = read.spec.feature_names
-        self._spec = read.spec
-        self._reads, self._meta = read_tables(read.spec)
-        self._features = [(a.name, a.function in INTEGER_FUNCTIONS) for a in read.spec.aggregates]
-        self.finish(None, 0, 0, {})  # compile now, not in the first request
+class _Entity:
+    """The views of one entity: they share a key, hence a command."""
 
-    def finish(self, state: bytes | None, t: int, now: int, named: dict[str, Any]) -> tuple[int, int, int]:
-        """Put the view's values into `named`; returns (version, newest event time, flags)."""
-        words = no_state(forgotten_before(self._spec, now)) if state is None else _words(state, self.name)
-        if state is not None:
-            check_header(words, self._spec)
-        out = np.empty(len(self._features), np.float64)
-        flags = int(finish_state(words, self._reads, self._meta, t, out))
-        for (name, whole), value in zip(self._features, out.tolist(), strict=True):
-            named[name] = None if value != value else int(value) if whole else value  # noqa: PLR0124 - NaN
-        return int(words[3]), int(words[5]), flags
+    def __init__(self, join_keys: tuple[str, ...], columns: tuple[str, ...]) -> None:
+        self._prefix, self._columns, self._project = key_prefix(join_keys), columns, b""
+        self.windowed: list[Any] = []
+        self.plain: list[_Plain] = []
+        self.fields: list[bytes] = []
+        self.parts: list[tuple[_Plain, int, int]] = []
+
+    def compile(self, project: bytes) -> None:
+        self._project = project
+        self.fields = [state_field(spec) for spec in self.windowed]
+        for part in self.plain:
+            self.parts.append((part, len(self.fields), len(self.fields) + len(part.fields)))
+            self.fields += part.fields
+
+    def is_asked_for(self, row: Mapping[str, Any]) -> bool:
+        """Whether the payment has a key."""
+        for column in self._columns:  # noqa: SIM110  a generator would cost more than all it looks at
+            if row.get(column) is None:
+                return False
+        return True
+
+    def key(self, row: Mapping[str, Any]) -> bytes | None:
+        """The Redis key, None if the payment has none."""
+        if not self.is_asked_for(row):
+            return None
+        return self._prefix + key_values([str(row[column]) for column in self._columns]) + self._project
+
+
+class _Function:
+    """An on-demand function and where its inputs come from: (name, column, whether it is a feature) by the name it asks for."""
+
+    def __init__(
+        self, call: Transform, inputs: Sequence[tuple[str, str]], outputs: Sequence[tuple[str, str]]
+    ) -> None:
+        self.call = call
+        self.sources: dict[str, tuple[str, bool]] = {}
+        for column, view in inputs:
+            self.sources[column] = (column, bool(view))
+            if view:
+                self.sources[f"{view}__{column}"] = (column, True)
+        self.outputs = [feature for feature, _ in outputs]
 
 
 class _Plain:
     def __init__(self, read: PlainRead) -> None:
-        self.read_keys, self.entity_columns = read.join_keys, read.entity_columns
         self.fields = [bytes.fromhex(field) for _, _, field in read.features] + [time_field(read.name)]
         self.feature_names = tuple(name for name, _, _ in read.features)
         self._read = read
@@ -187,10 +226,6 @@ class _Plain:
             named[name] = None if stale or value is None else _typed(decode_value(value), kind)
 
 
-def _has_key(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
-    return all(row.get(column) is not None for column in columns)
-
-
 def _typed(value: Any, kind: str) -> Any:
     if value is None:
         return None
@@ -199,8 +234,10 @@ def _typed(value: Any, kind: str) -> Any:
     return int(value) if kind == INT else bool(value) if kind == BOOL else value
 
 
-def _words(state: bytes, view: str) -> npt.NDArray[np.int64]:
-    if len(state) % 8:
-        msg = f"the stored state of view {view!r} is not a whole number of words"
-        raise StateError(msg, todo="let the flow write the key again")
-    return np.frombuffer(state, np.int64)
+def _floats(values: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """Null is NaN, and so is what is no number though its view says so."""
+    try:
+        numbers = array("d", [np.nan if value is None else value for value in values])
+    except TypeError:
+        numbers = array("d", [value if isinstance(value, int | float) else np.nan for value in values])
+    return np.frombuffer(numbers, np.float64) if values else np.zeros(0)

@@ -10,6 +10,7 @@
 * `rows`       the sorted rows of a key: find, insert, drop
 * `fold`       kernels that put events into a state
 * `read`       finishing a state at a time `t`, with the kernels of `read_events`, `read_tiles` and `sketch`
+* `read_views` the states of all views of a request, finished in one call
 * `sketch`     quantiles from counts in logarithmic buckets
 * `decay`      the weight of a value that fades with its age
 * `read_then_fold` both, event by event: what an event's own past says about it
