@@ -54,8 +54,6 @@ log = structlog.get_logger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)
 
 CHECKPOINT_SECONDS: Final = 20.0
-WRITTEN_AT_ONCE: Final = 5_000
-"""Keys packed and sent to the online store at a time."""
 TAKE_OVER_SECONDS: Final = 120.0
 _FIRST: Final = -1
 
@@ -201,9 +199,7 @@ class Backfill:
     def _write(self, shard: Shard) -> None:
         """What is not on line yet, then a checkpoint that says so."""
         slots = np.array(sorted(shard.dirty), np.int64)
-        for start in range(0, len(slots), WRITTEN_AT_ONCE):
-            some = slots[start : start + WRITTEN_AT_ONCE]
-            send_patiently(self._projection.send, self._projection.rows(shard.index, shard.states, some))
+        send_patiently(lambda some: self._projection.write(shard.index, shard.states, some), slots)
         self.keys += len(slots)
         shard.changed |= bool(shard.dirty)
         shard.dirty = set()

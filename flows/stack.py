@@ -59,6 +59,10 @@ kill $reader 2>/dev/null
 exit $status
 """
 
+_ALLOCATOR = "glibc.malloc.tcache_count=2000"
+"""The wheel's server uses glibc's allocator, whose thread cache keeps 7 blocks of a size by default. A script call over many rows frees
+thousands at once; with room for them in the cache a write of states costs the server a third less. Other systems ignore it."""
+
 _CONFIG = """
 bind 127.0.0.1
 protected-mode yes
@@ -177,6 +181,7 @@ class EmbeddedServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self.folder,
+            env={"GLIBC_TUNABLES": _ALLOCATOR, **os.environ},
             start_new_session=True,
             pass_fds=(self._lock_fd,),
         )

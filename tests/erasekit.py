@@ -326,10 +326,11 @@ def folded(world: World, *streams: str) -> dict[tuple[bytes, bytes], bytes]:
             for spec in specs:
                 state = ViewState(spec)
                 state.fold(slots, block.events(spec))
-                made = EntityProjection(None, WORLD.project, [spec]).rows(
-                    index, [state], np.arange(len(index))
-                )
-                expected |= {(key, state_field(spec)): arguments[0] for key, arguments in made}
+                key = EntityProjection(None, WORLD.project, [spec]).key
+                blob, at = state.pack(np.arange(len(index)))
+                for slot in range(len(index)):
+                    stands = bytes(blob[at[slot] : at[slot + 1]])
+                    expected[key(index.name(slot)), state_field(spec)] = stands
     return expected
 
 

@@ -133,9 +133,11 @@ def folded_from_log(
         for state, spec in zip(states, specs, strict=True):
             state.fold(slots, block.events(spec))
         packed = [state.pack(np.arange(len(index))) for state in states]
-        keys = EntityProjection(client, views.project, specs).rows(index, states, np.arange(len(index)))
-        for slot, (key, _) in enumerate(keys):
-            expected[key] = [bytes(blob[at[slot] : at[slot + 1]]) for blob, at in packed]
+        projection = EntityProjection(client, views.project, specs)
+        for slot in range(len(index)):
+            expected[projection.key(index.name(slot))] = [
+                bytes(blob[at[slot] : at[slot + 1]]) for blob, at in packed
+            ]
     return expected
 
 

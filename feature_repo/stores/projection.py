@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from feature_repo.stores.keys import encode_timestamp, key_prefix, state_field, time_field
-from feature_repo.stores.scripted import Row, ScriptedWrites
+import numpy as np
+
+from feature_repo.stores.commands import Calls, StateCalls
+from feature_repo.stores.keys import key_prefix, state_field, time_field
+from feature_repo.stores.scripted import ScriptedWrites
 from feature_repo.windows.columns import Ints
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
@@ -21,34 +24,42 @@ from feature_repo.windows.state import KeyIndex, ViewState
 # KEYS: hashes. ARGV: number of views, their state fields, their time fields, seconds to live, whether the times that stand there
 # stay ("1": another version of the views is kept by a flow); then per key: states, times.
 # Bytes 9-16 of a state are its layout's fingerprint, 25-32 its version (little-endian int64), see windows/state.py.
+# GT: a later expiry stays, and a hash that never expires counts as later. So would a new one, which is why those are told apart. An
+# absolute time, because EXPIRE would be rewritten to one for the append-only file, which costs as much again.
 _WRITE: Final = """
-local n, at, written = tonumber(ARGV[1]), 2 * tonumber(ARGV[1]) + 3, 0
-local seconds, behind = tonumber(ARGV[at - 1]), ARGV[at] == '1'
-for i, key in ipairs(KEYS) do
-  local left = redis.call('TTL', key)
-  local new = {}
+local call, sub, i8, unpack = redis.call, string.sub, struct.unpack, unpack
+local n = tonumber(ARGV[1])
+local at, written = 2 * n + 3, 0
+local behind = ARGV[at] == '1'
+local expiry = string.format('%.0f', (call('TIME')[1] + ARGV[at - 1]) * 1000)
+local new = {}
+for _, key in ipairs(KEYS) do
+  local m, known = 0, false
   for v = 1, n do
     local state = ARGV[at + v]
-    local old = redis.call('HGET', key, ARGV[1 + v])
-    if not (old and string.sub(old, 9, 16) == string.sub(state, 9, 16)
-            and struct.unpack('<i8', old, 25) >= struct.unpack('<i8', state, 25)) then
-      new[#new + 1] = ARGV[1 + v]
-      new[#new + 1] = state
-      if not (behind and redis.call('HEXISTS', key, ARGV[1 + n + v]) == 1) then
-        new[#new + 1] = ARGV[1 + n + v]
-        new[#new + 1] = ARGV[at + n + v]
+    local old = call('HGET', key, ARGV[1 + v])
+    known = known or old
+    if not (old and sub(old, 9, 16) == sub(state, 9, 16) and i8('<i8', old, 25) >= i8('<i8', state, 25)) then
+      new[m + 1], new[m + 2] = ARGV[1 + v], state
+      m = m + 2
+      if not (behind and call('HEXISTS', key, ARGV[1 + n + v]) == 1) then
+        new[m + 1], new[m + 2] = ARGV[1 + n + v], ARGV[at + n + v]
+        m = m + 2
       end
     end
   end
-  if #new > 0 then
-    redis.call('HSET', key, unpack(new))
-    if left ~= -1 and left < seconds then redis.call('EXPIRE', key, seconds) end
+  if m > 0 then
+    known = known or call('EXISTS', key) == 1
+    call('HSET', key, unpack(new, 1, m))
+    if known then call('PEXPIREAT', key, expiry, 'GT') else call('PEXPIREAT', key, expiry) end
     written = written + 1
   end
   at = at + 2 * n
 end
 return written
 """
+WRITTEN_AT_ONCE: Final = 2_000
+"""Keys packed at a time: while the server writes them, the next are packed."""
 
 
 class EntityProjection:
@@ -59,31 +70,26 @@ class EntityProjection:
     """
 
     def __init__(self, client: Any, project: str, specs: Sequence[ViewSpec], *, behind: bool = False) -> None:
-        self._prefix = key_prefix(specs[0].join_keys)
-        self._suffix = project.encode()
-        self._specs = tuple(specs)
         names = [state_field(s) for s in specs] + [time_field(s.name) for s in specs]
         seconds = max(s.lifetime_us for s in specs) // 1_000_000 + 1
         head = [len(specs), *names, seconds, int(behind)]
-        self._writes = ScriptedWrites(client, _WRITE, head, "window states")
+        self._writes = ScriptedWrites(client, _WRITE, "window states")
+        self._prefix, self._suffix = key_prefix(specs[0].join_keys), project.encode()
+        self._calls = StateCalls(self._writes.sha, head, self._prefix, self._suffix)
 
     def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:
         """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""
-        return self.send(self.rows(index, states, slots))
+        parts = np.array_split(slots, len(slots) // WRITTEN_AT_ONCE + 1)
+        return self._writes.send(lambda: (self.calls(index, states, some) for some in parts))
 
-    def rows(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> list[Row]:
-        """(key, arguments) per slot, ready for `send`: bytes only, so they may travel between steps of a flow."""
-        packed = []
-        for state in states:
-            blob, offsets = state.pack(slots)
-            packed.append((memoryview(blob.tobytes()), offsets.tolist(), state.newest(slots).tolist()))
-        rows = []
-        for i, slot in enumerate(slots.tolist()):
-            arguments: list[Any] = [bytes(blob[o[i] : o[i + 1]]) for blob, o, _ in packed]
-            arguments += [encode_timestamp(times[i]) for _, _, times in packed]
-            rows.append((self._prefix + index.name(slot) + self._suffix, arguments))
-        return rows
+    def calls(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> Calls:
+        """The states of `slots`, ready for `send`: bytes only, so they may travel between steps of a flow."""
+        return self._calls.pack(index.export(), states, slots)
 
-    def send(self, rows: Sequence[Row]) -> int:
-        """Compare-and-set the rows, one pipelined round trip for all of them."""
-        return self._writes.send(rows)
+    def key(self, name: bytes) -> bytes:
+        """The Redis key of a key of the index."""
+        return self._prefix + name + self._suffix
+
+    def send(self, calls: Calls) -> int:
+        """Compare-and-set the states, one round trip for all of them."""
+        return self._writes.send(lambda: [calls])

@@ -3,48 +3,71 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from feature_repo.errors import OnlineStoreError
+from feature_repo.stores.commands import Calls
 
-BATCH: Final = 256
-"""Keys per script call: long enough that the call costs little, short enough that Redis answers readers in between."""
-
-Row = tuple[bytes, list[Any]]
-"""Redis key, and the script's arguments for it."""
+_PIECE: Final = 1 << 20
+"""Bytes handed to the socket at a time: its timeout is for one piece, not for a flush of any size."""
 
 
 class ScriptedWrites:
-    """Sends rows through a script that takes `head` and then each key's arguments, and returns how many keys it wrote."""
+    """Sends calls of a script that returns how many keys it wrote. `client` is a redis-py client with `decode_responses` off.
 
-    def __init__(self, client: Any, script: str, head: Sequence[Any], what: str) -> None:
-        self.head = head
+    Of the client only its connections are used: they know addresses, passwords, TLS and timeouts, and cost a few microseconds; its
+    pipelines would take every argument into their hands.
+    """
+
+    def __init__(self, client: Any, script: str, what: str) -> None:
+        self.sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         self._client = client
         self._script = script
-        self._sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         self._what = what
 
-    def send(self, rows: Sequence[Row]) -> int:
-        """One pipelined round trip for all rows; returns how many keys were written. Raises `OnlineStoreError`."""
+    def send(self, parts: Callable[[], Iterable[Calls]]) -> int:
+        """One round trip for all calls; returns how many keys were written. Raises `OnlineStoreError`.
+
+        Parts are made one after the other, and the server works on one while the next is made.
+        """
         from redis.exceptions import NoScriptError, RedisError
 
         try:
             try:
-                return self._pipelined(rows)
+                return self._exchange(parts())
             except NoScriptError:  # a server that was restarted, or never asked
                 self._client.script_load(self._script)
-                return self._pipelined(rows)
+                return self._exchange(parts())
         except RedisError as error:
             msg = f"{self._what} could not be written: {error}"
             raise OnlineStoreError(
                 msg, where="Redis", todo="see that the server at REDIS_URL runs and has memory"
             ) from error
 
-    def _pipelined(self, rows: Sequence[Row]) -> int:
-        with self._client.pipeline(transaction=False) as pipe:
-            for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH]
-                keys = [key for key, _ in part]
-                pipe.evalsha(self._sha, len(keys), *keys, *self.head, *(a for _, row in part for a in row))
-            return int(sum(pipe.execute()))
+    def _exchange(self, parts: Iterable[Calls]) -> int:
+        from redis.exceptions import ResponseError
+
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        written, sent, refused = 0, 0, None
+        try:
+            for calls in parts:
+                connection.send_packed_command(_pieces(calls))
+                sent += calls.calls
+            for _ in range(sent):  # all of them, or the connection is of no use to the next
+                try:
+                    written += connection.read_response()
+                except ResponseError as error:
+                    refused = refused or error
+        finally:
+            pool.release(connection)
+        if refused is not None:
+            raise refused
+        return written
+
+
+def _pieces(calls: Calls) -> Iterator[memoryview]:
+    whole = memoryview(calls.data)  # type: ignore[arg-type]  # an array is a buffer, which its type does not say
+    for start in range(0, len(whole), _PIECE):
+        yield whole[start : start + _PIECE]

@@ -10,65 +10,66 @@ The bytes are described in `header`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.windows.columns import Events, Floats, Ints, Keys
+from feature_repo.windows.columns import Bytes, Events, Floats, Ints, Keys
 from feature_repo.windows.fold import fold_events, fold_tiles
 from feature_repo.windows.header import HEADER, MAGIC, NOTHING, check_header
 from feature_repo.windows.read import read_tables
 from feature_repo.windows.read_then_fold import read_then_fold
-from feature_repo.windows.rows import FULL
 from feature_repo.windows.sketch import fold_sketch
 from feature_repo.windows.spec import ViewSpec
 
 _FIRST_SLOTS: Final = 64
 _FIRST_ROWS: Final = 256
 
+Number = TypeVar("Number", bound=np.generic)
+
 
 class KeyIndex:
     """Slots for keys: an open-addressing table from a key's 128-bit hash to 0, 1, 2 ..., and the bytes of each key."""
 
     def __init__(self) -> None:
-        self._table: Ints = np.full(4 * _FIRST_SLOTS, -1, np.int64)
+        self._n = 0
+        self._table: npt.NDArray[Any] = np.full(4 * _FIRST_SLOTS, -1, np.int32)
         self._hashes: Ints = np.zeros((_FIRST_SLOTS, 2), np.int64)
-        self._names: list[bytes] = []
+        self._offsets: Ints = np.zeros(_FIRST_SLOTS + 1, np.int64)
+        self._data: Bytes = np.zeros(16 * _FIRST_SLOTS, np.uint8)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return self._n
 
     def slots(self, keys: Keys) -> Ints:
         """The slot of every row's key; keys not seen before get the next ones."""
-        n = len(keys)
-        known = len(self)
+        n, known = len(keys), self._n
         if 2 * (known + n) > len(self._table):
-            self._table = np.full(4 * 2 ** int(known + n).bit_length(), -1, np.int64)
+            self._table = np.full(2 * 2 ** int(known + n).bit_length(), -1, np.int32)
             _rehash(self._table, self._hashes, known)
-        if known + n > len(self._hashes):
-            grown = np.zeros((2 ** int(known + n).bit_length(), 2), np.int64)
-            grown[:known] = self._hashes[:known]
-            self._hashes = grown
+        self._hashes = _with_room(self._hashes, known, known + n)
         slots = np.empty(n, np.int64)
         fresh = np.empty(n, np.int64)
         n_fresh = _find_slots(self._table, self._hashes, known, keys.hashes, slots, fresh)
         if n_fresh:
-            whole = keys.data.tobytes()
-            starts, ends = keys.offsets[fresh[:n_fresh]].tolist(), keys.offsets[fresh[:n_fresh] + 1].tolist()
-            self._names.extend(whole[a:b] for a, b in zip(starts, ends, strict=True))
+            fresh = fresh[:n_fresh]
+            end = int(self._offsets[known])
+            more = int((keys.offsets[fresh + 1] - keys.offsets[fresh]).sum())
+            self._offsets = _with_room(self._offsets, known + 1, known + 1 + n_fresh)
+            self._data = _with_room(self._data, end, end + more)
+            _append_names(self._offsets, self._data, known, keys.offsets, keys.data, fresh)
+            self._n = known + n_fresh
         return slots
 
     def name(self, slot: int) -> bytes:
-        return self._names[slot]
+        return self._data[self._offsets[slot] : self._offsets[slot + 1]].tobytes()
 
     def export(self) -> Keys:
-        """All keys in slot order; `slots` of them into an empty index gives the same slots."""
-        offsets = np.zeros(len(self) + 1, np.int64)
-        np.cumsum([len(name) for name in self._names], out=offsets[1:])
-        data = np.frombuffer(b"".join(self._names), np.uint8)
-        return Keys(self._hashes[: len(self)].copy(), offsets, data)
+        """All keys in slot order; `slots` of them into an empty index gives the same slots. What it holds never changes."""
+        n = self._n
+        return Keys(self._hashes[:n], self._offsets[: n + 1], self._data[: self._offsets[n]])
 
 
 @dataclass
@@ -89,12 +90,14 @@ class ViewState:
     def __init__(self, spec: ViewSpec) -> None:
         self.spec = spec
         layout = spec.layout
+        self._kind = int(spec.tiled + spec.sketch)
+        self._row_bytes = (8 * layout.n_ints, 8 * layout.n_floats)
         free = np.full(64, -1, np.int64)
         free[63] = 0
         self._a = _Arrays(
             ints=np.zeros((_FIRST_ROWS, layout.n_ints), np.int64),
             floats=np.zeros((_FIRST_ROWS, layout.n_floats), np.float64),
-            segments=_empty_segments(_FIRST_SLOTS),
+            segments=_no_rows(np.zeros((_FIRST_SLOTS, 7), np.int64)),
             free=free,
         )
 
@@ -197,38 +200,38 @@ class ViewState:
             )
         )
 
-    def pack(self, slots: Ints) -> tuple[npt.NDArray[np.uint8], Ints]:
-        """The states of some slots as bytes: (blob, offsets), slot i at `blob[offsets[i]:offsets[i + 1]]`."""
+    def sizes(self, slots: Ints) -> Ints:
+        """Bytes of the packed state, per slot."""
         if len(slots):
             self._room_for_slots(int(slots.max()) + 1)
-        a, layout = self._a, self.spec.layout
-        sizes = HEADER + a.segments[slots, 3] * (layout.n_ints + layout.n_floats)
-        offsets = np.zeros(len(slots) + 1, np.int64)
-        np.cumsum(sizes, out=offsets[1:])
-        words = np.empty(int(offsets[-1]), np.int64)
-        _pack(
-            a.ints,
-            a.floats,
-            a.segments,
-            slots,
-            offsets,
-            words,
-            self.spec.fingerprint,
-            self.spec.tiled + self.spec.sketch,
-        )
-        return words.view(np.uint8), offsets * 8
+        rows: Ints = self._a.segments[slots, 3]
+        return 8 * HEADER + sum(self._row_bytes) * rows
 
-    def load(self, slots: Ints, blob: npt.NDArray[np.uint8], offsets: Ints) -> None:
+    def pack(self, slots: Ints) -> tuple[Bytes, Ints]:
+        """The states of some slots as bytes: (blob, offsets), slot i at `blob[offsets[i]:offsets[i + 1]]`."""
+        offsets = np.zeros(len(slots) + 1, np.int64)
+        np.cumsum(self.sizes(slots), out=offsets[1:])
+        blob = np.empty(int(offsets[-1]), np.uint8)
+        self.pack_into(slots, blob, offsets)
+        return blob, offsets
+
+    def pack_into(self, slots: Ints, out: Bytes, at: Ints) -> None:
+        """Write the states of some slots into `out`, slot i from byte `at[i]` on, `sizes(slots)[i]` bytes of it."""
+        a = self._a
+        ints, floats = a.ints.reshape(-1).view(np.uint8), a.floats.reshape(-1).view(np.uint8)
+        _pack(ints, floats, *self._row_bytes, a.segments, slots, at, out, self.spec.fingerprint, self._kind)
+
+    def load(self, slots: Ints, blob: Bytes, offsets: Ints) -> None:
         """Put packed states back into empty slots. Raises `StateError` if they were packed under another layout."""
-        words = blob.view(np.int64)
-        for slot, at in zip(slots.tolist(), (offsets[:-1] // 8).tolist(), strict=True):
-            rows = check_header(words[at:], self.spec)
-            self._room_for_slots(slot + 1)
-            while (
-                _load(self._a.ints, self._a.floats, self._a.segments, self._a.free, slot, words[at:], rows)
-                == FULL
-            ):
-                self._grow_rows()
+        if len(slots) == 0:
+            return
+        spec, words, at = self.spec, blob.view(np.int64), offsets // 8
+        wrong = _first_wrong(words, at, spec.fingerprint, spec.layout.n_ints + spec.layout.n_floats)
+        if wrong >= 0:
+            check_header(words[at[wrong] : at[wrong + 1]], spec)
+        self._room_for_slots(int(slots.max()) + 1)
+        self._room_for_rows(int(self._a.free[63]) + _rows_wanted(words, at))
+        _load(self._a.ints, self._a.floats, self._a.segments, self._a.free, slots, words, at)
 
     def versions(self, slots: Ints) -> Ints:
         """Events folded so far, per slot: grows with every event, the same after any replay of the same events."""
@@ -246,20 +249,34 @@ class ViewState:
     def _room_for_slots(self, n: int) -> None:
         have = len(self._a.segments)
         if n > have:
-            self._a.segments = np.concatenate([self._a.segments, _empty_segments(max(n, 2 * have) - have)])
+            self._a.segments = _with_room(self._a.segments, have, n)
+            _no_rows(self._a.segments[have:])
 
     def _grow_rows(self) -> None:
-        a = self._a
-        a.ints = np.concatenate([a.ints, np.zeros_like(a.ints)])
-        a.floats = np.concatenate([a.floats, np.zeros_like(a.floats)])
+        self._room_for_rows(2 * len(self._a.ints))
+
+    def _room_for_rows(self, n: int) -> None:
+        a, used = self._a, int(self._a.free[63])
+        a.ints, a.floats = _with_room(a.ints, used, n), _with_room(a.floats, used, n)
 
 
-def _empty_segments(n: int) -> Ints:
-    segments = np.zeros((n, 7), np.int64)
+def _no_rows(segments: Ints) -> Ints:
     segments[:, 1] = -1
     segments[:, 5] = NOTHING
     segments[:, 6] = NOTHING
     return segments
+
+
+def _with_room(array: npt.NDArray[Number], used: int, wanted: int) -> npt.NDArray[Number]:
+    """The array if it has `wanted` rows, else a copy of its first `used` rows with at least twice the room.
+
+    Room never written to costs no memory: the system hands out zeroed pages when they are first touched.
+    """
+    if wanted <= len(array):
+        return array
+    grown = np.zeros((max(wanted, 2 * len(array)), *array.shape[1:]), array.dtype)
+    grown[:used] = array[:used]
+    return grown
 
 
 @nb.njit(cache=True)
@@ -296,56 +313,98 @@ def _find_slots(table: Ints, hashes: Ints, known: int, wanted: Ints, slots: Ints
 
 
 @nb.njit(cache=True)
+def _append_names(offsets: Ints, data: Bytes, known: int, new_offsets: Ints, new: Bytes, rows: Ints) -> None:
+    at = offsets[known]
+    for i in range(len(rows)):
+        for k in range(new_offsets[rows[i]], new_offsets[rows[i] + 1]):
+            data[at] = new[k]
+            at += 1
+        offsets[known + i + 1] = at
+
+
+@nb.njit(cache=True)
+def _copy(source: Bytes, first: int, n: int, target: Bytes, at: int) -> None:
+    """Slices first: indices that cannot be negative let the compiler copy 32 bytes at a time."""
+    source, target = source[first : first + n], target[at : at + n]
+    for k in range(n):
+        target[k] = source[k]
+
+
+@nb.njit(cache=True)
 def _pack(
-    ints: Ints,
-    floats: Floats,
+    ints: Bytes,
+    floats: Bytes,
+    int_row: int,
+    float_row: int,
     segments: Ints,
     slots: Ints,
     offsets: Ints,
-    words: Ints,
+    out: Bytes,
     fingerprint: int,
     kind: int,
+) -> None:
+    """The rows of a key stand in one piece in the arrays, so a state is its header and two copies."""
+    header = np.empty(HEADER, np.int64)
+    header[0], header[1] = MAGIC | (kind << 32), fingerprint
+    header[6], header[7] = int_row // 8, float_row // 8
+    header_bytes = header.view(np.uint8)
+    for i in range(len(slots)):
+        segment = segments[slots[i]]
+        rows, first = segment[3], segment[0] + segment[2]
+        header[2], header[3], header[4], header[5] = rows, segment[4], segment[5], segment[6]
+        at = offsets[i]
+        _copy(header_bytes, 0, 8 * HEADER, out, at)
+        _copy(ints, first * int_row, rows * int_row, out, at + 8 * HEADER)
+        _copy(floats, first * float_row, rows * float_row, out, at + 8 * HEADER + rows * int_row)
+
+
+@nb.njit(cache=True)
+def _first_wrong(words: Ints, at: Ints, fingerprint: int, row_words: int) -> int:
+    """The first state that is none of this layout, -1 if there is none."""
+    for i in range(len(at) - 1):
+        n = at[i + 1] - at[i]
+        if n < HEADER or words[at[i]] & 0xFFFFFFFF != MAGIC or words[at[i] + 1] != fingerprint:
+            return i
+        if n < HEADER + words[at[i] + 2] * row_words:
+            return i
+    return -1
+
+
+@nb.njit(cache=True)
+def _rows_wanted(words: Ints, at: Ints) -> int:
+    """Rows of the segments that hold these states."""
+    wanted = 0
+    for i in range(len(at) - 1):
+        size = 0
+        while (1 << size) < words[at[i] + 2]:
+            size += 1
+        wanted += 1 << size
+    return wanted
+
+
+@nb.njit(cache=True)
+def _load(
+    ints: Ints, floats: Floats, segments: Ints, free: Ints, slots: Ints, words: Ints, offsets: Ints
 ) -> None:
     n_ints, n_floats = ints.shape[1], floats.shape[1]
     as_floats = words.view(np.float64)
     for i in range(len(slots)):
-        segment = segments[slots[i]]
-        rows = segment[3]
-        first = segment[0] + segment[2]
         at = offsets[i]
-        words[at] = MAGIC | (kind << 32)
-        words[at + 1] = fingerprint
-        words[at + 2] = rows
-        words[at + 3], words[at + 4], words[at + 5] = segment[4], segment[5], segment[6]
-        words[at + 6], words[at + 7] = n_ints, n_floats
+        rows = words[at + 2]
+        size = 0
+        while (1 << size) < rows:
+            size += 1
+        start = free[63]
+        free[63] += 1 << size
+        segment = segments[slots[i]]
+        segment[0], segment[1], segment[2], segment[3] = start, size, 0, rows
+        segment[4], segment[5], segment[6] = words[at + 3], words[at + 4], words[at + 5]
         at += HEADER
-        for r in range(first, first + rows):
+        for r in range(start, start + rows):
             for c in range(n_ints):
-                words[at] = ints[r, c]
+                ints[r, c] = words[at]
                 at += 1
-        for r in range(first, first + rows):
+        for r in range(start, start + rows):
             for c in range(n_floats):
-                as_floats[at] = floats[r, c]
+                floats[r, c] = as_floats[at]
                 at += 1
-
-
-@nb.njit(cache=True)
-def _load(ints: Ints, floats: Floats, segments: Ints, free: Ints, slot: int, words: Ints, rows: int) -> Any:
-    n_ints, n_floats = ints.shape[1], floats.shape[1]
-    size = 0
-    while (1 << size) < rows:
-        size += 1
-    if free[63] + (1 << size) > len(ints):
-        return FULL
-    start = free[63]
-    free[63] += 1 << size
-    segment = segments[slot]
-    segment[0], segment[1], segment[2], segment[3] = start, size, 0, rows
-    segment[4], segment[5], segment[6] = words[3], words[4], words[5]
-    as_floats = words.view(np.float64)
-    for r in range(rows):
-        for c in range(n_ints):
-            ints[start + r, c] = words[HEADER + r * n_ints + c]
-        for c in range(n_floats):
-            floats[start + r, c] = as_floats[HEADER + rows * n_ints + r * n_floats + c]
-    return 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import redis
 import structlog
@@ -30,9 +30,8 @@ from flows.steps.fold import OnlineRows
 log = structlog.get_logger(__name__)
 
 GIVE_UP_S: Final = 60.0
+Rows = TypeVar("Rows")
 _OUTAGE: Final = (redis.ConnectionError, redis.TimeoutError)
-Rows = list[tuple[bytes, list[Any]]]
-"""(Redis key, script arguments) per key."""
 
 
 class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
@@ -56,7 +55,7 @@ class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> OnlinePart:
         """A writer; there is nothing to resume."""
         del step_id, resume_state
-        send_patiently(lambda _: self._projections.publish(self._kept), [])
+        send_patiently(self._projections.publish, self._kept)
         return OnlinePart(self._projections, int(for_part))
 
 
@@ -84,7 +83,7 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
                 )
 
     def _mark(self, versions: tuple[str, ...]) -> None:
-        send_patiently(lambda _: self._projections.mark(versions, self._shard), [])
+        send_patiently(lambda filled: self._projections.mark(filled, self._shard), versions)
 
     def snapshot(self) -> None:
         """Nothing: what was written is in the store."""

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from bytewax.operators import StatefulBatchLogic
 
+from feature_repo.stores.commands import NO_CALLS, Calls
 from flows import metrics
 from flows.keyed_states import KeyedStates, PartState, StatesContext
 from flows.projections import Projections
@@ -29,14 +30,14 @@ _NAP: Final = timedelta(milliseconds=20)
 
 @dataclass(frozen=True, slots=True)
 class OnlineRows:
-    """States on their way to the online store: (Redis key, script arguments) per key.
+    """States on their way to the online store, as the commands that write them.
 
     `filled` are versions of which, with these rows, every state of the part is in the store.
     """
 
     entity: EntityKeys
     views: tuple[str, ...]
-    rows: list[tuple[bytes, list[Any]]]
+    rows: Calls
     oldest_accepted_us: int
     filled: tuple[str, ...] = ()
 
@@ -118,9 +119,9 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         slots = states.clean()
         if filled:
             states.unmarked.clear()
-        rows = []
+        rows = NO_CALLS
         if states.specs:
-            rows = self._context.projections.of(states.specs).rows(states.index, states.states, slots)
+            rows = self._context.projections.of(states.specs).calls(states.index, states.states, slots)
         metrics.KEYS_HELD.labels(states.label, f"{states.shard:02d}").set(len(states.index))
         return [OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled)]
 

@@ -1,0 +1,218 @@
+"""Script calls as bytes: EVALSHA over many rows, written into one buffer straight from the state arrays, without an object per row.
+
+One call takes `BATCH` rows: long enough that the call costs little, short enough that the server answers readers in between and that
+its allocator finds what it freed in its thread's cache (256 rows cost a third more). A call is
+
+    EVALSHA <sha> <rows> <key of each row> <head> (<state of each view> <time of each view>) of each row
+
+in RESP (redis.io/docs/reference/protocol-spec): `*<arguments>`, then `$<length>` and the bytes of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numba as nb
+import numpy as np
+
+from feature_repo.windows.columns import Bytes, Ints, Keys
+from feature_repo.windows.state import ViewState
+
+BATCH: Final = 32
+"""Rows a call."""
+_LENGTH: Final = 16
+"""Bytes that `$<length>` and the two line ends around an argument take at most."""
+_TIME: Final = 24
+"""Bytes a protobuf Timestamp takes at most."""
+
+Row = tuple[bytes, list[Any]]
+"""Redis key, and the script's arguments for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """`calls` commands for `rows` rows, ready to be sent."""
+
+    data: Bytes
+    calls: int
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+NO_CALLS: Final = Calls(np.empty(0, np.uint8), 0, 0)
+
+
+def encode(argument: Any) -> bytes:
+    r"""One argument in RESP.
+
+    >>> encode("EVALSHA"), encode(7)
+    (b'$7\r\nEVALSHA\r\n', b'$1\r\n7\r\n')
+    """
+    data = argument if isinstance(argument, bytes) else str(argument).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def row_calls(sha: str, head: Sequence[Any], rows: Sequence[Row]) -> Calls:
+    """The calls for rows that are objects: where a row costs much more than this anyway."""
+    start, fixed = encode("EVALSHA") + encode(sha), b"".join(map(encode, head))
+    calls = []
+    for at in range(0, len(rows), BATCH):
+        some = rows[at : at + BATCH]
+        arguments = [*map(encode, (key for key, _ in some)), fixed]
+        arguments += [encode(argument) for _, row in some for argument in row]
+        n = 3 + len(head) + sum(1 + len(row) for _, row in some)
+        calls.append(b"*%d\r\n%b%b%b" % (n, start, encode(len(some)), b"".join(arguments)))
+    return Calls(_bytes(b"".join(calls)), len(calls), len(rows))
+
+
+class StateCalls:
+    """Packs the states of one entity's views. `prefix` and `suffix` make a Redis key of a key's bytes."""
+
+    def __init__(self, sha: str, head: Sequence[Any], prefix: bytes, suffix: bytes) -> None:
+        self._script = _bytes(encode("EVALSHA") + encode(sha))
+        self._head, self._head_arguments = _bytes(b"".join(map(encode, head))), len(head)
+        self._prefix, self._suffix = _bytes(prefix), _bytes(suffix)
+
+    def pack(self, names: Keys, states: Sequence[ViewState], slots: Ints) -> Calls:
+        """The calls that write the states of `slots`; `names` are the keys in slot order."""
+        n, views = len(slots), len(states)
+        sizes = np.empty((views, n), np.int64)
+        times = np.empty((views, n), np.int64)
+        for v, state in enumerate(states):
+            sizes[v] = state.sizes(slots)
+            times[v] = state.newest(slots)
+        calls = -(-n // BATCH)
+        lengths = names.offsets[slots + 1] - names.offsets[slots]
+        a_row = len(self._prefix) + len(self._suffix) + _LENGTH + views * (2 * _LENGTH + _TIME)
+        a_call = len(self._script) + len(self._head) + 3 * _LENGTH
+        out = np.empty(int(sizes.sum() + lengths.sum()) + n * a_row + calls * a_call, np.uint8)
+        places = np.empty((views, n), np.int64)
+        used = _frame(
+            out,
+            self._script,
+            self._head,
+            self._head_arguments,
+            self._prefix,
+            self._suffix,
+            names.offsets,
+            names.data,
+            slots,
+            sizes,
+            times,
+            places,
+            BATCH,
+        )
+        for v, state in enumerate(states):
+            state.pack_into(slots, out, places[v])
+        return Calls(out[:used], calls, n)
+
+
+def _bytes(data: bytes) -> Bytes:
+    return np.frombuffer(data, np.uint8).copy()
+
+
+@nb.njit(cache=True)
+def _frame(
+    out: Bytes,
+    script: Bytes,
+    head: Bytes,
+    head_arguments: int,
+    prefix: Bytes,
+    suffix: Bytes,
+    name_offsets: Ints,
+    names: Bytes,
+    slots: Ints,
+    sizes: Ints,
+    times: Ints,
+    places: Ints,
+    batch: int,
+) -> int:
+    """Everything but the states: `places` says where they belong. Returns the bytes used."""
+    views, n = sizes.shape
+    time = np.empty(24, np.uint8)
+    at = 0
+    for start in range(0, n, batch):
+        end = min(start + batch, n)
+        rows = end - start
+        at = _number(out, at, 42, 3 + rows + head_arguments + rows * 2 * views)  # *
+        at = _put(out, at, script)
+        digits = 1
+        while 10**digits <= rows:
+            digits += 1
+        at = _decimal(out, _number(out, at, 36, digits), rows)  # $
+        for i in range(start, end):
+            a, b = name_offsets[slots[i]], name_offsets[slots[i] + 1]
+            at = _number(out, at, 36, len(prefix) + b - a + len(suffix))
+            at = _put(out, at, prefix)
+            at = _put(out, at, names[a:b])
+            at = _put(out, at, suffix)
+            at = _line_end(out, at)
+        at = _put(out, at, head)
+        for i in range(start, end):
+            for v in range(views):
+                at = _number(out, at, 36, sizes[v, i])
+                places[v, i] = at
+                at = _line_end(out, at + sizes[v, i])
+            for v in range(views):
+                length = _timestamp(time, times[v, i])
+                at = _number(out, at, 36, length)
+                at = _put(out, at, time[:length])
+                at = _line_end(out, at)
+    return at
+
+
+@nb.njit(cache=True)
+def _put(out: Bytes, at: int, data: Bytes) -> int:
+    target = out[at : at + len(data)]
+    for k in range(len(data)):
+        target[k] = data[k]
+    return at + len(data)
+
+
+@nb.njit(cache=True)
+def _line_end(out: Bytes, at: int) -> int:
+    out[at], out[at + 1] = 13, 10
+    return at + 2
+
+
+@nb.njit(cache=True)
+def _number(out: Bytes, at: int, mark: int, value: int) -> int:
+    """A mark, a number and a line end."""
+    out[at] = mark
+    return _decimal(out, at + 1, value)
+
+
+@nb.njit(cache=True)
+def _decimal(out: Bytes, at: int, value: int) -> int:
+    digits = 1
+    rest = value // 10
+    while rest:
+        digits += 1
+        rest //= 10
+    for k in range(digits - 1, -1, -1):
+        out[at + k] = 48 + value % 10
+        value //= 10
+    return _line_end(out, at + digits)
+
+
+@nb.njit(cache=True)
+def _timestamp(out: Bytes, us: int) -> int:
+    """As `keys.encode_timestamp`; returns the bytes used."""
+    at = 0
+    for part in range(2):
+        value = np.uint64(us // 1_000_000) if part == 0 else np.uint64(us % 1_000_000 * 1000)
+        if value == 0:
+            continue
+        out[at] = 8 if part == 0 else 16
+        at += 1
+        while value > np.uint64(127):
+            out[at] = np.uint8(value & np.uint64(127)) | 128
+            value >>= np.uint64(7)
+            at += 1
+        out[at] = np.uint8(value)
+        at += 1
+    return at
