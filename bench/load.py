@@ -1,0 +1,154 @@
+"""Load on an HTTP server over keep-alive connections, from a process of its own; prints one line of JSON.
+
+Open loop (`--rate`): requests are due at a fixed rate whatever the server does, and a latency counts from the instant its request was
+due, so that a server that stalls cannot slow its clients down and look good. Closed loop (`--rate 0`): every connection sends its
+next request when it has its answer; for the highest rate a server reaches.
+
+python -m bench.load --port 8000 --requests requests.json --seconds 5 --rate 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvloop
+
+from bench.harness import percentile
+
+PATH = "/score"
+DRAIN_S = 5.0
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time; tells its load when it is free again."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.due = 0.0
+        self.received = b""
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def send(self, request: bytes, due: float) -> None:
+        self.due = due
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head = self.received.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        lowered = self.received[:head].lower()
+        at = lowered.index(b"content-length:") + 15
+        size = int(lowered[at:].split(b"\r\n", 1)[0])
+        if len(self.received) < head + 4 + size:
+            return
+        status, body, self.received = lowered[9:12], self.received[head + 4 :], b""
+        self.load.answered(self, status, body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.load.lost += 1
+
+
+class Load:
+    """`requests` are sent one after the other, round and round."""
+
+    def __init__(self, requests: list[bytes], seconds: float, rate: float) -> None:
+        self.requests, self.seconds, self.rate = requests, seconds, rate
+        self.latencies: list[float] = []
+        self.idle: deque[Connection] = deque()
+        self.waiting: deque[tuple[bytes, float]] = deque()
+        self.sent = self.lost = self.refused = self.degraded = 0
+        self.began = self.end = 0.0
+
+    async def run(self, host: str, port: int, connections: int) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(connections):
+            _, made = await loop.create_connection(lambda: Connection(self), host, port)
+            self.idle.append(made)
+        self.began = time.perf_counter()
+        self.end = self.began + self.seconds
+        if self.rate:
+            await self._open_loop()
+        else:
+            while self.idle:
+                self._send(time.perf_counter())
+            await asyncio.sleep(self.seconds)
+        give_up = time.perf_counter() + DRAIN_S
+        while len(self.latencies) + self.refused < self.sent and time.perf_counter() < give_up:
+            await asyncio.sleep(0.01)
+
+    async def _open_loop(self) -> None:
+        due, step = self.began, 1 / self.rate
+        while due < self.end:
+            now = time.perf_counter()
+            while due <= now and due < self.end:
+                self._send(due)
+                due += step
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+
+    def _send(self, due: float) -> None:
+        request = self.requests[self.sent % len(self.requests)]
+        self.sent += 1
+        if self.idle:
+            self.idle.popleft().send(request, due)
+        else:
+            self.waiting.append((request, due))
+
+    def answered(self, connection: Connection, status: bytes, body: bytes) -> None:
+        now = time.perf_counter()
+        if status == b"200":
+            self.latencies.append(now - connection.due)
+            self.degraded += b'"degraded":true' in body
+        else:
+            self.refused += 1
+        if self.waiting:
+            connection.send(*self.waiting.popleft())
+        else:
+            self.idle.append(connection)
+            if not self.rate and now < self.end:
+                self._send(now)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--requests", type=Path, required=True, help="a JSON list of bodies")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--connections", type=int, default=16)
+    asked = parser.parse_args()
+    bodies = [orjson.dumps(body) for body in orjson.loads(asked.requests.read_bytes())]
+    head = f"POST {PATH} HTTP/1.1\r\nHost: {asked.host}\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    load = Load([head.encode() % len(body) + body for body in bodies], asked.seconds, asked.rate)
+    uvloop.run(load.run(asked.host, asked.port, asked.connections))
+    milliseconds = [1e3 * latency for latency in load.latencies] or [float("nan")]
+    print(
+        json.dumps(
+            {
+                "answered": len(load.latencies),
+                "refused": load.refused,
+                "lost": load.lost,
+                "degraded": load.degraded,
+                "unanswered": load.sent - len(load.latencies) - load.refused,
+                "rate": len(load.latencies) / asked.seconds,
+                "p50_ms": percentile(milliseconds, 50),
+                "p99_ms": percentile(milliseconds, 99),
+                "max_ms": max(milliseconds),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
