@@ -80,11 +80,11 @@ def measure(url: str, home: Path, block_events: int, events: int) -> Costs:
     since_epoch = 0
     while done < events:
         blocks = []
-        for partition in partitions:
+        for partition, admit in zip(partitions, admissions, strict=True):
             with costs("read the bus"):
-                blocks += partition.next_batch()
+                blocks += [(block, admit) for block in partition.next_batch()]
         slices: dict[str, list[Any]] = defaultdict(list)
-        for block, admit in zip(blocks, admissions, strict=True):
+        for block, admit in blocks:
             with costs("decode"):
                 decoded = accept.decode(block)
             with costs("check"):
@@ -103,8 +103,7 @@ def measure(url: str, home: Path, block_events: int, events: int) -> Costs:
                 parts[key] = KeyedStates(states, pieces[0].entity, pieces[0].shard)
             keyed = parts[key]
             with costs("fold"):
-                for piece in pieces:
-                    keyed.take(piece)
+                keyed.take(pieces)
             writer = projections.of(keyed.specs)
             with costs("pack the states"):
                 rows = writer.calls(keyed.index, keyed.states, keyed.clean())

@@ -9,11 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from bench import w1, w1_stream
 from flows import logs
 from flows.bootstrap import run
+from flows.connectors.entries import EntryReader
 from flows.settings import FlowSettings
 
 WARM_UP: int = 3_000
@@ -25,15 +24,22 @@ def main() -> None:
     settings = FlowSettings()
     logs.configure("json")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "warm_up.parquet"
-        pq.write_table(w1.payments(WARM_UP, accounts=100, seed=2), path)
+        path = Path(folder) / "warm_up.jsonl"
+        path.write_bytes(b"\n".join(w1_stream.as_json(w1.payments(WARM_UP, accounts=100, seed=2))))
         warm = settings.model_copy(update={"home": Path(folder), "source_files": str(path), "epoch_ms": 50})
         w1_stream.apply(warm)
         run(w1_stream.NAME, warm)
+    EntryReader(1).read(_answer)
     w1_stream.apply(settings)
     print("ready", flush=True)
     sys.stdin.readline()
     run(w1_stream.NAME, settings)
+
+
+def _answer(buffer: memoryview) -> int:
+    """What a bus without news says."""
+    buffer[:5] = b"*-1\r\n"
+    return 5
 
 
 if __name__ == "__main__":

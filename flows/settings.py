@@ -43,7 +43,7 @@ class FlowSettings(RepoSettings):
         "auto is unread when there is a key, because the bus holds events as they came, and all without",
     )
     block_events: int = Field(
-        default=4096,
+        default=16_384,
         ge=1,
         le=1_000_000,
         description="Most events in one block from the bus or a JSON-lines file",

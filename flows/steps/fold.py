@@ -66,10 +66,12 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
     def on_batch(self, values: list[Slice]) -> tuple[list[OnlineRows], bool]:
         """Fold slices; hand on the states of the keys they touched."""
         oldest = min((piece.oldest_accepted_us for piece in values if len(piece.keys)), default=0)
-        for piece in values:
-            states = self._states or self._open(piece.entity, piece.shard, len(piece.marks))
-            if states is not None:
-                states.take(piece)
+        while values and self._states is None:
+            self._open(values[0].entity, values[0].shard, len(values[0].marks))
+            if self._states is None:
+                values = values[1:]
+        if self._states is not None:
+            self._states.take(values)
         if self._context.live or (self._states is not None and len(self._states.dirty) >= GATHERED_KEYS):
             return self._hand_on(oldest), StatefulBatchLogic.RETAIN
         return [], StatefulBatchLogic.RETAIN

@@ -8,7 +8,7 @@ is in no window of that entity: no part gets it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -166,6 +166,29 @@ def pick(piece: Slice, rows: npt.NDArray[np.bool_]) -> Slice:
         rows=piece.rows[where],
         offsets=piece.offsets[where],
     )
+
+
+def together(pieces: Sequence[Slice]) -> tuple[Keys, list[Columns]]:
+    """Keys and columns of slices of the same views as those of one, in order of time."""
+    some = [piece for piece in pieces if len(piece.keys)]
+    if len(some) < 2:
+        piece = some[0] if some else pieces[0]
+        return piece.keys, list(piece.columns)
+    ints = [np.concatenate(found) for found in zip(*([c.ints for c in p.columns] for p in some), strict=True)]
+    floats = [
+        np.concatenate(found) for found in zip(*([c.floats for c in p.columns] for p in some), strict=True)
+    ]
+    sizes = np.array([p.keys.offsets[-1] for p in some])
+    starts = np.cumsum(sizes) - sizes
+    keys = Keys(
+        np.concatenate([p.keys.hashes for p in some]),
+        np.concatenate(
+            [np.zeros(1, np.int64), *(p.keys.offsets[1:] + s for p, s in zip(some, starts, strict=True))]
+        ),
+        np.concatenate([p.keys.data for p in some]),
+    )
+    order = np.argsort(ints[0][:, 0], kind="stable")
+    return _take(keys, order), [Columns(i[order], f[order]) for i, f in zip(ints, floats, strict=True)]
 
 
 def _take(keys: Keys, rows: npt.NDArray[np.intp]) -> Keys:
