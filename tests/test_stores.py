@@ -254,7 +254,7 @@ def test_full_feature_names_and_renamed_keys_work_as_in_feast(world: World) -> N
 def test_partitions_of_the_key_space_change_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = world.payments.slice(4000, 40).to_pandas()
     whole = world.offline(rows)
-    monkeypatch.setattr("feature_repo.stores.point_in_time.point_in_time.__defaults__", (500,))
+    monkeypatch.setattr("feature_repo.stores.point_in_time.point_in_time.__defaults__", (50_000,))
     assert world.offline(rows).equals(whole)
 
 

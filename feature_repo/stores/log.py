@@ -5,7 +5,7 @@ Files may carry fewer columns than a newer one; a missing column reads as nulls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,12 +38,17 @@ def scan_log(
     start: int | None = None,
     end: int | None = None,
     time_column: str = "event_timestamp",
+    *,
+    files: Sequence[Path] | None = None,
+    dictionaries: Collection[str] = (),
 ) -> Iterator[pa.RecordBatch]:
     """The rows with `start <= time_column < end` (int64 UTC us), a batch at a time; only the columns asked for.
 
-    Raises `LogError` for a column the log does not have, or a file that cannot be read, naming it.
+    `files`: those of a log read before, to read the same rows again. Of the columns `dictionaries`, those that are strings come as
+    Parquet keeps them: each value once a batch. Raises `LogError` for a column the log does not have, or a file that cannot be
+    read, naming it.
     """
-    files = log_files(log)
+    files = log_files(log) if files is None else files
     if not files:
         return
     schema = log_schema(files)
@@ -51,7 +56,13 @@ def scan_log(
     if missing:
         msg = f"the event log has no column {', '.join(map(repr, missing))}; it has {', '.join(schema.names)}"
         raise LogError(msg, where=log, todo="correct the view's columns or its source")
-    dataset = ds.dataset([str(p) for p in files], schema=schema, format="parquet")
+    encoded = [c for c in columns if c in dictionaries and pa.types.is_string(schema.field(c).type)]
+    for name in encoded:
+        kind = pa.dictionary(pa.int32(), pa.string())
+        schema = schema.set(schema.get_field_index(name), schema.field(name).with_type(kind))
+    dataset = ds.dataset(
+        [str(p) for p in files], schema=schema, format=ds.ParquetFileFormat(dictionary_columns=encoded)
+    )
     condition = (
         _between(schema.field(time_column).type, time_column, start, end)
         if start is not None or end is not None
@@ -84,9 +95,9 @@ def read_log(
     )
 
 
-def count_rows(log: Path) -> int:
+def count_rows(files: Sequence[Path]) -> int:
     """Rows in all files, from their footers."""
-    return sum(_open(path).metadata.num_rows for path in log_files(log))
+    return sum(_open(path).metadata.num_rows for path in files)
 
 
 def _between(kind: pa.DataType, column: str, start: int | None, end: int | None) -> pc.Expression:

@@ -1,25 +1,31 @@
-"""Windowed features of entity rows from the event log: one scan per log and key partition, one sort, one pass.
+"""Windowed features of entity rows from the event log: one scan per log and key, one sort, one pass.
 
-One row of values per entity row, in order, as of its time. Memory is bounded by the partition: a log with more rows than
-`PARTITION_ROWS` is worked through in hash partitions of the key, each scan keeping only the rows of its own.
+One row of values per entity row, in order, as of its time. Of the log only the columns that views read are held, as flat arrays, and
+only the rows whose key is asked for. Where these would be more than `PASS_BYTES`, they are worked through in hash partitions of the
+key, with a scan for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from feature_repo.stores.log import count_rows, scan_log
-from feature_repo.windows.columns import BlockColumns, Events, Floats, Ints, Keys
-from feature_repo.windows.history import features_at
+from feature_repo.errors import LogError
+from feature_repo.stores.log import count_rows, log_files, scan_log
+from feature_repo.windows.asked import Asked
+from feature_repo.windows.columns import BlockColumns, Floats, Ints
+from feature_repo.windows.history import EventColumns, answer
+from feature_repo.windows.history_view import HistoryView
+from feature_repo.windows.numbering import UNKNOWN
 from feature_repo.windows.spec import ViewSpec
 
-PARTITION_ROWS: Final = 4_000_000
+PASS_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -33,87 +39,113 @@ class Lookup:
 
 
 def point_in_time(
-    lookups: Sequence[Lookup], rows: pa.Table, times: Ints, partition_rows: int = PARTITION_ROWS
+    lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes: int = PASS_BYTES
 ) -> list[Floats]:
     """float64 [rows, features] per lookup (null = NaN), in the order of `spec.feature_names`.
 
     A row with a null in its key has null for every feature, counts and sums too. Lookups that share log, keys and clock share
     scans. Raises `LogError` for a column the log does not have.
     """
-    answers = [np.empty((rows.num_rows, len(look.spec.aggregates)), np.float64) for look in lookups]
-    groups: dict[tuple[Path, tuple[str, ...], tuple[str, ...], str | None], list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for i, look in enumerate(lookups):
         groups.setdefault(
-            (look.log, look.spec.join_keys, look.entity_columns, look.created_column), []
+            (look.log, look.spec.join_keys, look.entity_columns, look.created_column, look.spec.id_column), []
         ).append(i)
+    answers: dict[int, Floats] = {}
     for members in groups.values():
-        _look_up([lookups[i] for i in members], rows, times, [answers[i] for i in members], partition_rows)
-    return answers
+        answers |= zip(members, _look_up([lookups[i] for i in members], rows, times, pass_bytes), strict=True)
+    return [answers[i] for i in range(len(lookups))]
 
 
-def _look_up(
-    lookups: Sequence[Lookup], rows: pa.Table, times: Ints, answers: Sequence[Floats], partition_rows: int
-) -> None:
+def _look_up(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes: int) -> list[Floats]:
     first = lookups[0]
     entities = BlockColumns(rows.select(list(dict.fromkeys(first.entity_columns))))
-    wanted, known = entities.keys(first.entity_columns), entities.has_keys(first.entity_columns)
-    for answer in answers:
-        answer[~known] = np.nan
-    n = max(1, -(-count_rows(first.log) // partition_rows))
-    shards = wanted.shards(n)
-    for shard in range(n):
-        mine = np.flatnonzero((shards == shard) & known)
-        if len(mine) == 0:
-            continue
-        oldest = int(times[mine].min()) - max(look.spec.longest_us + look.spec.hop_us for look in lookups)
-        keys, events, created = _scan(lookups, shard, n, oldest, int(times[mine].max()))
-        part = take_keys(wanted, mine)
-        for look, own_events, answer in zip(lookups, events, answers, strict=True):
-            answer[mine], _ = features_at(look.spec, keys, own_events, part, times[mine], created)
+    hashes, has_key = entities.key_hashes(first.entity_columns), entities.has_keys(first.entity_columns)
+    log = _Log(lookups, int(times.min()) if len(times) else 0, int(times.max()) if len(times) else 0)
+    views = [HistoryView(look.spec, len(times), log.values, log.hashed) for look in lookups]
+    passes = max(1, -(-log.n_bytes // pass_bytes))
+    partition = hashes[:, 0].view(np.uint64) % np.uint64(passes)
+    for number in range(passes):
+        asked = Asked(hashes, times, has_key & (partition == number))
+        if len(asked.rows):
+            answer(views, asked, log.events(asked))
+    return [view.out for view in views]
 
 
-def _scan(
-    lookups: Sequence[Lookup], shard: int, n_shards: int, start: int, end: int
-) -> tuple[Keys, list[Events], Ints | None]:
-    """The events of one key partition that windows of rows in [start, end] can reach."""
-    first = lookups[0]
-    columns = {"event_timestamp", *first.spec.join_keys}
-    for look in lookups:
-        columns |= {look.spec.id_column, *look.spec.columns}
-    if first.created_column:
-        columns.add(first.created_column)
-    keys: list[Keys] = []
-    events: list[list[Events]] = [[] for _ in lookups]
-    created: list[Ints] = []
-    for batch in scan_log(first.log, sorted(columns), start, end):
-        block = BlockColumns(batch)
-        block_keys = block.keys(first.spec.join_keys)
-        mine = np.flatnonzero((block_keys.shards(n_shards) == shard) & block.has_keys(first.spec.join_keys))
-        keys.append(take_keys(block_keys, mine))
-        for look, part in zip(lookups, events, strict=True):
-            part.append(block.events(look.spec).take(mine))
-        if first.created_column:
-            created.append(block.times(first.created_column)[mine])
-    all_events = [_concat(look.spec, part) for look, part in zip(lookups, events, strict=True)]
-    return (
-        concat_keys(keys),
-        all_events,
-        np.concatenate(created or [np.zeros(0, np.int64)]) if first.created_column else None,
-    )
+class _Log:
+    """What some views of one key read of a log: rows that windows of entity rows in [first, last] can reach."""
 
+    def __init__(self, lookups: Sequence[Lookup], first: int, last: int) -> None:
+        look = lookups[0]
+        specs = [look.spec for look in lookups]
+        self.values = list(dict.fromkeys(name for spec in specs for name in spec.values))
+        self.hashed = list(dict.fromkeys(name for spec in specs for name in spec.hashed))
+        self._log, self._join_keys, self._id = look.log, look.spec.join_keys, look.spec.id_column
+        self._created = look.created_column
+        self._files = log_files(look.log)
+        self._reach = (first - max(spec.longest_us + spec.hop_us for spec in specs), last)
 
-def _concat(spec: ViewSpec, parts: list[Events]) -> Events:
-    if not parts:
-        return Events(np.zeros((0, 3 + len(spec.hashed)), np.int64), np.zeros((0, len(spec.values))))
-    return Events(np.concatenate([p.ints for p in parts]), np.concatenate([p.floats for p in parts]))
+    @property
+    def n_bytes(self) -> int:
+        """What its rows take when all of them are held, with their order."""
+        words = 3 + len(self.values) + len(self.hashed) + (self._created is not None)
+        return 8 * words * count_rows(self._files)
 
+    def events(self, asked: Asked) -> EventColumns:
+        """Those of the keys that are asked for."""
+        names = {
+            "event_timestamp",
+            *self._join_keys,
+            *(c.removeprefix("?") for c in self.values),
+            *self.hashed,
+        }
+        if self._created:
+            names.add(self._created)
+        chosen: list[npt.NDArray[np.bool_]] = []
+        parts: list[list[npt.NDArray[Any]]] = []
+        for block in self._blocks(sorted(names)):
+            numbers = asked.number(block.key_hashes(self._join_keys))
+            mine = (numbers != UNKNOWN) & block.has_keys(self._join_keys)
+            chosen.append(mine)
+            columns: list[npt.NDArray[Any]] = [numbers, block.times("event_timestamp")]
+            columns += [block.values(name) for name in self.values]
+            columns += [block.hashed(name) for name in self.hashed]
+            if self._created:
+                columns.append(block.times(self._created))
+            parts.append(columns if mine.all() else [column[mine] for column in columns])
+        return self._joined(parts, chosen)
 
-def take_keys(keys: Keys, rows: Ints) -> Keys:
-    """Some of the keys. Their bytes are not copied: history needs only the hashes."""
-    return Keys(keys.hashes[rows], np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.uint8))
+    def _joined(
+        self, parts: list[list[npt.NDArray[Any]]], chosen: list[npt.NDArray[np.bool_]]
+    ) -> EventColumns:
+        words = len(self.hashed) + (self._created is not None)
+        kinds = [np.int32, np.int64, *[np.float64] * len(self.values), *[np.int64] * words]
+        none = [np.zeros(0, kind) for kind in kinds]
+        columns = [np.concatenate(column) for column in zip(none, *parts, strict=True)]
+        after = 2 + len(self.values)
+        return EventColumns(
+            columns[0],
+            columns[1],
+            dict(zip(self.values, columns[2:after], strict=True)),
+            dict(zip(self.hashed, columns[after : after + len(self.hashed)], strict=True)),
+            lambda: self._ids(chosen),
+            columns[-1] if self._created else None,
+        )
 
+    def _ids(self, chosen: list[npt.NDArray[np.bool_]]) -> Ints:
+        """The ids of the events chosen: their column is the largest, and needed only between events of one key and instant."""
+        ids = np.concatenate([block.ids(self._id) for block in self._blocks(["event_timestamp", self._id])])
+        mine = np.concatenate(chosen)
+        if len(ids) != len(mine):
+            msg = f"the event log had {len(mine):,} rows, and then {len(ids):,}, of the same files"
+            raise LogError(
+                msg,
+                where=self._log,
+                todo="something rewrites its files (an erasure?); ask again when it is done",
+            )
+        return ids[mine]
 
-def concat_keys(parts: list[Keys]) -> Keys:
-    """Keys one after another, hashes only."""
-    hashes = np.concatenate([p.hashes for p in parts]) if parts else np.zeros((0, 2), np.int64)
-    return Keys(hashes, np.zeros(len(hashes) + 1, np.int64), np.zeros(0, np.uint8))
+    def _blocks(self, columns: Sequence[str]) -> Iterator[BlockColumns]:
+        texts = {*self._join_keys, *self.hashed}
+        for batch in scan_log(self._log, columns, *self._reach, files=self._files, dictionaries=texts):
+            yield BlockColumns(batch)

@@ -14,7 +14,9 @@
 * `sketch`     quantiles from counts in logarithmic buckets
 * `decay`      the weight of a value that fades with its age
 * `read_then_fold` both, event by event: what an event's own past says about it
-* `history`    the same fold and read over a sorted history, for many times at once
+* `history`    the same answers from a history of events, for many times at once: `asked` and `order` sort, `history_view` answers for a
+               view, by windows that slide (`running`, `sliding`, `sliding_sketch`) or, where acceptance hides events, walk (`history_walk`)
+* `numbering`  small whole numbers for hashed keys and values
 
 Compiled kernels are cached on disk (numba). A cached kernel contains the code it calls, but numba looks only at the file the
 kernel stands in when it decides whether the cache is stale. So the cache folder is named after a digest of all kernel sources.

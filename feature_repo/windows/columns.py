@@ -6,6 +6,7 @@ becomes a hash. Every column is converted once per block, however many views rea
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -89,39 +90,34 @@ class BlockColumns:
         """Which rows have a key: none of its components is null. The others are in no window of its views."""
         mask = np.ones(self._block.num_rows, np.bool_)
         for name in join_keys:
-            column = self._column(name)
-            if column.null_count:
-                mask &= column.is_valid().to_numpy(zero_copy_only=False)
+            mask &= self._of_different(name, _is_valid)
         return mask
 
     def keys(self, join_keys: tuple[str, ...]) -> Keys:
         """The key of every row. A null component has the bytes of an empty string: leave those rows out (`has_keys`)."""
-        columns = [self._utf8(name) for name in join_keys]
-        n = self._block.num_rows
-        lengths = np.zeros(n, np.int64)
-        for offsets, _ in columns:
-            lengths += np.diff(offsets) + 8
-        starts = np.zeros(n + 1, np.int64)
-        np.cumsum(lengths, out=starts[1:])
-        data = np.empty(int(starts[-1]), np.uint8)
-        at = starts[:-1].copy()
-        for offsets, text in columns:
-            _write_key_part(at, offsets, text, data)
-        hashes = np.empty((n, 2), np.int64)
-        _hash_bytes(starts, data, hashes)
-        return Keys(hashes, starts, data)
+        return _keys([self._utf8(name) for name in join_keys], self._block.num_rows)
+
+    def key_hashes(self, join_keys: tuple[str, ...]) -> Ints:
+        """The hashes of `keys`, int64 [n, 2]."""
+        if len(join_keys) != 1:
+            return self.keys(join_keys).hashes
+        return self._of_different(join_keys[0], _hash_keys)
 
     def events(self, spec: ViewSpec) -> Events:
         n = self._block.num_rows
         ints = np.empty((n, EVENT_HASHED + len(spec.hashed)), np.int64)
         ints[:, 0] = self.times("event_timestamp")
-        ints[:, 1:3] = self._event_ids(spec.id_column)
+        ints[:, 1:3] = self.ids(spec.id_column)
         for i, name in enumerate(spec.hashed):
-            ints[:, EVENT_HASHED + i] = self._hashed(name)
+            ints[:, EVENT_HASHED + i] = self.hashed(name)
         floats = np.empty((n, len(spec.values)), np.float64)
         for i, name in enumerate(spec.values):
-            floats[:, i] = self._presence(name[1:]) if name.startswith("?") else self._values(name)
+            floats[:, i] = self.values(name)
         return Events(ints, floats)
+
+    def values(self, name: str) -> Floats:
+        """A column of `ViewSpec.values`."""
+        return self._presence(name[1:]) if name.startswith("?") else self._values(name)
 
     def times(self, name: str) -> Ints:
         """A timestamp column as int64 microseconds, UTC."""
@@ -129,7 +125,8 @@ class BlockColumns:
             self._times[name] = times_us(self._column(name))
         return self._times[name]
 
-    def _event_ids(self, name: str) -> Ints:
+    def ids(self, name: str) -> Ints:
+        """An id column as int64 [n, 2], ordered as the strings."""
         if name not in self._ids:
             offsets, data = self._utf8(name)
             self._ids[name] = np.empty((self._block.num_rows, 2), np.int64)
@@ -152,29 +149,42 @@ class BlockColumns:
         valid = self._column(name).is_valid().to_numpy(zero_copy_only=False)
         return np.where(valid, 1.0, np.nan)
 
-    def _hashed(self, name: str) -> Ints:
+    def hashed(self, name: str) -> Ints:
+        """A column of `ViewSpec.hashed`: one word a value, 0 for null."""
         if name not in self._hashes:
-            column = self._column(name)
-            offsets, data = _utf8(column if pa.types.is_string(column.type) else column.cast(pa.string()))
-            hashes = np.empty((len(column), 2), np.int64)
-            _hash_bytes(offsets, data, hashes)
-            value = hashes[:, 0]
-            value[value == 0] = 1  # 0 stands for null
-            value[~column.is_valid().to_numpy(zero_copy_only=False)] = 0
-            self._hashes[name] = value
+            self._hashes[name] = self._of_different(name, _hash_values)
         return self._hashes[name]
+
+    def _of_different(self, name: str, function: Callable[[pa.Array], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """A function of every value of a column; of a dictionary it is taken once for each different value."""
+        column = self._stored(name)
+        if not pa.types.is_dictionary(column.type):
+            return function(self._column(name))
+        parts = [function(plain(pa.array([], column.type.value_type)))]
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            different, places = plain(chunk.dictionary), chunk.indices
+            if places.null_count:
+                places = places.fill_null(len(different))
+                different = pa.concat_arrays([different, pa.nulls(1, different.type)])
+            few = len(different) <= len(places)
+            parts.append(
+                function(different).take(places.to_numpy(), axis=0) if few else function(plain(chunk))
+            )
+        return parts[1] if len(parts) == 2 else np.concatenate(parts)
 
     def _column(self, name: str) -> pa.Array:
         if name not in self._plain:
-            if name not in self._names:
-                msg = f"column {name!r} is not among the event's columns ({', '.join(self._block.schema.names)}); correct the aggregation or the source"
-                raise SchemaError(msg)
-            self._plain[name] = plain(self._block.column(name))
+            self._plain[name] = plain(self._stored(name))
         return self._plain[name]
 
+    def _stored(self, name: str) -> pa.Array | pa.ChunkedArray:
+        if name not in self._names:
+            msg = f"column {name!r} is not among the event's columns ({', '.join(self._block.schema.names)}); correct the aggregation or the source"
+            raise SchemaError(msg)
+        return self._block.column(name)
+
     def _utf8(self, name: str) -> tuple[Ints, Bytes]:
-        column = self._column(name)
-        return _utf8(column if pa.types.is_string(column.type) else column.cast(pa.string()))
+        return _utf8(_as_text(self._column(name)))
 
 
 def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -185,6 +195,10 @@ def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
         array = array.cast(pa.string())
     return array
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    return column if pa.types.is_string(column.type) else column.cast(pa.string())
 
 
 def numbers(column: pa.Array) -> Floats:
@@ -234,6 +248,43 @@ def _utf8(array: pa.Array) -> tuple[Ints, Bytes]:
         else np.zeros(0, np.uint8)
     )
     return offsets, data
+
+
+def _is_valid(column: pa.Array) -> npt.NDArray[np.bool_]:
+    if not column.null_count:
+        return np.ones(len(column), np.bool_)
+    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
+
+
+def _hash_keys(column: pa.Array) -> Ints:
+    """The hashes of keys of one component."""
+    return _keys([_utf8(_as_text(column))], len(column)).hashes
+
+
+def _hash_values(column: pa.Array) -> Ints:
+    offsets, data = _utf8(_as_text(column))
+    hashes = np.empty((len(column), 2), np.int64)
+    _hash_bytes(offsets, data, hashes)
+    value = hashes[:, 0]
+    value[value == 0] = 1  # 0 stands for null
+    value[~_is_valid(column)] = 0
+    return np.ascontiguousarray(value)
+
+
+def _keys(columns: Sequence[tuple[Ints, Bytes]], n: int) -> Keys:
+    """The keys of n rows, of the offsets and bytes of each component."""
+    lengths = np.zeros(n, np.int64)
+    for offsets, _ in columns:
+        lengths += np.diff(offsets) + 8
+    starts = np.zeros(n + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    data = np.empty(int(starts[-1]), np.uint8)
+    at = starts[:-1].copy()
+    for offsets, text in columns:
+        _write_key_part(at, offsets, text, data)
+    hashes = np.empty((n, 2), np.int64)
+    _hash_bytes(starts, data, hashes)
+    return Keys(hashes, starts, data)
 
 
 @nb.njit(cache=True)

@@ -104,8 +104,35 @@ def merge_limbs(words: Words, at: int, other: Words, other_at: int, n: int) -> N
 @nb.njit(cache=True)
 def to_float(words: Words, at: int) -> float:
     """The 128-bit sum as float64 (within one unit in the last place)."""
-    low, high = np.uint64(words[at]), np.uint64(words[at + 1])
-    negative = words[at + 1] < 0
+    return _limbs_to_float(np.uint64(words[at]), np.uint64(words[at + 1]))
+
+
+@nb.njit(cache=True)
+def difference(words: Words, more: int, less: int) -> float:
+    """The 128-bit sum at `words[more:]` without the one at `words[less:]`, as `to_float`."""
+    low, taken = np.uint64(words[more]), np.uint64(words[less])
+    high = (
+        np.uint64(words[more + 1])
+        - np.uint64(words[less + 1])
+        - (np.uint64(1) if low < taken else np.uint64(0))
+    )
+    return _limbs_to_float(low - taken, high)
+
+
+@nb.njit(cache=True)
+def take_limbs(words: Words, at: int, other: Words, more: int, less: int, n: int) -> None:
+    """Put the n-limb sum at `other[more:]` without the one at `other[less:]` into `words[at:]`."""
+    borrow = np.uint64(0)
+    for i in range(n):
+        old, taken = np.uint64(other[more + i]), np.uint64(other[less + i])
+        left = old - taken
+        words[at + i] = np.int64(left - borrow)
+        borrow = np.uint64(1) if old < taken or left < borrow else np.uint64(0)
+
+
+@nb.njit(cache=True, inline="always")
+def _limbs_to_float(low: Any, high: Any) -> float:
+    negative = np.int64(high) < 0
     if negative:
         low = ~low + np.uint64(1)
         high = ~high + (np.uint64(1) if low == 0 else np.uint64(0))

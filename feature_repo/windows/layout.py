@@ -49,14 +49,10 @@ ROWS, VALUE, HASH = 0, 1, 2
 
 
 def _event_layout(spec: ViewSpec) -> Layout:
-    reads = []
-    for out, a in enumerate(spec.aggregates):
-        source = (ROWS, 0)
-        if (column := spec.source(a)) is not None:
-            source = (VALUE, spec.values.index(column))
-        elif a.column in spec.hashed and a.function in {"count", "count_distinct"}:
-            source = (HASH, spec.hashed.index(a.column))
-        reads.append((FUNCTIONS[a.function], *source, 0, a.window_us, out))
+    reads = [
+        (FUNCTIONS[a.function], *source_of(spec, a), 0, a.window_us, out)
+        for out, a in enumerate(spec.aggregates)
+    ]
     parts = (
         "event_timestamp",
         "event_id_hi",
@@ -71,6 +67,15 @@ def _event_layout(spec: ViewSpec) -> Layout:
         merge=_NO_MERGE,
         reads=_by_window(reads),
     )
+
+
+def source_of(spec: ViewSpec, a: Aggregate) -> tuple[int, int]:
+    """(source kind, column of that kind) of an aggregate over events."""
+    if (column := spec.source(a)) is not None:
+        return VALUE, spec.values.index(column)
+    if a.column in spec.hashed and a.function in {"count", "count_distinct"}:
+        return HASH, spec.hashed.index(a.column)
+    return ROWS, 0
 
 
 # Tiled view. Ints: hop number, rows, time of its last event; then the parts below, as the aggregates need them.

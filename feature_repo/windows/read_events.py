@@ -111,7 +111,7 @@ def finish_events(
             value = _event_value(reads[r], t, seen, newest, n, sums, squares, extremes, n_hash)
         out[reads[r, 5]] = value
         if seen >= capacity and ((row >= start and ints[row, 0] >= window_start) or floor >= window_start):
-            found = _is_of_the_newest(reads[r, 0]) and not np.isnan(value)
+            found = is_of_the_newest(reads[r, 0]) and not np.isnan(value)
             if not found:  # else the rest cannot change it
                 flags |= CAPPED
     return flags
@@ -123,7 +123,7 @@ def _is_walked(read: Ints) -> bool:
 
 
 @nb.njit(cache=True, inline="always")
-def _is_of_the_newest(function: int) -> bool:
+def is_of_the_newest(function: int) -> bool:
     return bool(
         function == LAST
         or function == LAST_2

@@ -19,7 +19,6 @@ import numpy as np
 from feature_repo.windows.columns import Floats, Ints
 from feature_repo.windows.exact_sum import LIMIT
 from feature_repo.windows.functions import COUNT
-from feature_repo.windows.header import NOTHING
 from feature_repo.windows.layout import SKETCH_BUCKET, SKETCH_COUNT, SKETCH_HOP
 from feature_repo.windows.rows import (
     FULL,
@@ -51,6 +50,7 @@ def _upper_ends() -> Floats:
 
 
 _ENDS = _upper_ends()
+LARGEST_BUCKET: Final = len(_ENDS)
 _TO_MIDDLE: Final = 2 / (GAMMA + 1)
 
 
@@ -123,11 +123,11 @@ def fold_sketch(
 
 @nb.njit(cache=True)
 def sketch_rows(ints: Ints, floats: Floats, start: int, end: int, hop: int, created: int) -> tuple[Any, int]:
-    """The rows of the sorted events [start, end), and how many; of those accepted by `created` only, unless it is NOTHING."""
+    """The rows of those of the sorted events [start, end) that were accepted by `created`, and how many."""
     rows = np.empty((end - start, 3), np.int64)
     n = 0
     for i in range(start, end):
-        if np.isnan(floats[i, 0]) or (created != NOTHING and ints[i, ints.shape[1] - 1] > created):
+        if np.isnan(floats[i, 0]) or ints[i, ints.shape[1] - 1] > created:
             continue
         number, bucket = ints[i, 0] // hop, bucket_of(floats[i, 0])
         place = _place(rows, 0, n, number, bucket)
