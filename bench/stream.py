@@ -84,14 +84,7 @@ def main() -> None:
 def our_round(client: redis.Redis, url: str, server_pid: int, home: Path, rows: pa.Table) -> Run:
     settings = FlowSettings(home=home, redis_url=url, pseudonym_key="off")
     home.mkdir()
-    environment = {
-        **os.environ,
-        "MILLSTREAM_HOME": str(home),
-        "REDIS_URL": url,
-        "MILLSTREAM_PSEUDONYM_KEY": "off",
-        "MILLSTREAM_AHEAD_SECONDS": "1e9",  # the month of W1 is a fixed one, whatever day it is
-        "PYTHONPATH": str(PROJECT_ROOT),
-    }
+    environment = flow_environment(home, url)
     log = settings.log_dir / w1_stream.NAME
 
     def logged() -> bool:
@@ -115,6 +108,18 @@ def our_round(client: redis.Redis, url: str, server_pid: int, home: Path, rows: 
         check_online(client, rows)
     w1_stream.close_gate(client)
     return run
+
+
+def flow_environment(home: Path, url: str) -> dict[str, str]:
+    """The variables of a flow process of the benchmark."""
+    return {
+        **os.environ,
+        "MILLSTREAM_HOME": str(home),
+        "REDIS_URL": url,
+        "MILLSTREAM_PSEUDONYM_KEY": "off",
+        "MILLSTREAM_AHEAD_SECONDS": "1e9",  # the month of W1 is a fixed one, whatever day it is
+        "PYTHONPATH": str(PROJECT_ROOT),
+    }
 
 
 def reference_round(client: redis.Redis, url: str, server_pid: int, home: Path, rows: pa.Table) -> Run:
@@ -146,7 +151,7 @@ def reference_round(client: redis.Redis, url: str, server_pid: int, home: Path, 
 class flow_process:  # noqa: N801
     """A process that has said `ready`; it is killed at the end."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str] | None) -> None:
         self._command, self._environment = command, environment
 
     def __enter__(self) -> subprocess.Popen[str]:
