@@ -44,7 +44,7 @@ def entity_row(request: dict[str, Any]) -> dict[str, str]:
     return {
         "account_id": request["account_id"],
         "merchant_id": request["merchant_id"],
-        "device_id": request.get("device_id", "none"),
+        "device_id": request.get("device_id") or "none",
         "payment_id": request["event_id"],
     }
 

@@ -44,7 +44,11 @@ WRITTEN_TO: Final = 300
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--ours-only", action="store_true", help="print our figures, without the reference and without a report")
+    parser.add_argument(
+        "--ours-only",
+        action="store_true",
+        help="print our figures, without the reference and without a report",
+    )
     asked = parser.parse_args()
     with served() as (built, url), tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -61,7 +65,12 @@ def main() -> None:
 
 
 def compare(
-    built: Built, store: CpuClock, ours: tuple[int, CpuClock], theirs: tuple[int, CpuClock], folder: Path, rounds: int
+    built: Built,
+    store: CpuClock,
+    ours: tuple[int, CpuClock],
+    theirs: tuple[int, CpuClock],
+    folder: Path,
+    rounds: int,
 ) -> None:
     mine, other = [], []
     for number in range(rounds):
@@ -118,9 +127,22 @@ def measure(port: int, cpu: CpuClock, store: CpuClock, requests: Path) -> dict[s
 
 def load(port: int, requests: Path, rate: float) -> dict[str, float]:
     """What `bench.load` saw; every request must have had an answer, and none a degraded one."""
-    arguments = ["--port", str(port), "--requests", str(requests), "--seconds", str(SECONDS), "--rate", str(rate)]
+    arguments = [
+        "--port",
+        str(port),
+        "--requests",
+        str(requests),
+        "--seconds",
+        str(SECONDS),
+        "--rate",
+        str(rate),
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "bench.load", *arguments], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT
+        [sys.executable, "-m", "bench.load", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECT_ROOT,
     )
     seen: dict[str, float] = json.loads(done.stdout)
     assert not any(seen[bad] for bad in ("refused", "lost", "degraded", "unanswered")), seen
@@ -142,7 +164,9 @@ def check(built: Built, port: int) -> None:
 @contextlib.contextmanager
 def scorer(built: Built, **variables: str) -> Iterator[tuple[int, CpuClock]]:
     """Ours, as its user starts it, with its score log; yields its port and the clock of its process."""
-    with uvicorn("serving.app:app", built.home / "logs" / "bench-scorer.log", "/readyz", **variables) as started:
+    with uvicorn(
+        "serving.app:app", built.home / "logs" / "bench-scorer.log", "/readyz", **variables
+    ) as started:
         yield started
 
 
@@ -161,7 +185,10 @@ def tutorial(built: Built, url: str, folder: Path) -> Iterator[tuple[int, CpuClo
     }
     (folder / "tutorial.json").write_text(json.dumps(given))
     with uvicorn(
-        "bench.tutorial_scorer:app", folder / "tutorial.log", "/docs", BENCH_TUTORIAL=str(folder / "tutorial.json")
+        "bench.tutorial_scorer:app",
+        folder / "tutorial.log",
+        "/docs",
+        BENCH_TUTORIAL=str(folder / "tutorial.json"),
     ) as started:
         yield started
 
@@ -173,7 +200,17 @@ def uvicorn(app: str, log: Path, ready: str, **variables: str) -> Iterator[tuple
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", "--no-access-log"],
+            [
+                sys.executable,
+                "-m",
+                "uvicorn",
+                app,
+                "--port",
+                str(port),
+                "--log-level",
+                "warning",
+                "--no-access-log",
+            ],
             env=os.environ | variables,
             cwd=PROJECT_ROOT,
             stdout=out,
