@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-import numpy as np
-
 from feature_repo.stores.keys import version_id
 from feature_repo.windows.columns import Events as Columns
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows.blocks import Int64s
 from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
+from flows.dirty_slots import DirtySlots
 from flows.replay import LogReplay
 from flows.steps.route import Slice
 
@@ -45,7 +44,7 @@ class Adoption:
         self.version = version_id(spec)
         self.state = ViewState(spec)
         self.offsets: dict[str, int] = {}
-        self.changed: set[int] = set()
+        self.changed = DirtySlots()
         self.done = False
         self._shard, self._index, self._folder, self._replay = shard, index, folder, replay
         self._own = own_partitions
@@ -110,9 +109,9 @@ class Adoption:
                 self.state.load(slots[start:end], saved.blob, saved.at[start : end + 1])
                 yield False
             self.offsets = dict(saved.offsets)
-            self.changed.update(slots[found.dirty].tolist())
+            self.changed.add(slots[found.dirty])
             return
 
     def _fold(self, slots: Int64s, columns: Columns) -> None:
         self.state.fold(slots, columns)
-        self.changed.update(np.unique(slots).tolist())
+        self.changed.add(slots)

@@ -18,7 +18,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
-import numpy as np
 import redis
 import structlog
 import typer
@@ -43,6 +42,7 @@ from feature_repo.windows.state import KeyIndex, ViewState
 from flows import logs
 from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.connectors.online import connect, send_patiently
+from flows.dirty_slots import DirtySlots
 from flows.kept_views import read_handover, write_handover
 from flows.log_rows import LogFile, log_files
 from flows.replay import LogReplay
@@ -67,7 +67,7 @@ class Shard:
     states: list[ViewState]
     index: KeyIndex = field(default_factory=KeyIndex)
     offsets: list[dict[str, int]] = field(default_factory=list)
-    dirty: set[int] = field(default_factory=set)
+    dirty: DirtySlots = field(default_factory=DirtySlots)
     changed: bool = False
 
     @classmethod
@@ -84,7 +84,7 @@ class Shard:
                 i = missing.pop(version)
                 made.states[i].load(slots, saved.blob, saved.at)
                 made.offsets[i] = dict(saved.offsets)
-            made.dirty.update(slots[found.dirty].tolist())
+            made.dirty.add(slots[found.dirty])
         return made
 
     def fold(self, piece: Slice) -> None:
@@ -94,7 +94,7 @@ class Shard:
             new = piece.offsets > offsets.get(piece.partition, _FIRST)
             if new.any():
                 state.fold(slots[new], columns.take(new))
-                self.dirty.update(np.unique(slots[new]).tolist())
+                self.dirty.add(slots[new])
 
     def advance(self, ranges: dict[str, list[int]]) -> None:
         """A file has been folded: these are its offsets."""
@@ -112,7 +112,7 @@ class Shard:
     def save(self) -> None:
         """A checkpoint, if there is anything new."""
         if self.changed:
-            self.folder.write(self.index, self.states, self.offsets, np.array(sorted(self.dirty), np.int64))
+            self.folder.write(self.index, self.states, self.offsets, self.dirty.all())
             self.changed = False
 
     @property
@@ -198,11 +198,11 @@ class Backfill:
 
     def _write(self, shard: Shard) -> None:
         """What is not on line yet, then a checkpoint that says so."""
-        slots = np.array(sorted(shard.dirty), np.int64)
+        slots = shard.dirty.all()
         send_patiently(lambda some: self._projection.write(shard.index, shard.states, some), slots)
         self.keys += len(slots)
-        shard.changed |= bool(shard.dirty)
-        shard.dirty = set()
+        shard.changed |= bool(len(slots))
+        shard.dirty.take()
         shard.save()
 
 

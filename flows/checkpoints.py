@@ -3,6 +3,9 @@
 One file per checkpoint, `<entity>-<shard>-<seq>-<run>.npz`, plain arrays (no pickle), written aside and renamed. The last two
 are kept: the snapshot of the last durable epoch may still name the one before the newest. A reader takes of a file the views it
 wants, in their very version, so views may come from different checkpoints: those of the flow, those of a backfill.
+
+A flow does not wait for the disk: the states are packed, which is a copy in memory, and a thread of the process writes them, one file at
+a time, while the flow goes on. Only when the file is there may a snapshot name it.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import os
 import re
 import zipfile
 from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +35,25 @@ log = structlog.get_logger(__name__)
 KEPT: Final = 2
 BACKFILL: Final = "backfill"
 """The run whose checkpoints are made from the published log alone."""
+
+WAITING_BYTES: Final = 64_000_000
+"""With more than this packed and not yet written, no checkpoint is begun."""
+
+
+class _Waiting:
+    """Bytes on their way to the disk, of all parts of this process."""
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self._lock = Lock()
+
+    def add(self, n_bytes: int) -> None:
+        with self._lock:
+            self.total_bytes += n_bytes
+
+
+_waiting: Final = _Waiting()
+_writer: Final = ThreadPoolExecutor(1, "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,39 @@ class CheckpointFolder:
         dirty: Int64s,
     ) -> str:
         """Write the next checkpoint and remove those before the last two; `offsets` per state. Returns its name."""
+        name = self._store(*self._pack(index, states, offsets, dirty))
+        self.prune()
+        return name
+
+    def begin(
+        self,
+        index: KeyIndex,
+        states: Sequence[ViewState],
+        offsets: Sequence[dict[str, int]],
+        dirty: Int64s,
+    ) -> Future[str] | None:
+        """Have the next checkpoint written; None while too much waits for the disk. Call `prune` when a snapshot names it."""
+        if _waiting.total_bytes > WAITING_BYTES:
+            return None
+        name, arrays = self._pack(index, states, offsets, dirty)
+        n_bytes = sum(array.nbytes for array in arrays.values())
+        _waiting.add(n_bytes)
+        written = _writer.submit(self._store, name, arrays)
+        written.add_done_callback(lambda _: _waiting.add(-n_bytes))
+        return written
+
+    def prune(self) -> None:
+        """Remove the run's checkpoints before the last two."""
+        for old in self.names(self._run)[:-KEPT]:
+            (self._folder / old).unlink(missing_ok=True)
+
+    def _pack(
+        self,
+        index: KeyIndex,
+        states: Sequence[ViewState],
+        offsets: Sequence[dict[str, int]],
+        dirty: Int64s,
+    ) -> tuple[str, dict[str, Any]]:
         before = self.names()
         number = int(before[-1][len(self._part) + 1 :][:8]) + 1 if before else 0
         name = f"{self._part}-{number:08d}-{self._run}.npz"
@@ -102,14 +159,15 @@ class CheckpointFolder:
         slots = np.arange(len(index))
         for i, state in enumerate(states):
             arrays[f"blob_{i}"], arrays[f"at_{i}"] = state.pack(slots)
+        return name, arrays
+
+    def _store(self, name: str, arrays: dict[str, Any]) -> str:
         aside = self._folder / f".{name}.tmp"
         with aside.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         aside.rename(self._folder / name)
-        for old in self.names(self._run)[:-KEPT]:
-            (self._folder / old).unlink(missing_ok=True)
         return name
 
     def read(self, name: str, versions: Collection[str]) -> Checkpoint | None:

@@ -235,7 +235,10 @@ class KeyedStates:
         self._adopting = going_on
 
     def snapshot(self, *, at_end: bool = False) -> PartState:
-        """A pointer; now and then a checkpoint is begun, and pointed to when it is written. At the end of the events it is waited for."""
+        """A pointer; now and then a checkpoint is begun, and pointed to when it is written.
+
+        The first and the last are waited for: nobody may ask again, since a part that gets no events takes no snapshots.
+        """
         settings = self._context.settings
         if self._written is not None and (at_end or self._written.done()):
             self._checkpoint, self._written = self._written.result(), None
@@ -244,12 +247,13 @@ class KeyedStates:
         due = self._since_checkpoint and (at_end or time.monotonic() >= self._checkpoint_due)
         if self._written is None and (due or self._since_checkpoint >= settings.checkpoint_events):
             what = (self.index, self.states, self._offsets, self.dirty.all())
-            if at_end:
+            now = at_end or self._checkpoint is None
+            if now:
                 self._checkpoint = self._folder.write(*what)
                 metrics.CHECKPOINTS.labels(self.label).inc()
             else:
                 self._written = self._folder.begin(*what)
-            if at_end or self._written is not None:
+            if now or self._written is not None:
                 self._since_checkpoint = 0
                 self._checkpoint_due = time.monotonic() + settings.checkpoint_seconds
         return {"entity": list(self.entity), "shard": self.shard, "checkpoint": self._checkpoint}

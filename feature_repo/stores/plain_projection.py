@@ -107,8 +107,8 @@ class PlainProjection:
         self._columns = [(column, kind) for column, kind, _ in spec.features]
         fields = [bytes.fromhex(field) for _, _, field in spec.features]
         seconds = -(-spec.ttl_us // 1_000_000)
-        self._head = [time_field(spec.name), seconds, len(fields), *fields]
-        self._writes = ScriptedWrites(client, _WRITE, f"rows of view {spec.name!r}")
+        head = [time_field(spec.name), seconds, len(fields), *fields]
+        self._writes = ScriptedWrites(client, _WRITE, head, f"rows of view {spec.name!r}")
         for column, kind in [*((c, "string") for c in spec.key_columns), *self._columns]:
             if column not in schema.names or not _fits(schema.field(column).type, _TYPES[kind]):
                 held = f"{schema.field(column).type}" if column in schema.names else "not there"
@@ -158,7 +158,7 @@ class PlainProjection:
 
     def send(self, rows: Sequence[Row]) -> int:
         """Compare-and-set the rows, one pipelined round trip for all; returns how many were new, newer or as new."""
-        return self._writes.send(lambda: [row_calls(self._writes.sha, self._head, rows)])
+        return self._writes.send(lambda: [row_calls(self._writes.sha, self._writes.head, rows)])
 
 
 def _encoded(column: pa.ChunkedArray, kind: str) -> list[bytes]:

@@ -73,7 +73,7 @@ class EntityProjection:
         names = [state_field(s) for s in specs] + [time_field(s.name) for s in specs]
         seconds = max(s.lifetime_us for s in specs) // 1_000_000 + 1
         head = [len(specs), *names, seconds, int(behind)]
-        self._writes = ScriptedWrites(client, _WRITE, "window states")
+        self._writes = ScriptedWrites(client, _WRITE, head, "window states")
         self._prefix, self._suffix = key_prefix(specs[0].join_keys), project.encode()
         self._calls = StateCalls(self._writes.sha, head, self._prefix, self._suffix)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from feature_repo.errors import OnlineStoreError
@@ -14,13 +14,14 @@ _PIECE: Final = 1 << 20
 
 
 class ScriptedWrites:
-    """Sends calls of a script that returns how many keys it wrote. `client` is a redis-py client with `decode_responses` off.
+    """Sends calls of a script that takes `head`, then each key's arguments, and returns how many keys it wrote. `client` is a redis-py client with `decode_responses` off.
 
     Of the client only its connections are used: they know addresses, passwords, TLS and timeouts, and cost a few microseconds; its
     pipelines would take every argument into their hands.
     """
 
-    def __init__(self, client: Any, script: str, what: str) -> None:
+    def __init__(self, client: Any, script: str, head: Sequence[Any], what: str) -> None:
+        self.head = head
         self.sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         self._client = client
         self._script = script
