@@ -164,8 +164,8 @@ def check(built: Built, port: int) -> None:
 @contextlib.contextmanager
 def scorer(built: Built, **variables: str) -> Iterator[tuple[int, CpuClock]]:
     """Ours, as its user starts it, with its score log; yields its port and the clock of its process."""
-    with uvicorn(
-        "serving.app:app", built.home / "logs" / "bench-scorer.log", "/readyz", **variables
+    with server(
+        ["-m", "serving"], built.home / "logs" / "bench-scorer.log", "/readyz", **variables
     ) as started:
         yield started
 
@@ -184,8 +184,9 @@ def tutorial(built: Built, url: str, folder: Path) -> Iterator[tuple[int, CpuClo
         "model": str(built.artefact / "model.ubj"),
     }
     (folder / "tutorial.json").write_text(json.dumps(given))
-    with uvicorn(
-        "bench.tutorial_scorer:app",
+    command = ["-m", "uvicorn", "bench.tutorial_scorer:app", "--no-access-log", "--log-level", "warning"]
+    with server(
+        command,
         folder / "tutorial.log",
         "/docs",
         BENCH_TUTORIAL=str(folder / "tutorial.json"),
@@ -194,23 +195,13 @@ def tutorial(built: Built, url: str, folder: Path) -> Iterator[tuple[int, CpuClo
 
 
 @contextlib.contextmanager
-def uvicorn(app: str, log: Path, ready: str, **variables: str) -> Iterator[tuple[int, CpuClock]]:
+def server(command: list[str], log: Path, ready: str, **variables: str) -> Iterator[tuple[int, CpuClock]]:
     """One server process on a free port, once `ready` answers."""
     port = free_port()
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "uvicorn",
-                app,
-                "--port",
-                str(port),
-                "--log-level",
-                "warning",
-                "--no-access-log",
-            ],
+            [sys.executable, *command, "--port", str(port)],
             env=os.environ | variables,
             cwd=PROJECT_ROOT,
             stdout=out,

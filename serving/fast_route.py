@@ -24,7 +24,7 @@ from serving import metrics
 ARRIVED: Final = "millstream.arrived"
 """Key of the request's scope: `time.perf_counter` when its headers had come."""
 MOST_ERRORS: Final = 100
-_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
+JSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
 class TooLarge(Exception):  # noqa: N818  it is an answer (413), not a failure of ours
@@ -33,7 +33,7 @@ class TooLarge(Exception):  # noqa: N818  it is an answer (413), not a failure o
 
 def answer(content: Any, status: int = 200) -> Response:
     """A JSON response; NaN and infinity become null."""
-    return Response(orjson.dumps(content, option=_OPTIONS), status, media_type="application/json")
+    return Response(orjson.dumps(content, option=JSON_OPTIONS), status, media_type="application/json")
 
 
 class FastRoute(APIRoute):

@@ -32,7 +32,7 @@ def distance_m(
 ) -> Floats:
     """Geodesic distance on the WGS 84 ellipsoid in metres (Karney's algorithm, better than a millimetre)."""
     made = np.full(latitude.shape, np.nan)
-    known = ~(np.isnan(latitude) | np.isnan(longitude) | np.isnan(other_latitude) | np.isnan(other_longitude))
+    known = ~np.isnan(latitude + longitude + other_latitude + other_longitude)
     if known.any():
         made[known] = _EARTH.inv(
             longitude[known], latitude[known], other_longitude[known], other_latitude[known]

@@ -12,6 +12,7 @@ from feature_repo.enrichment.functions import Floats
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
+_DAY_US: Final = 86_400e6
 
 
 def floats(*columns: Sequence[Any]) -> Floats:
@@ -29,9 +30,18 @@ def as_list(values: Floats) -> list[float | None]:
     return [None if v != v else v for v in values.tolist()]  # noqa: PLR0124 - NaN
 
 
-def as_lists(names: Sequence[str], values: Floats) -> dict[str, list[float | None]]:
-    """Several columns, [columns, rows], by their names."""
-    return {name: as_list(column) for name, column in zip(names, values, strict=True)}
+def ratios(of: Sequence[float | None], over: Sequence[float | None]) -> list[float | None]:
+    """`functions.ratio` of lists: for the one payment being scored, a tenth of what arrays of length one cost."""
+    return [
+        None if a is None or not b or (quotient := a / b) != quotient else quotient
+        for a, b in zip(of, over, strict=True)
+    ]
+
+
+def days_between(starts: Sequence[datetime | None], ends: Sequence[datetime | None]) -> list[float | None]:
+    """`functions.days_between` of lists of times: whole microseconds, divided once."""
+    us = zip(map(_us, starts), map(_us, ends), strict=True)
+    return [None if start != start or end != end else (end - start) / _DAY_US for start, end in us]  # noqa: PLR0124 - NaN
 
 
 def _us(value: datetime | None) -> float:

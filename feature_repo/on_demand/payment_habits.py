@@ -24,18 +24,13 @@ from views.account_device import account_device
 )
 def payment_habits(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
     from feature_repo.enrichment import functions as f
-    from feature_repo.enrichment.lists import as_list, floats
+    from feature_repo.enrichment.lists import as_list, floats, ratios
 
-    amounts, devices, count, median, upper = floats(
-        inputs["amount"],
-        inputs["device_payment_count_30d"],
-        inputs["account_amount_count_30d"],
-        inputs["account_amount_median_30d"],
-        inputs["account_amount_p95_30d"],
-    )
+    amounts, upper = inputs["amount"], inputs["account_amount_p95_30d"]
+    devices, counts = inputs["device_payment_count_30d"], inputs["account_amount_count_30d"]
     return {
-        "is_new_device": as_list(f.is_new(devices)),
-        "is_outsized": as_list(f.is_outsized(amounts, upper, count)),
-        "amount_over_account_median_30d": as_list(f.ratio(amounts, median)),
-        "amount_over_account_p95_30d": as_list(f.ratio(amounts, upper)),
+        "is_new_device": as_list(f.is_new(floats(devices))),
+        "is_outsized": as_list(f.is_outsized(*floats(amounts, upper, counts))),
+        "amount_over_account_median_30d": ratios(amounts, inputs["account_amount_median_30d"]),
+        "amount_over_account_p95_30d": ratios(amounts, upper),
     }

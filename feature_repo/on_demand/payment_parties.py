@@ -31,25 +31,24 @@ from views.merchant_profile import merchant_profile
     description="Segment, ages of account and merchant in days, risk tier (0 low to 2 high), how the card was read and checked",
 )
 def payment_parties(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    from feature_repo.enrichment import functions as f
-    from feature_repo.enrichment.lists import as_list, as_us
+    from feature_repo.enrichment.lists import days_between
 
     def among(column: str, *values: str) -> list[int | None]:
         return [None if v is None else int(v in values) for v in inputs[column]]
 
-    now = as_us(inputs["event_timestamp"])
+    now = inputs["event_timestamp"]
     tiers = {"low": 0.0, "medium": 1.0, "high": 2.0}
     placed = zip(inputs["merchant_category"], inputs["merchant_latitude"], strict=True)
     return {
         "customer_is_student": among("customer_segment", "student"),
         "customer_is_premium": among("customer_segment", "premium"),
         "customer_is_business": among("customer_segment", "business"),
-        "customer_age_days": as_list(f.days_between(as_us(inputs["customer_opened_at"]), now)),
+        "customer_age_days": days_between(inputs["customer_opened_at"], now),
         "merchant_risk": [
             None if tier is None else tiers.get(tier, tiers["medium"])
             for tier in inputs["merchant_risk_tier"]
         ],
-        "merchant_age_days": as_list(f.days_between(as_us(inputs["merchant_opened_at"]), now)),
+        "merchant_age_days": days_between(inputs["merchant_opened_at"], now),
         "merchant_is_online": [None if kind is None else int(at is None) for kind, at in placed],
         "charge_is_unread": among("entry_mode", "manual", "magstripe"),
         "charge_is_ecommerce": among("entry_mode", "ecommerce"),

@@ -31,23 +31,23 @@ _WINDOWS = ("1d", "3d", "7d", "30d")
     description="Frauds among the payments whose outcome is known, the same decayed, and frauds over all payments of the merchant",
 )
 def payment_reputation(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    from feature_repo.enrichment import functions as f
-    from feature_repo.enrichment.lists import as_lists, floats
+    from feature_repo.enrichment.lists import ratios
 
-    frauds_among = {
-        "merchant_fraud_share_1d": ("merchant_fraud_count_1d", "merchant_known_count_1d"),
-        "merchant_fraud_share_3d": ("merchant_fraud_count_3d", "merchant_known_count_3d"),
-        "merchant_fraud_share_7d": ("merchant_fraud_count_7d", "merchant_known_count_7d"),
-        "merchant_fraud_share_30d": ("merchant_fraud_count_30d", "merchant_known_count_30d"),
-        "account_fraud_share_1d": ("account_fraud_count_1d", "account_known_count_1d"),
-        "account_fraud_share_3d": ("account_fraud_count_3d", "account_known_count_3d"),
-        "account_fraud_share_7d": ("account_fraud_count_7d", "account_known_count_7d"),
-        "account_fraud_share_30d": ("account_fraud_count_30d", "account_known_count_30d"),
-        "merchant_fraud_share_decayed": ("merchant_fraud_decayed_30d", "merchant_known_decayed_30d"),
-        "account_fraud_share_decayed": ("account_fraud_decayed_30d", "account_known_decayed_30d"),
-        "merchant_fraud_rate_1d": ("merchant_fraud_count_1d", "merchant_payment_count_1d"),
-        "merchant_fraud_rate_30d": ("merchant_fraud_count_30d", "merchant_payment_count_30d"),
+    def share(of: str, among: str) -> list[float | None]:
+        frauds = [None if n is None else max(n, 0) for n in inputs[of]]  # more may be withdrawn than reported
+        return ratios(frauds, inputs[among])
+
+    return {
+        "merchant_fraud_share_1d": share("merchant_fraud_count_1d", "merchant_known_count_1d"),
+        "merchant_fraud_share_3d": share("merchant_fraud_count_3d", "merchant_known_count_3d"),
+        "merchant_fraud_share_7d": share("merchant_fraud_count_7d", "merchant_known_count_7d"),
+        "merchant_fraud_share_30d": share("merchant_fraud_count_30d", "merchant_known_count_30d"),
+        "account_fraud_share_1d": share("account_fraud_count_1d", "account_known_count_1d"),
+        "account_fraud_share_3d": share("account_fraud_count_3d", "account_known_count_3d"),
+        "account_fraud_share_7d": share("account_fraud_count_7d", "account_known_count_7d"),
+        "account_fraud_share_30d": share("account_fraud_count_30d", "account_known_count_30d"),
+        "merchant_fraud_share_decayed": share("merchant_fraud_decayed_30d", "merchant_known_decayed_30d"),
+        "account_fraud_share_decayed": share("account_fraud_decayed_30d", "account_known_decayed_30d"),
+        "merchant_fraud_rate_1d": share("merchant_fraud_count_1d", "merchant_payment_count_1d"),
+        "merchant_fraud_rate_30d": share("merchant_fraud_count_30d", "merchant_payment_count_30d"),
     }
-    frauds = floats(*(inputs[of] for of, _ in frauds_among.values()))
-    known = floats(*(inputs[among] for _, among in frauds_among.values()))
-    return as_lists(list(frauds_among), f.ratio(f.at_least_zero(frauds), known))
