@@ -18,14 +18,15 @@ class Projections:
     """`client` is a redis-py client; None where there are no views. Safe to use from several workers."""
 
     def __init__(self, client: Any, project: str, shards: int) -> None:
-        self._client, self._project, self._shards = client, project, shards
+        self.client = client
+        self._project, self._shards = project, shards
         self._made: dict[tuple[str, ...], EntityProjection] = {}
 
     def of(self, specs: Sequence[ViewSpec]) -> EntityProjection:
         """The writer of the states of these views of one entity, in this order."""
         versions = tuple(map(version_id, specs))
         if versions not in self._made:
-            self._made[versions] = EntityProjection(self._client, self._project, specs)
+            self._made[versions] = EntityProjection(self.client, self._project, specs)
         return self._made[versions]
 
     def by(self, versions: tuple[str, ...]) -> EntityProjection:
@@ -34,17 +35,17 @@ class Projections:
 
     def publish(self, kept: Iterable[ViewSpec]) -> None:
         """Tell readers which versions are kept. Raises `OnlineStoreError`."""
-        if self._client is None:
+        if self.client is None:
             return
         try:
-            publish(self._client, self._project, kept)
+            publish(self.client, self._project, kept)
         except RedisError as error:
             raise _unwritten(error) from error
 
     def mark(self, versions: Iterable[str], shard: int) -> None:
         """Tell readers that a part has written all its states of these versions. Raises `OnlineStoreError`."""
         try:
-            mark_filled(self._client, self._project, versions, shard, self._shards)
+            mark_filled(self.client, self._project, versions, shard, self._shards)
         except RedisError as error:
             raise _unwritten(error) from error
 

@@ -63,25 +63,32 @@ class EntryReader:
 
     def __init__(self, most: int) -> None:
         self._data: Bytes = np.empty(_FIRST_BYTES, np.uint8)
+        self._filled = 0
         self._table = np.empty((4, most), np.int64)
 
     def read(self, receive: Callable[[memoryview], int]) -> Entries:
-        """One reply. `receive` fills a buffer and says how far. Raises `StrangeReplyError`, and what `receive` raises."""
+        """The next reply. `receive` fills a buffer and says how far. Raises `StrangeReplyError`, and what `receive` raises."""
         place = np.zeros(3, np.int64)  # bytes parsed, entries found, entries announced
-        filled = 0
-        state = _MORE
+        state = _scan(self._data, self._filled, self._table, place)
         while state == _MORE:
-            if filled == len(self._data):
+            if self._filled == len(self._data):
                 self._data = np.concatenate([self._data, np.empty_like(self._data)])
-            filled += receive(memoryview(self._data)[filled:])
-            state = _scan(self._data, filled, self._table, place)
+            self._filled += receive(memoryview(self._data)[self._filled :])
+            state = _scan(self._data, self._filled, self._table, place)
         if state == _STRANGE:
             raise StrangeReplyError
-        n = int(place[1])
-        if not n:
-            return NO_ENTRIES
-        found = self._table[:, :n].copy()
-        return Entries(found[0], found[1], Payloads(self._data[:filled].copy(), found[2], found[3]))
+        parsed, n = int(place[0]), int(place[1])
+        found = NO_ENTRIES
+        if n:
+            table = self._table[:, :n].copy()
+            found = Entries(table[0], table[1], Payloads(self._data[:parsed].copy(), table[2], table[3]))
+        self._data[: self._filled - parsed] = self._data[parsed : self._filled]
+        self._filled -= parsed
+        return found
+
+    def forget(self) -> None:
+        """What has come of the next replies: the connection is another one now."""
+        self._filled = 0
 
 
 def payload_of(fields: list[bytes] | None) -> bytes:
@@ -120,6 +127,7 @@ def _scan(data: Bytes, end: int, table: Any, place: Int64s) -> int:
     at = place[0]
     if at == 0:
         if end >= 5 and data[0] == 42 and data[1] == 45 and data[2] == 49 and data[3] == 13 and data[4] == 10:
+            place[0] = 5
             return 0  # *-1: nothing new
         if end < 5:
             return _MORE

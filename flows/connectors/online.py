@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from threading import get_ident
 from typing import Any, Final, TypeVar
 
 import redis
@@ -23,6 +25,7 @@ from redis.retry import Retry
 from feature_repo.errors import OnlineStoreError
 from feature_repo.windows.spec import ViewSpec
 from flows import metrics
+from flows.connectors.outbox import Outbox
 from flows.projections import Projections
 from flows.settings import FlowSettings
 from flows.steps.fold import OnlineRows
@@ -43,6 +46,7 @@ class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
         self._projections = projections
         self._kept = kept
         self._shards = settings.key_shards
+        self._outboxes: dict[int, Outbox] = {}
 
     def list_parts(self) -> list[str]:
         """`00`, `01`, ..."""
@@ -56,24 +60,31 @@ class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
         """A writer; there is nothing to resume."""
         del step_id, resume_state
         send_patiently(self._projections.publish, self._kept)
-        return OnlinePart(self._projections, int(for_part))
+        worker = get_ident()
+        if worker not in self._outboxes:
+            self._outboxes[worker] = Outbox(self._projections.client)
+        return OnlinePart(self._projections, int(for_part), self._outboxes[worker])
 
 
 class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
-    """Writes what comes, at once, and says which versions are complete in its shard."""
+    """Sends what comes, at once, and says which versions are complete in its shard."""
 
-    def __init__(self, projections: Projections, shard: int) -> None:
+    def __init__(self, projections: Projections, shard: int, outbox: Outbox) -> None:
         self._projections = projections
         self._shard = shard
+        self._outbox = outbox
 
     def write_batch(self, values: list[OnlineRows]) -> None:
-        """One pipelined round trip per entity and batch."""
+        """Answers are read at the end of the epoch."""
         for states in values:
             entity = "+".join(states.entity)
             began = time.perf_counter()
             if states.rows:
-                send_patiently(self._projections.by(states.views).send, states.rows)
+                self._outbox.post(
+                    states.rows, partial(send_patiently, self._projections.by(states.views).send)
+                )
             if states.filled:
+                self._outbox.settle()
                 self._mark(states.filled)
             metrics.ONLINE_WRITE.labels(entity).observe(time.perf_counter() - began)
             metrics.STATES_WRITTEN.labels(entity).inc(len(states.rows))
@@ -86,8 +97,12 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
         send_patiently(lambda filled: self._projections.mark(filled, self._shard), versions)
 
     def snapshot(self) -> None:
-        """Nothing: what was written is in the store."""
-        return
+        """Nothing to remember: what was sent is in the store."""
+        self._outbox.settle()
+
+    def close(self) -> None:
+        """The end of the events."""
+        self._outbox.settle()
 
 
 def send_patiently(send: Callable[[Rows], object], rows: Rows) -> None:

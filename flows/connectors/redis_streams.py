@@ -23,21 +23,20 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from threading import get_ident
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import redis
 import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from feature_repo.errors import FlowError
 from feature_repo.privacy import Pseudonyms
 from flows import metrics
 from flows.blocks import RawBlock
-from flows.connectors.entries import NO_ENTRIES, Entries, EntryReader, StrangeReplyError
+from flows.connectors.bus_reads import BusReads, entries_of
+from flows.connectors.entries import Entries
 from flows.settings import FlowSettings
 from flows.tombstones import removed_from_bus
 
@@ -45,8 +44,6 @@ log = structlog.get_logger(__name__)
 
 SEQUENCE_BITS = 20
 _CHECK_EVERY = timedelta(seconds=1)
-_IDLE_POLLS = 100
-_IDLE_FACTOR = 4
 TRIM_AFTER_EPOCHS: Final = 2
 TRIM_AFTER_S: Final = 60
 _OUTAGE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
@@ -79,6 +76,7 @@ class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]
         self._parts = parts
         self._settings = settings
         self._trim = trim
+        self._reads: dict[int, BusReads] = {}
 
     def list_parts(self) -> list[str]:
         """Every worker reaches the server, so every worker has access to all partitions."""
@@ -87,8 +85,16 @@ class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]
     def build_part(self, step_id: str, for_part: str, resume_state: tuple[str, int] | None) -> BusPartition:
         """Begin after the last entry of the durable state, or at the stream's first entry."""
         del step_id
+        worker = get_ident()
+        if worker not in self._reads:
+            self._reads[worker] = BusReads(self._settings)
         return BusPartition(
-            for_part, resume_state, self._settings, trim=self._trim, generations=self._generations
+            for_part,
+            resume_state,
+            self._settings,
+            reads=self._reads[worker],
+            trim=self._trim,
+            generations=self._generations,
         )
 
 
@@ -101,6 +107,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         state: tuple[str, int] | None,
         settings: FlowSettings,
         *,
+        reads: BusReads | None = None,
         trim: bool = False,
         generations: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -108,16 +115,10 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._generations = generations
         self._marks: tuple[int, ...] = ()
         self._epochs_since_mark: list[int] = []
-        self._stream = part.replace("bus:", "millstream:", 1)
+        self.stream = part.replace("bus:", "millstream:", 1)
         self._settings = settings
-        self._client = redis.Redis.from_url(
-            settings.redis_url,
-            socket_timeout=1.0,
-            socket_connect_timeout=1.0,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
-        self._reader = EntryReader(settings.block_events)
+        self._reads = reads or BusReads(settings)
+        self._reads.join(self)
         self._position = BusPosition(*state) if state is not None else None
         self._began = offset_of(self._position.last_id) if self._position else -1
         self._awake: datetime | None = None
@@ -126,7 +127,6 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._asked = 0
         self._heartbeat_due = True
         self._failures = 0
-        self._idle = 0
         self._erased = removed_from_bus(settings.home).get(part, [])
         """Offsets of entries an erasure has removed (`flows.erase`), read or not: of the latter the server counts more than we see."""
         self._trim = trim
@@ -136,9 +136,8 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
     def next_batch(self) -> list[RawBlock]:
         """At most one block: what has arrived, up to the block size; an empty one once an epoch."""
         now = datetime.now(UTC)
-        linger = timedelta(milliseconds=self._settings.linger_ms)
-        room = min(self._settings.block_events, self._settings.epoch_events - self._in_epoch)
-        self._awake = now + linger
+        room = self._room
+        self._awake = self._reads.next_look(now)
         if room <= 0:
             return []  # the epoch is full; snapshot() opens the next one
         try:
@@ -150,14 +149,10 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             log.info("bus.back", partition=self._part, failures=self._failures)
             self._failures = 0
         if not entries:
-            self._idle += 1
-            if self._idle > _IDLE_POLLS:
-                self._awake = now + linger * _IDLE_FACTOR
             if not self._heartbeat_due:
                 return []
             self._heartbeat_due = False
             return [RawBlock(self._part, self._began, _EMPTY, _EMPTY, [], self._marks, self._settled)]
-        self._idle = 0
         self._heartbeat_due = False
         self._in_epoch += len(entries)
         if len(entries) >= self._asked:
@@ -193,65 +188,37 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
 
     def close(self) -> None:
         """Give the connection back."""
-        self._client.close()
+        self._reads.leave(self)
+
+    def wants(self) -> tuple[str, int]:
+        """See `flows.connectors.bus_reads`."""
+        if self._position is None or self._failures or datetime.now(UTC) >= self._next_check:
+            return "", 0
+        return self._position.last_id, self._room
 
     def _read(self, count: int, now: datetime) -> Entries:
         """Entries after the position."""
         self._asked = count
-        if now >= self._next_check or self._position is None:
-            self._asked = min(count, _CHECKED_ENTRIES)
-            return self._read_checked(self._asked, now)
-        command = ("XREAD", "COUNT", count, "STREAMS", self._stream, self._position.last_id)
-        connection = self._connection
-        try:
-            connection.send_packed_command(connection.pack_command(*command))
-            return self._reader.read(self._receive)
-        except StrangeReplyError:
-            connection.disconnect()  # its reply has not been read to the end
-            return _entries(self._call(command)[0])
-        except BaseException:
-            connection.disconnect()
-            raise
+        if self._reads.ready(self) or not (now >= self._next_check or self._position is None):
+            return self._reads.read(self)
+        self._asked = min(count, _CHECKED_ENTRIES)
+        return self._read_checked(self._asked, now)
 
-    def _receive(self, buffer: memoryview) -> int:
-        try:
-            n: int = self._connection._sock.recv_into(
-                buffer
-            )  # the client connects, replies we read ourselves
-        except TimeoutError as error:
-            raise redis.TimeoutError(str(error)) from error
-        except OSError as error:
-            raise redis.ConnectionError(str(error)) from error
-        if not n:
-            raise redis.ConnectionError("the server closed the connection")
-        return n
-
-    def _call(self, *commands: tuple[str | int, ...]) -> list[Any]:
-        """Raw replies of pipelined commands. A connection that failed half way is dropped: its replies are out of step."""
-        connection = self._connection
-        try:
-            connection.send_packed_command(connection.pack_commands(commands))
-            return [connection.read_response() for _ in commands]
-        except BaseException:
-            connection.disconnect()
-            raise
-
-    @cached_property
-    def _connection(self) -> Any:
-        """One connection for the life of the partition; it connects again by itself."""
-        return self._client.connection_pool.get_connection()
+    @property
+    def _room(self) -> int:
+        return min(self._settings.block_events, self._settings.epoch_events - self._in_epoch)
 
     def _read_checked(self, count: int, now: datetime) -> Entries:
         """Read, and hold the server's counters of the same instant against ours."""
         last_id = self._position.last_id if self._position else "0-0"
-        *_, (exists, info, reply) = self._call(
+        *_, (exists, info, reply) = self._reads.call(
             ("MULTI",),
-            ("EXISTS", self._stream),
-            ("XINFO", "STREAM", self._stream),
-            ("XREAD", "COUNT", count, "STREAMS", self._stream, last_id),
+            ("EXISTS", self.stream),
+            ("XINFO", "STREAM", self.stream),
+            ("XREAD", "COUNT", count, "STREAMS", self.stream, last_id),
             ("EXEC",),
         )
-        entries = _entries(reply)
+        entries = entries_of(reply)
         added, length = 0, 0
         if exists:
             facts = dict(zip(info[::2], info[1::2], strict=True))
@@ -279,12 +246,12 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
     def _remove_read(self, durable: str) -> None:
         """Remove entries up to a durable one, as far as they are old enough by the server's clock."""
         try:
-            ((seconds, _),) = self._call(("TIME",))
+            ((seconds, _),) = self._reads.call(("TIME",))
             old = (int(seconds) - TRIM_AFTER_S) * 1000
             milliseconds, _, sequence = durable.partition("-")
             upto = (int(milliseconds), int(sequence) + 1)  # MINID names the first entry that stays
             first = min(upto, (old, 0))
-            self._call(("XTRIM", self._stream, "MINID", "=", f"{first[0]}-{first[1]}"))
+            self._reads.call(("XTRIM", self.stream, "MINID", "=", f"{first[0]}-{first[1]}"))
         except redis.ResponseError as error:
             self._trim = False
             self._passed.clear()
@@ -315,7 +282,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         if self._settings.bus_gap == "stop":
             raise FlowError(
                 what,
-                where=f"{self._stream}, after entry {position.last_id}",
+                where=f"{self.stream}, after entry {position.last_id}",
                 todo=(
                     "publish them again from their producer if you can; to go on without them, start once with "
                     "MILLSTREAM_BUS_GAP=accept, and give the bus more room (MAXLEN) than the flow is ever down"
@@ -384,10 +351,3 @@ def offset_of(entry: str) -> int:
     """The offset of an entry id; -1 for `0-0`, which stands before the first."""
     milliseconds, _, sequence = entry.partition("-")
     return -1 if entry == "0-0" else (int(milliseconds) << SEQUENCE_BITS) | int(sequence)
-
-
-def _entries(reply: Any) -> Entries:
-    """Entries of the one stream of an XREAD reply (None when there are none)."""
-    if isinstance(reply, Exception):
-        raise reply
-    return Entries.of(reply[0][1]) if reply else NO_ENTRIES
