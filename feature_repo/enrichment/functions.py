@@ -1,6 +1,6 @@
 """The functions behind derived columns: one value per payment or label, float64 arrays in and out, NaN = null.
 
-Value by value, so arrays may have any shape: several features of one payment in one call cost little more than one. The same functions serve the flow (blocks of thousands) and the on-demand views (the one payment being scored).
+The same functions serve the flow (blocks of thousands) and the on-demand views (the one payment being scored).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ OUTSIZED: Final = 2.0
 OUTSIZED_AFTER: Final = 5.0
 """... once the account has so many."""
 
-_EARTH: Final = Geod(ellps="WGS84")
-_HOUR_US: Final = 3_600e6
-_DAY_US: Final = 86_400e6
+EARTH: Final = Geod(ellps="WGS84")
+HOUR_US: Final = 3_600e6
+DAY_US: Final = 86_400e6
 
 
 def distance_m(
     latitude: Floats, longitude: Floats, other_latitude: Floats, other_longitude: Floats
 ) -> Floats:
     """Geodesic distance on the WGS 84 ellipsoid in metres (Karney's algorithm, better than a millimetre)."""
-    made = np.full(latitude.shape, np.nan)
+    made = np.full(len(latitude), np.nan)
     known = ~np.isnan(latitude + longitude + other_latitude + other_longitude)
     if known.any():
-        made[known] = _EARTH.inv(
+        made[known] = EARTH.inv(
             longitude[known], latitude[known], other_longitude[known], other_latitude[known]
         )[2]
     return made
@@ -52,7 +52,7 @@ def is_far(home_distance: Floats) -> Floats:
 
 def local_hour(time_us: Floats, home_longitude: Floats) -> Floats:
     """Hour of the day (0 to 23) at home by the sun: UTC and an hour for every 15 degrees east, to the nearest."""
-    hour: Floats = np.mod(np.floor(time_us / _HOUR_US) + np.round(home_longitude / 15.0), 24.0)
+    hour: Floats = np.mod(np.floor(time_us / HOUR_US) + np.round(home_longitude / 15.0), 24.0)
     return hour
 
 
@@ -74,7 +74,7 @@ def is_outsized(amount: Floats, upper_quantile: Floats, count: Floats) -> Floats
 
 def ratio(of: Floats, over: Floats) -> Floats:
     """Quotient, null over nothing."""
-    quotient: Floats = np.divide(of, over, out=np.full(of.shape, np.nan), where=over != 0.0)
+    quotient: Floats = np.divide(of, over, out=np.full(len(of), np.nan), where=over != 0.0)
     return quotient
 
 
@@ -85,7 +85,7 @@ def at_least_zero(values: Floats) -> Floats:
 
 def days_between(start_us: Floats, end_us: Floats) -> Floats:
     """Days from one time to another."""
-    days: Floats = (end_us - start_us) / _DAY_US
+    days: Floats = (end_us - start_us) / DAY_US
     return days
 
 

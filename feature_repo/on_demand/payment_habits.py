@@ -23,14 +23,12 @@ from views.account_device import account_device
     description="New device, outsized amount, amount over median and upper quantile of the account",
 )
 def payment_habits(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    from feature_repo.enrichment import functions as f
-    from feature_repo.enrichment.lists import as_list, floats, ratios
+    from feature_repo.enrichment.lists import are_new, are_outsized, ratios
 
     amounts, upper = inputs["amount"], inputs["account_amount_p95_30d"]
-    devices, counts = inputs["device_payment_count_30d"], inputs["account_amount_count_30d"]
     return {
-        "is_new_device": as_list(f.is_new(floats(devices))),
-        "is_outsized": as_list(f.is_outsized(*floats(amounts, upper, counts))),
+        "is_new_device": are_new(inputs["device_payment_count_30d"]),
+        "is_outsized": are_outsized(amounts, upper, inputs["account_amount_count_30d"]),
         "amount_over_account_median_30d": ratios(amounts, inputs["account_amount_median_30d"]),
         "amount_over_account_p95_30d": ratios(amounts, upper),
     }

@@ -28,23 +28,17 @@ from views.account_profile import account_profile
     description="Distance from home and from the last payment, implied speed, hour at home",
 )
 def payment_place(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    from feature_repo.enrichment import functions as f
-    from feature_repo.enrichment.lists import as_list, as_us, floats
+    from feature_repo.enrichment.lists import are_far, are_night, distances_m, local_hours, speeds_kmh
 
-    latitude, longitude = inputs["latitude"], inputs["longitude"]
-    home_longitude = floats(inputs["home_longitude"])
-    home, before = f.distance_m(
-        floats(latitude, latitude),
-        floats(longitude, longitude),
-        floats(inputs["home_latitude"], inputs["account_latitude_last"]),
-        floats(inputs["home_longitude"], inputs["account_longitude_last"]),
-    )
-    hour = f.local_hour(as_us(inputs["event_timestamp"]), home_longitude)
+    here = inputs["latitude"], inputs["longitude"]
+    home = distances_m(*here, inputs["home_latitude"], inputs["home_longitude"])
+    before = distances_m(*here, inputs["account_latitude_last"], inputs["account_longitude_last"])
+    hours = local_hours(inputs["event_timestamp"], inputs["home_longitude"])
     return {
-        "home_distance_m": as_list(home),
-        "is_far": as_list(f.is_far(home)),
-        "local_hour": as_list(hour),
-        "is_night": as_list(f.is_night(hour)),
-        "previous_distance_m": as_list(before),
-        "speed_kmh": as_list(f.speed_kmh(before, floats(inputs["account_seconds_since_position"]))),
+        "home_distance_m": home,
+        "is_far": are_far(home),
+        "local_hour": hours,
+        "is_night": are_night(hours),
+        "previous_distance_m": before,
+        "speed_kmh": speeds_kmh(before, inputs["account_seconds_since_position"]),
     }

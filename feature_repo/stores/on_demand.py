@@ -117,7 +117,9 @@ def load(repo: Path, view: OnDemand) -> Transform:
         raise DefinitionError(
             msg, where=path, todo="train a model with the new definition, or install the old one"
         )
-    module = ast.Module(body=[_bare(node) for node in nodes], type_ignores=[])
+    module = ast.Module(
+        body=[part for node in nodes for part in _imports_first(_bare(node))], type_ignores=[]
+    )
     namespace: dict[str, Any] = {"__name__": f"on_demand.{view.name}"}
     exec(compile(module, str(path), "exec"), namespace)  # noqa: S102 - the repo's own code, held to its digest
     function: Transform = namespace[view.function]
@@ -175,11 +177,28 @@ def _bare(node: ast.stmt) -> ast.stmt:
     return ast.fix_missing_locations(copy)
 
 
+def _imports_first(node: ast.stmt) -> list[ast.stmt]:
+    """The imports a function begins with, once and before it: at every call they would cost as much as what it computes."""
+    if not isinstance(node, ast.FunctionDef):
+        return [node]
+    n = 0
+    while n < len(node.body) - 1 and isinstance(node.body[n], ast.Import | ast.ImportFrom):
+        n += 1
+    imports, node.body = node.body[:n], node.body[n:]
+    return [*imports, node]
+
+
 def _digest(nodes: list[ast.stmt], repo: Path) -> str:
-    """sha256 over the statements, and over the source of the repo's own modules they import."""
+    """sha256 over the statements, and over the source of the repo's own modules they import, and of those that these import."""
     parts = ["\n".join(ast.dump(_bare(node)) for node in nodes)]
-    files = {file for node in nodes for file in _imported(node, repo)}
-    parts += [ast.dump(ast.parse(file.read_text())) for file in sorted(files)]
+    todo = [file for node in nodes for file in _imported(node, repo)]
+    modules: dict[Path, ast.Module] = {}
+    while todo:
+        file = todo.pop()
+        if file not in modules:
+            modules[file] = ast.parse(file.read_text())
+            todo += [other for node in modules[file].body for other in _imported(node, repo)]
+    parts += [ast.dump(module) for _, module in sorted(modules.items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
