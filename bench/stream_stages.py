@@ -9,18 +9,15 @@ import argparse
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import redis
 
 from bench import w1, w1_stream
 from bench.harness import console
-from flows.blocks import RawBlock
-from flows.connectors.dead_letters import LetterBox
 from flows.connectors.online import connect
 from flows.connectors.redis_streams import BusPartition
 from flows.connectors.staged import Folders, StagedPart
@@ -84,6 +81,7 @@ def measure(url: str, home: Path, block_events: int, events: int) -> Costs:
             with costs("read the bus"):
                 blocks += [(block, admit) for block in partition.next_batch()]
         slices: dict[str, list[Any]] = defaultdict(list)
+        turn = []
         for block, admit in blocks:
             with costs("decode"):
                 decoded = accept.decode(block)
@@ -93,11 +91,12 @@ def measure(url: str, home: Path, block_events: int, events: int) -> Costs:
                 (admitted,), _ = admit.on_batch([checked])
             with costs("log"):
                 log.write_batch([admitted.rows.select(stream.log_schema.names)])
-            with costs("route"):
-                for key, piece in router(admitted):
-                    slices[key].append(piece)
+            turn.append(admitted)
             done += admitted.rows.num_rows
             since_epoch += admitted.rows.num_rows
+        with costs("route"):
+            for key, piece in router(turn):
+                slices[key].append(piece)
         for key, pieces in slices.items():
             if key not in parts:
                 parts[key] = KeyedStates(states, pieces[0].entity, pieces[0].shard)

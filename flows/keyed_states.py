@@ -2,8 +2,8 @@
 
 A part's snapshot is a pointer, the name of a checkpoint file, never the states. A part that starts takes every view's states from
 the newest checkpoint that may be trusted with them (views need not come from the same one) and folds the rows of the log beyond it.
-Of a partition it reads itself, these are the rows up to where the partition's source stood when this run began (`Slice.began`),
-published or staged; of partitions that other runs logged (files read before the bus flow first started) all that is published.
+All that is published is durable, and folded at once; of a partition it reads itself, then the staged rows up to where the partition's
+source stood when this run began (`Slice.began`).
 From then on it folds what comes, in any order: a result is a function of the set of events, so the states, and a key's version
 (events folded), are the same after any replay.
 
@@ -32,6 +32,7 @@ from flows.blocks import Int64s
 from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.dirty_slots import DirtySlots
 from flows.kept_views import KeptViews
+from flows.refold import Within
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.route import EntityKeys, Slice, part_key, together
@@ -100,7 +101,7 @@ class KeyedStates:
         self._checkpoint_due = time.monotonic() + settings.checkpoint_seconds * (1 + share)
         published = context.replay.published_offsets()
         self._restore(resumed, published)
-        self._fold_log({p: last for p, last in published.items() if p not in context.own_partitions})
+        self._fold_log(published)
 
     def take(self, pieces: Sequence[Slice]) -> None:
         """Fold slices of events of this run: together, if they may be, in order of time.
@@ -146,15 +147,17 @@ class KeyedStates:
 
     def _meet(self, piece: Slice) -> None:
         """Before the first slice of a partition comes the log; before the first of a generation its views."""
-        if piece.partition not in self._joined:
-            self._joined.add(piece.partition)
-            self._fold_log({piece.partition: piece.began})
+        new = {partition: began for partition, began, _ in piece.origins if partition not in self._joined}
+        if new:
+            self._joined.update(new)
+            self._fold_log(new)
         if len(piece.marks) > self._generation:
             self._turn(len(piece.marks))
 
     def _note(self, piece: Slice) -> None:
         for offsets in self._offsets:
-            offsets[piece.partition] = max(offsets.get(piece.partition, _FIRST), piece.last_offset)
+            for partition, _, last in piece.origins:
+                offsets[partition] = max(offsets.get(partition, _FIRST), last)
 
     def clean(self) -> Int64s:
         """The slots that changed since the last call, ascending."""
@@ -298,7 +301,7 @@ class KeyedStates:
         lows = [{p: offsets.get(p, _FIRST) for p in highs} for offsets in self._offsets]
         within = {p: (min(low[p] for low in lows), high) for p, high in highs.items()}
         within = {p: (low, high) for p, (low, high) in within.items() if low < high}
-        if not within:
+        if not within or self._take_folded(within):
             return
         for piece in self._context.replay.slices(self.entity, self.shard, within):
             slots = self.index.slots(piece.keys)
@@ -309,15 +312,38 @@ class KeyedStates:
                 elif new.any():
                     state.fold(slots[new], columns.take(new))
             self._count(slots)
+        self._reach(within)
+
+    def _take_folded(self, within: Within) -> bool:
+        """A part that has nothing finds its states made, in the pass over the log that the first of them began."""
+        if len(self.index) or any(self._offsets):
+            return False
+        context = self._context
+        folder = context.settings.checkpoints / context.stream.name
+
+        def is_empty(entity: EntityKeys, shard: int) -> bool:
+            return CheckpointFolder(folder, part_key(entity, shard, context.prefix), "").is_empty()
+
+        found = context.replay.refold.take(self.entity, self.shard, within, is_empty)
+        if found is None:
+            return False
+        self.index, self.states = found.index, found.states
+        self._count(np.arange(len(self.index)), found.rows)
+        self._reach(within)
+        return True
+
+    def _reach(self, within: Within) -> None:
         for offsets in self._offsets:
             for p, (_, high) in within.items():
                 offsets[p] = max(offsets.get(p, _FIRST), high)
 
-    def _count(self, slots: Int64s) -> None:
+    def _count(self, slots: Int64s, events: int | None = None) -> None:
+        """Slots that changed, by so many events: one each, unless it is said."""
         if len(slots):
+            events = len(slots) if events is None else events
             self.dirty.add(slots)
-            self._since_checkpoint += len(slots)
-            metrics.EVENTS_FOLDED.labels(self.label).inc(len(slots))
+            self._since_checkpoint += events
+            metrics.EVENTS_FOLDED.labels(self.label).inc(events)
 
 
 def _tell_once(views: list[str]) -> None:

@@ -82,7 +82,7 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     op.output("plain_online", accepted, PlainOnlineSink(run, stream, settings))
 
     fold = _fold_context(stream, settings, run, own, views)
-    slices = op.flat_map(
+    slices = op.flat_map_batch(
         "route", op.key_rm("any_key", kept), Router(views.entities, settings.key_shards)
     )  # (part, Slice)
     states = op.stateful_batch("fold", slices, folding(fold))  # (part, OnlineRows)

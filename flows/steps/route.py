@@ -26,6 +26,10 @@ EntityKeys = tuple[str, ...]
 Entities = dict[EntityKeys, tuple[ViewSpec, ...]]
 
 
+Origin = tuple[str, int, int]
+"""Of a block: its partition, where that began, and the last offset in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """The rows of one block whose key of one entity lies in one shard; `columns` holds one entry per view.
@@ -47,12 +51,21 @@ class Slice:
     offsets: Int64s
     marks: tuple[int, ...] = ()
     settled: int = 0
+    more: tuple[Origin, ...] = ()
+    """Further blocks whose rows are among these, in order of time; `offsets` tells nothing then."""
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Where the rows come from."""
+        return ((self.partition, self.began, self.last_offset), *self.more)
 
 
 class Router:
-    """Cuts blocks into slices; call it with admitted events.
+    """Cuts blocks into slices; call it with admitted events, those of one turn of the flow together.
 
-    Blocks of a partition may come in any order and from several steps before this one; each router greets for itself.
+    Blocks of a partition may come in any order and from several steps before this one; each router greets for itself. Blocks of one turn
+    are cut as one: they tell of the same time one after the other, and to cut one block costs about the same whatever its size. But
+    not once a later generation of the views has begun, since a part that takes one over goes by the offsets of each block.
     """
 
     def __init__(self, entities: Callable[[int], Entities], shards: int) -> None:
@@ -61,26 +74,59 @@ class Router:
         self._shards = shards
         self._greeted: dict[str, tuple[int, int]] = {}
 
-    def __call__(self, events: Events) -> list[tuple[str, Slice]]:
+    def __call__(self, turn: list[Events]) -> list[tuple[str, Slice]]:
         """(part key, slice) for each part that has something to do."""
-        origin = events.origin
-        news = (len(origin.marks), origin.settled)
+        greeted = [self._greets(events) for events in turn]
+        some = [
+            (events, greet)
+            for events, greet in zip(turn, greeted, strict=True)
+            if greet or events.rows.num_rows
+        ]
+        if len(some) > 1 and not any(events.origin.marks for events, _ in some):
+            slices = self._cut_together([events for events, _ in some], every=any(greet for _, greet in some))
+        else:
+            slices = [piece for events, greet in some for piece in self._cut(events, every=greet)]
+        return [(part_key(piece.entity, piece.shard), piece) for piece in slices]
+
+    def _greets(self, events: Events) -> bool:
+        news = (len(events.origin.marks), events.origin.settled)
         greet = self._greeted.get(events.partition, (-1, -1)) < news
         if greet:
             self._greeted[events.partition] = news
-        if not (greet or events.rows.num_rows):
-            return []
-        slices = cut(
+        return greet
+
+    def _cut(self, events: Events, *, every: bool) -> list[Slice]:
+        origin = events.origin
+        return cut(
             events.rows,
             self._entities(len(origin.marks)),
             self._shards,
             events.partition,
             origin.began,
-            every=greet,
+            every=every,
             marks=origin.marks,
             settled=origin.settled,
         )
-        return [(part_key(piece.entity, piece.shard), piece) for piece in slices]
+
+    def _cut_together(self, turn: list[Events], *, every: bool) -> list[Slice]:
+        entities = self._entities(0)
+        names = _columns(entities)
+        rows = pa.concat_batches([events.rows.select(names) for events in turn])
+        origins = [(e.partition, e.origin.began, last_offset(e.rows, e.origin.began)) for e in turn]
+        return cut(rows, entities, self._shards, every=every, origins=origins)
+
+
+def _columns(entities: Entities) -> list[str]:
+    """What `cut` reads of a block."""
+    found = {"event_timestamp", "created_timestamp", "source_offset"}
+    for entity, specs in entities.items():
+        found.update(entity, *((spec.id_column, *spec.columns) for spec in specs))
+    return sorted(found)
+
+
+def last_offset(rows: pa.RecordBatch, began: int) -> int:
+    """The highest offset of a block, or where its partition began."""
+    return int(rows["source_offset"].to_numpy().max()) if rows.num_rows else began
 
 
 def part_key(entity: EntityKeys, shard: int, prefix: str = "") -> str:
@@ -105,8 +151,9 @@ def cut(
     shard_by: EntityKeys | None = None,
     marks: tuple[int, ...] = (),
     settled: int = 0,
+    origins: Sequence[Origin] = (),
 ) -> list[Slice]:
-    """Slices of log rows for all entities; of every shard, or of those that occur.
+    """Slices of log rows for all entities; of every shard, or of those that occur. `origins`: those of rows of several blocks.
 
     A row's shard is that of its key; with `shard_by`, that of those columns instead, so that the states of several entities can
     live side by side in one part.
@@ -116,14 +163,18 @@ def cut(
     block = BlockColumns(rows)
     offsets = rows["source_offset"].to_numpy()
     accepted = block.times("created_timestamp") if rows.num_rows else np.empty(0, np.int64)
-    last = int(offsets.max()) if len(offsets) else began
+    first, *more = origins or [(partition, began, last_offset(rows, began))]
     oldest = int(accepted.min()) if len(accepted) else 0
     pieces = []
+    by_time = np.argsort(block.times("event_timestamp"), kind="stable") if more and rows.num_rows else None
     given = block.keys(shard_by).shards(shards) if shard_by else None
     for entity, specs in entities.items():
         keys = block.keys(entity)
         of_row = keys.shards(shards) if given is None else given
-        order = np.argsort(of_row, kind="stable")
+        if by_time is None:
+            order = np.argsort(of_row, kind="stable")
+        else:
+            order = by_time[np.argsort(of_row[by_time], kind="stable")]
         known = block.has_keys(tuple(sorted({*entity, *(shard_by or ())})))
         if not known.all():
             order = order[known[order]]
@@ -140,9 +191,10 @@ def cut(
                 Slice(
                     entity=entity,
                     shard=shard,
-                    partition=partition,
-                    began=began,
-                    last_offset=last,
+                    partition=first[0],
+                    began=first[1],
+                    last_offset=first[2],
+                    more=tuple(more),
                     oldest_accepted_us=oldest,
                     keys=_part(keys, a, b),
                     views=views,
