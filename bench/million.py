@@ -6,6 +6,7 @@ so that an account's state grows as it would in life: among those of all others.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from bench import w1, w1_stream
 from bench.w1 import _names as names_of
+from flows.connectors.staged import OFFSETS_KEY, offset_ranges
 
 ACCOUNTS: Final = 1_000_000
 EACH: Final = 10
@@ -73,4 +75,5 @@ def with_log_columns(some: pa.Table, first: int) -> pa.Table:
         else pa.nulls(n, f.type)
         for f in schema
     ]
-    return pa.table(columns, schema=schema)
+    found = pa.table(columns, schema=schema)
+    return found.replace_schema_metadata({OFFSETS_KEY: json.dumps(offset_ranges(found)).encode()})

