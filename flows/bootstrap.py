@@ -14,10 +14,10 @@ from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
 from bytewax.run import cli_main
 
-from feature_repo import privacy
 from feature_repo.errors import MillstreamError
 from flows import logs, metrics, recovery
 from flows.settings import FlowSettings
+from flows.without_pandas import without_pandas
 
 log = structlog.get_logger(__name__)
 
@@ -26,18 +26,16 @@ _cli_main: Any = cli_main
 
 def module_flow(stream: str) -> Dataflow:
     """The module-level flow of a stream. Under `python -m bytewax.run` also: recovery, guard, metrics."""
-    from flows.pipeline import build, run_name
-    from flows.streams import STREAMS
-
     settings = FlowSettings()
     options = recovery.run_options()
     if options is None:
-        return build(STREAMS[stream], settings)
+        return _built(stream, settings)
+    without_pandas()
     logs.configure(settings.log_format)
-    run = run_name(settings)
+    run = recovery.run_name(settings)
     recovery.begin_again_with_recovery(settings, stream, run)
     keep_to_key(settings)
-    flow = build(STREAMS[stream], settings)
+    flow = _built(stream, settings)
     config = options.get("recovery_config")
     if config is not None:
         recovery.guard(flow, settings, stream, Path(config.db_dir))
@@ -48,13 +46,10 @@ def module_flow(stream: str) -> Dataflow:
 
 def run(stream: str, settings: FlowSettings) -> None:
     """Run a flow in this process: to the end of its files, or until it is stopped."""
-    from flows.pipeline import build, run_name
-    from flows.streams import STREAMS
-
-    name = run_name(settings)
+    name = recovery.run_name(settings)
     keep_to_key(settings)
     config = recovery.config(settings, stream, name)
-    flow = build(STREAMS[stream], settings)
+    flow = _built(stream, settings)
     if config is not None:
         recovery.guard(flow, settings, stream, recovery.folder(settings, stream, name))
     metrics.serve(settings.metrics_port)
@@ -71,8 +66,18 @@ def run(stream: str, settings: FlowSettings) -> None:
     log.info("flow.end", stream=stream, run=name)
 
 
+def _built(stream: str, settings: FlowSettings) -> Dataflow:
+    """The flow, and with it the imports that take seconds: after the process has begun again."""
+    from flows.pipeline import build
+    from flows.streams import STREAMS
+
+    return build(STREAMS[stream], settings)
+
+
 def keep_to_key(settings: FlowSettings) -> None:
     """Refuse to write with another key than the home was written with; needs a key, or `off`."""
+    from feature_repo import privacy
+
     written = any(settings.log_dir.glob("*/*.parquet"))
     privacy.mark(settings.home, privacy.of_settings(settings), written=written)
 

@@ -7,7 +7,6 @@ reading the same files again continues, or adds nothing.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import bytewax.operators as op
@@ -24,6 +23,7 @@ from flows.connectors.redis_streams import RedisStreamSource, trims_bus
 from flows.kept_views import KeptViews
 from flows.keyed_states import StatesContext
 from flows.projections import Projections
+from flows.recovery import run_name
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.accept import Acceptance
@@ -35,14 +35,6 @@ from flows.steps.route import Router
 from flows.streams import EventStream
 
 log = structlog.get_logger(__name__)
-
-
-def run_name(settings: FlowSettings) -> str:
-    """`bus`, or a name that belongs to exactly the files of the settings."""
-    if not settings.files:
-        return "bus"
-    parts = sorted(FileSource(settings.files, settings).paths)
-    return f"files-{hashlib.blake2b(chr(10).join(parts).encode(), digest_size=6).hexdigest()}"
 
 
 def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
@@ -61,10 +53,9 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
 
     flow = Dataflow(stream.name)
     blocks: Stream[Any] = op.input("source", flow, source)  # RawBlock | ArrowBlock
-    decoded = op.map("decode", blocks, accept.decode)  # Events: rows and dead letters
-    checked = op.map("check", decoded, accept.check)  # Events
-    private = op.map("private", checked, accept.private)  # Events; from here on without plain personal values
-    settled = op.map("settle", private, accept.settle)  # Events; of a changelog as they are kept
+    settled = op.flat_map_batch(
+        "accept", blocks, accept.turn
+    )  # Events: rows that hold, without plain personal values, and dead letters
     keyed = op.key_on("by_partition", settled, lambda events: events.partition)  # (partition, Events)
     admitted = op.stateful_batch("admit", keyed, admission(stream, settings, run))  # (partition, Events)
     passed = op.map_value("limit", admitted, limit)  # (partition, Events)

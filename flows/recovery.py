@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -62,6 +63,18 @@ def run_options() -> dict[str, Any] | None:
         return None
     options: dict[str, Any] = getattr(main, "kwargs", {})
     return options
+
+
+def run_name(settings: FlowSettings) -> str:
+    """`bus`, or a name that belongs to exactly the files of the settings."""
+    if not settings.files:
+        return "bus"
+    from flows.connectors.files import (
+        FileSource,  # here: a flow of the bus begins again before anything heavy
+    )
+
+    parts = sorted(FileSource(settings.files, settings).paths)
+    return f"files-{hashlib.blake2b(chr(10).join(parts).encode(), digest_size=6).hexdigest()}"
 
 
 def begin_again_with_recovery(settings: FlowSettings, stream: str, run: str) -> None:

@@ -11,7 +11,10 @@ from feature_repo.errors import MillstreamError
 from flows import logs
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from flows.streams import STREAMS
+from flows.without_pandas import without_pandas
+
+without_pandas()
+from flows.streams import STREAMS  # noqa: E402  its imports are those that would look for pandas
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
 

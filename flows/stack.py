@@ -190,6 +190,7 @@ class EmbeddedServer:
         with contextlib.closing(client):
             while time.monotonic() < give_up:
                 try:
+                    client.ping()  # refused while it loads its file, which CONFIG is not
                     # Compare the process's own folder: another program may have taken the port in between.
                     answer = cast("dict[str, Any]", client.config_get("dir"))
                     if answer.get("dir") == str(self.folder):

@@ -72,10 +72,11 @@ def run(settings: FlowSettings, scale: Scale, *, port: int, rate: float, console
         prepare(processes, steps, settings, scale)
         ports = {name: live.free_port() for name in FLOWS}
         port = live.free_port(port)
-        with steps.step("start", "Start flow and scorer"):
-            live.start_flows(processes, ports)
+        with steps.step("start", "Start the scorer"):
             live.start_scorer(processes, port)
             live.wait_for_scorer(processes, port)
+        with steps.step("flows", "Start the flows"):
+            live.start_flows(processes, ports)
         if rate:
             options = ("--rate", f"{rate:g}", "--seconds", "0", "--score", f"http://127.0.0.1:{port}")
             processes.start(TRAFFIC, "-m", "flows.traffic", *options)
@@ -97,13 +98,15 @@ def run_server(settings: FlowSettings, console: Console) -> None:
 
 
 def prepare(processes: Processes, steps: Steps, settings: FlowSettings, scale: Scale) -> None:
-    """Definitions always; history and model where there are none."""
-    began = stages.begin_apply(processes)
+    """Definitions unless they are those applied last; history and model where there are none."""
+    applied = stages.is_applied(settings)
+    began = 0.0 if applied else stages.begin_apply(processes)
     history = settings.home / "generated"
     empty = not any(settings.payments_log.glob("*.parquet"))
     if empty and not (history / "world.npz").exists():
         stages.generate(steps, scale, history, datetime.now(UTC))
-    stages.end_apply(processes, steps, settings, began)
+    if not applied:
+        stages.end_apply(processes, steps, settings, began)
     if empty or _unfinished(settings, history):
         stages.backfill(steps, settings, history)
     if not (settings.models / stages.MODEL / "champion").exists():

@@ -201,7 +201,7 @@ def test_up_restarts_a_flow_and_stops_with_the_scorer(demo: Demo, up: subprocess
     said = demo.home / "up.txt"
     kill("bytewax.run flows.payments")
     wait_for(lambda: "Started again, 1 of 5" in said.read_text(), up, 60)
-    kill("uvicorn serving.app:app")
+    kill("-m serving")
     assert up.wait(60) == 1
     assert "scorer ended with code" in said.read_text()
     assert gone(demo.home) == {}

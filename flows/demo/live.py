@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import pyarrow.parquet as pq
 
 from feature_repo.errors import FlowError
 from flows.demo.processes import LOOK_EVERY_S, Processes
@@ -67,8 +66,7 @@ def start_flows(processes: Processes, metrics_ports: dict[str, int]) -> None:
 
 def start_scorer(processes: Processes, port: int) -> None:
     """Start the scorer, as its user types it, at a loopback port."""
-    arguments = ("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
-    processes.start(SCORER, "-m", "uvicorn", "serving.app:app", *arguments)
+    processes.start(SCORER, "-m", "serving", "--port", str(port))
 
 
 def wait_for_scorer(processes: Processes, port: int) -> None:
@@ -116,6 +114,8 @@ def accounted(stream: EventStream, settings: FlowSettings) -> Accounted:
 
 def rows_of(folder: Path, pattern: str = "*.parquet") -> int:
     """Rows of the Parquet files of a folder."""
+    import pyarrow.parquet as pq
+
     return sum(pq.read_metadata(path).num_rows for path in folder.glob(pattern))
 
 

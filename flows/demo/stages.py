@@ -5,34 +5,39 @@ The clock is passed in; the processes are started by `flows.demo.processes`.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import redis
 
-from feature_repo.errors import ArtefactError
+from feature_repo.errors import ArtefactError, DefinitionError
+from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.specs import read_views
-from flows import backfill_files
-from flows.backfill_files import Counts
+from feature_repo.stores.versions import versions_key
 from flows.demo.processes import Processes
 from flows.demo.show import Step, Steps
-from flows.generate import write_history
-from flows.generator import World, epoch_us, payments_a_day
 from flows.settings import FlowSettings
-from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS
+
+if TYPE_CHECKING:
+    from flows.backfill_files import Counts
 
 SERVICE = "fraud_detection_v3"
 SMALLER = ("fraud_detection_v1", "fraud_detection_v2")
 """Payments alone; with enrichment: what the model is compared with, to see what the rest brings."""
 MODEL = "fraud_detection"
+APPLIED = "applied.sha256"
+"""File of a home: what was applied last."""
+REPO = PROJECT_ROOT / "feature_repo"
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,29 @@ class Scale:
     seed: int = 1
 
 
+def is_applied(settings: FlowSettings) -> bool:
+    """Whether registry and server hold the definitions as they are: importing Feast only to find that out takes longer than all the rest."""
+    try:
+        stated = (settings.home / APPLIED).read_text(encoding="utf-8")
+        views = read_views(settings.home / "views.json")
+        if stated != _applied(settings):
+            return False
+    except (OSError, DefinitionError):
+        return False
+    with contextlib.closing(redis.Redis.from_url(settings.redis_url)) as client:
+        return bool(client.exists(versions_key(views.project)))
+
+
+def _applied(settings: FlowSettings) -> str:
+    """Changes with any file of the repo, with Feast, and with what the last `feast apply` wrote."""
+    files = [path for kind in ("*.py", "*.yaml", ".feastignore") for path in sorted(REPO.rglob(kind))]
+    files += [settings.registry, settings.home / "views.json"]
+    digest = hashlib.sha256(metadata.version("feast").encode())
+    for path in files:
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def begin_apply(processes: Processes) -> float:
     """Start `feast apply`, which spends seconds on importing Feast; returns when it began."""
     processes.start("feast apply", "-m", "flows.demo.apply")
@@ -58,6 +86,7 @@ def end_apply(processes: Processes, steps: Steps, settings: FlowSettings, began:
     with steps.step("apply", "feast apply") as step:
         step.began = began
         processes.finish("feast apply")
+        (settings.home / APPLIED).write_text(_applied(settings), encoding="utf-8")
         views = read_views(settings.home / "views.json")
         windows = [spec for specs in views.streams.values() for spec in specs]
         features = sum(len(spec.aggregates) for spec in windows)
@@ -66,6 +95,12 @@ def end_apply(processes: Processes, steps: Steps, settings: FlowSettings, began:
 
 def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
     """Generate a history that ends now; returns its payments."""
+    import pyarrow.compute as pc  # here and below: most starts need neither generator nor backfill
+    import pyarrow.parquet as pq
+
+    from flows.generate import write_history
+    from flows.generator import World, epoch_us, payments_a_day
+
     with steps.step("generate", "Generate history") as step:
         start = now - timedelta(days=scale.days)
         world = World(
@@ -89,6 +124,9 @@ def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
 
 def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str, Counts]:
     """Run the history through the flows: what payments are joined with, then payments, then labels, which are joined with them."""
+    from flows import backfill_files
+    from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS
+
     with steps.step("backfill", "Through the flows") as step, ThreadPoolExecutor(2) as aside:
         counts: dict[str, Counts] = {}
         stopped = Event()
