@@ -24,7 +24,7 @@ import redis
 
 from bench import w1, w1_stream
 from bench.harness import ROUNDS, CpuClock, Report, Target, console, percentile
-from bench.stream import flow_environment, flow_process
+from bench.stream import FlowProcess, flow_environment
 from feature_repo.stores.keys import decode_timestamp, key_prefix, key_values, time_field
 from flows.stack import EmbeddedServer
 
@@ -65,8 +65,10 @@ def main() -> None:
         client = redis.Redis.from_url(url)
         prepare(folder, rows)
         with (
-            flow_process([sys.executable, "-m", "bench.w1_flow"], flow_environment(folder / "home", url)) as flow,
-            flow_process([sys.executable, "-m", "bench.w1_producer", url, str(folder)], None) as producer,
+            FlowProcess(
+                [sys.executable, "-m", "bench.w1_flow"], flow_environment(folder / "home", url)
+            ) as flow,
+            FlowProcess([sys.executable, "-m", "bench.w1_producer", url, str(folder)], None) as producer,
         ):
             w1_stream.clear(client)
             assert flow.stdin is not None

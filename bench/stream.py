@@ -8,7 +8,10 @@ last payment of every partition and shard is readable on line (wall) and all row
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,27 +19,30 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
 from bench import w1, w1_stream
 from bench.harness import ROUNDS, CpuClock, Report, Target, console
+from bench.stream_stages import measure
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.keys import decode_timestamp, key_prefix, key_values, state_field, time_field
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
+from flows import recovery
 from flows.settings import FlowSettings
 from flows.stack import EmbeddedServer
 
-EVENTS = 500_000
-REFERENCE_EVENTS = 40_000
+EVENTS = 400_000
+REFERENCE_EVENTS = 30_000
+STEPS_EVENTS = 131_072
+BLOCK_EVENTS = 16_384
 GIVE_UP_S = 120.0
 SAMPLED_KEYS = 500
+RECOVERY_PARTITIONS = 4
 
 
 @dataclass(frozen=True)
@@ -52,38 +58,97 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--events", type=int, default=EVENTS)
-    parser.add_argument("--only", choices=["ours", "reference"])
+    parser.add_argument("--only", choices=["ours", "reference", "two"])
     given = parser.parse_args()
-    report = Report("stream")
-    ours, theirs = [], []
+    runs: dict[str, list[Run]] = {"ours": [], "reference": [], "two": []}
     with (
         tempfile.TemporaryDirectory(prefix="bench") as folder,
         EmbeddedServer(Path(folder) / "server") as server,
     ):
         client = redis.Redis.from_url(server.url)
         rows = w1.payments(given.events)
-        payloads = w1_stream.as_json(rows)
-        w1_stream.fill(client, payloads, "prepared")
+        some = rows.slice(0, REFERENCE_EVENTS)
+        w1_stream.fill(client, w1_stream.as_json(rows), "prepared")
         server_pid = int(client.info()["process_id"])
         for number in range(given.rounds):
             home = Path(folder) / f"round{number}"
-            if given.only != "reference":
-                run = our_round(client, server.url, server_pid, home, rows)
-                ours.append(len(rows) / run.cpu)
+            for name, made in runs.items():
+                if given.only not in (None, name):
+                    continue
+                if name == "reference":
+                    run, n = reference_round(client, server.url, server_pid, home, some), len(some)
+                else:
+                    workers = 2 if name == "two" else 1
+                    run, n = our_round(client, server.url, server_pid, home / name, rows, workers), len(rows)
+                made.append(run)
                 console.print(
-                    f"round {number}: ours {len(rows) / run.cpu:,.0f} events/CPU-s ({run.cpu / len(rows) * 1e6:.2f} us; wall {run.wall:.2f} s; server {run.server_cpu / len(rows) * 1e6:.2f} us)"
+                    f"round {number}, {name}: {n / run.cpu:,.0f} events per CPU-second ({run.cpu / n * 1e6:.2f} us), "
+                    f"wall {run.wall:.2f} s, server {run.server_cpu / n * 1e6:.2f} us an event"
                 )
-            if given.only != "ours":
-                run = reference_round(client, server.url, server_pid, home, rows.slice(0, REFERENCE_EVENTS))
-                theirs.append(REFERENCE_EVENTS / run.cpu)
-                console.print(
-                    f"round {number}: idiom {REFERENCE_EVENTS / run.cpu:,.0f} events/CPU-s (wall {run.wall:.2f} s; server {run.server_cpu / REFERENCE_EVENTS * 1e6:.2f} us)"
-                )
+        steps = step_costs(client, server.url, Path(folder)) if given.only is None else {}
+    if given.only is None:
+        report(runs, len(rows), steps)
 
 
-def our_round(client: redis.Redis, url: str, server_pid: int, home: Path, rows: pa.Table) -> Run:
+def report(runs: dict[str, list[Run]], events: int, steps: dict[str, float]) -> None:
+    """Print and write the results."""
+    ours = [events / run.cpu for run in runs["ours"]]
+    idiom = [REFERENCE_EVENTS / run.cpu for run in runs["reference"]]
+    server = {
+        name: statistics.median(run.server_cpu for run in made) * 1e6 / n
+        for (name, made), n in zip(runs.items(), (events, REFERENCE_EVENTS, events), strict=True)
+    }
+    made = Report("stream")
+    made.add(
+        "stream",
+        ours,
+        "events/CPU-s",
+        Target("ratio", "at least", 10),
+        reference="Bytewax idiom",
+        references=idiom,
+        note=f"CPU of the flow process; {events:,} events, the reference {REFERENCE_EVENTS:,} of them (its states, which it copies "
+        f"every epoch, are small then). The server took {server['ours']:.1f} us an event, {server['reference']:.1f} us for the reference",
+    )
+    made.add(
+        "stream_absolute",
+        ours,
+        "events/CPU-s",
+        Target("figure", "at least", 100_000),
+        note=f"us of CPU per event, each step alone, blocks of {BLOCK_EVENTS:,}: "
+        + ", ".join(f"{step} {us:.2f}" for step, us in steps.items())
+        + f"; {sum(steps.values()):.2f} in all",
+    )
+    made.add(
+        "stream_2_workers",
+        [events / run.wall for run in runs["two"]],
+        "events/s (wall)",
+        Target("ratio", "at least", 1.6),
+        reference="1 worker",
+        references=[events / run.wall for run in runs["ours"]],
+        note=f"two processes beside the server on {os.cpu_count()} cores; CPU per event "
+        f"{statistics.median(run.cpu for run in runs['two']) / events * 1e6:.1f} us against "
+        f"{statistics.median(run.cpu for run in runs['ours']) / events * 1e6:.1f} us",
+    )
+    made.finish()
+
+
+def step_costs(client: redis.Redis, url: str, folder: Path) -> dict[str, float]:
+    """Microseconds of CPU per event of each step alone."""
+    w1_stream.fill(client, w1_stream.as_json(w1.payments(STEPS_EVENTS)), "millstream")
+    costs: dict[str, float] = {}
+    for number in range(3):
+        found = measure(url, folder / f"steps{number}", BLOCK_EVENTS, STEPS_EVENTS)
+        for step, seconds in found.seconds.items() if number else ():  # the first warms up
+            costs[step] = min(costs.get(step, 1e9), seconds / STEPS_EVENTS * 1e6)
+    return costs
+
+
+def our_round(
+    client: redis.Redis, url: str, server_pid: int, home: Path, rows: pa.Table, workers: int
+) -> Run:
+    """All payments through the flow, in one process or in several."""
     settings = FlowSettings(home=home, redis_url=url, pseudonym_key="off")
-    home.mkdir()
+    home.mkdir(parents=True)
     environment = flow_environment(home, url)
     log = settings.log_dir / w1_stream.NAME
 
@@ -101,13 +166,43 @@ def our_round(client: redis.Redis, url: str, server_pid: int, home: Path, rows: 
             f is not None and decode_timestamp(f) >= at for f, (_, _, at) in zip(found, asked, strict=True)
         )
 
-    with flow_process([sys.executable, "-m", "bench.w1_flow"], environment) as process:
+    with contextlib.ExitStack() as stack:
+        started = [FlowProcess(command, environment) for command in commands(settings, workers)]
+        processes = [stack.enter_context(process) for process in started]
         w1_stream.clear(client)
-        run = timed_round(client, process, server_pid, readable, logged)
+        run = timed_round(client, processes, server_pid, readable, logged)
         check_log(log, rows)
         check_online(client, rows)
     w1_stream.close_gate(client)
     return run
+
+
+def commands(settings: FlowSettings, workers: int) -> list[list[str]]:
+    """What starts the flow: `flows.run` in spirit for one process, Bytewax's own command for a cluster."""
+    if workers == 1:
+        return [[sys.executable, "-m", "bench.w1_flow"]]
+    folder = recovery.prepare(recovery.folder(settings, w1_stream.NAME, "bus"), RECOVERY_PARTITIONS)
+    addresses = ";".join(f"127.0.0.1:{free_port()}" for _ in range(workers))
+    flow = [
+        sys.executable,
+        "-m",
+        "bytewax.run",
+        "bench.w1_module:flow",
+        "-r",
+        str(folder),
+        "-s",
+        "1",
+        "-b",
+        "0",
+    ]
+    return [[*flow, "-i", str(number), "-a", addresses] for number in range(workers)]
+
+
+def free_port() -> int:
+    """A loopback port nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def flow_environment(home: Path, url: str) -> dict[str, str]:
@@ -139,37 +234,36 @@ def reference_round(client: redis.Redis, url: str, server_pid: int, home: Path, 
     def logged() -> bool:
         return path.exists() and path.read_bytes().count(b"\n") >= len(rows)
 
-    with flow_process(
+    with FlowProcess(
         [sys.executable, "-m", "bench.w1_idiom", url, str(folder), str(most)],
         {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
     ) as process:
-        run = timed_round(client, process, server_pid, logged, counted)
+        run = timed_round(client, [process], server_pid, logged, counted)
     w1_stream.close_gate(client)
     return run
 
 
-class flow_process:  # noqa: N801
-    """A process that has said `ready`; it is killed at the end."""
+class FlowProcess:
+    """A process, started at once; entered, it has said `ready`; left, it is killed."""
 
     def __init__(self, command: list[str], environment: dict[str, str] | None) -> None:
-        self._command, self._environment = command, environment
-
-    def __enter__(self) -> subprocess.Popen[str]:
         self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
+            command,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=PROJECT_ROOT,
         )
+
+    def __enter__(self) -> subprocess.Popen[str]:
         assert self._process.stdout is not None
-        line = ""
-        while line != "ready":
+        line = "-"
+        while line and line.strip() != "ready":
             line = self._process.stdout.readline()
-            if not line:
-                raise RuntimeError("the flow ended before it was ready")
-            line = line.strip()
+        if not line:
+            msg = "the flow ended before it was ready"
+            raise RuntimeError(msg)
         return self._process
 
     def __exit__(self, *_: object) -> None:
@@ -179,28 +273,30 @@ class flow_process:  # noqa: N801
 
 def timed_round(
     client: redis.Redis,
-    process: subprocess.Popen[str],
+    processes: list[subprocess.Popen[str]],
     server_pid: int,
     readable: Callable[[], bool],
     logged: Callable[[], bool],
 ) -> Run:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    time.sleep(0.5)
-    cpu, server = CpuClock(process.pid), CpuClock(server_pid)
+    """From the opening of the gate until everything is readable (wall) and durable (CPU)."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    time.sleep(0.5 if len(processes) == 1 else 2.0)  # the flow is built, a cluster has found itself
+    cpu, server = CpuClock(*(process.pid for process in processes)), CpuClock(server_pid)
     began, cpu_before, server_before = time.perf_counter(), cpu(), server()
     w1_stream.open_gate(client)
-    wait_for(readable, process, 0.02)
+    wait_for(readable, processes, 0.02)
     wall = time.perf_counter() - began
-    wait_for(logged, process, 0.1)
+    wait_for(logged, processes, 0.1)
     return Run(wall, cpu() - cpu_before, server() - server_before)
 
 
-def wait_for(reached: Callable[[], bool], process: subprocess.Popen[str], pause: float) -> None:
+def wait_for(reached: Callable[[], bool], processes: list[subprocess.Popen[str]], pause: float) -> None:
     give_up = time.monotonic() + GIVE_UP_S
     while not reached():
-        if process.poll() is not None:
+        if any(process.poll() is not None for process in processes):
             raise RuntimeError("the flow ended before its time")
         if time.monotonic() > give_up:
             raise RuntimeError("it did not happen in time")

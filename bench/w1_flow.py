@@ -20,6 +20,11 @@ WARM_UP: int = 3_000
 
 def main() -> None:
     """Settings come from `MILLSTREAM_...` variables."""
+    run(w1_stream.NAME, get_ready())
+
+
+def get_ready() -> FlowSettings:
+    """Register the stream, compile and load everything, say so, and wait for a line."""
     w1_stream.register()
     settings = FlowSettings()
     logs.configure("json")
@@ -33,7 +38,7 @@ def main() -> None:
     w1_stream.apply(settings)
     print("ready", flush=True)
     sys.stdin.readline()
-    run(w1_stream.NAME, settings)
+    return settings
 
 
 def _answer(buffer: memoryview) -> int:
