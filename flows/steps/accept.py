@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
+
 from feature_repo import privacy
 from feature_repo.settings import PROJECT_ROOT
-from flows.blocks import Events, SourceBlock
+from flows.blocks import Events, Payloads, RawBlock, SourceBlock
 from flows.details import teller
 from flows.settings import FlowSettings
 from flows.steps.check import Checker, load_suite
@@ -16,6 +19,8 @@ from flows.steps.settle import Settle
 from flows.streams import EventStream
 from flows.tombstones import Door
 
+MOST_TOGETHER: Final = 4_096
+"""Events of blocks that are worth joining."""
 SUITES: Final = PROJECT_ROOT / "feature_repo" / "expectations"
 
 
@@ -33,3 +38,51 @@ class Acceptance:
     def __call__(self, block: SourceBlock) -> Events:
         """The events of a block that hold, without personal columns; the others are its dead letters."""
         return self.settle(self.private(self.check(self.decode(block))))
+
+    def turn(self, blocks: list[SourceBlock]) -> list[Events]:
+        """Of each block, what `__call__` says.
+
+        Small blocks of several partitions go through the steps as one: a step costs a few tenths of a millisecond, whatever the size
+        of a block. Only if all of their events hold, as they nearly always do; else each goes by itself.
+        """
+        small = [
+            b for b in blocks if isinstance(b, RawBlock) and b.accepted_us is not None and len(b.payloads)
+        ]
+        if len(small) < 2 or sum(len(b.payloads) for b in small) > MOST_TOGETHER:
+            return [self(block) for block in blocks]
+        found = dict(zip(map(id, small), self._together(small), strict=False))
+        return [found[id(block)] if id(block) in found else self(block) for block in blocks]
+
+    def _together(self, blocks: list[RawBlock]) -> list[Events]:
+        """The events of each block; none when one of them does not hold."""
+        joined = RawBlock(
+            "",
+            -1,
+            np.concatenate([b.offsets for b in blocks]),
+            np.concatenate([b.accepted_us for b in blocks if b.accepted_us is not None]),
+            joined_payloads([Payloads.of(b.payloads) for b in blocks]),
+        )
+        events = self(joined)
+        rows = events.rows
+        if events.dead or rows.num_rows < len(joined.payloads):
+            return []
+        at = rows.schema.get_field_index("source_partition")
+        made, start = [], 0
+        for block in blocks:
+            n = len(block.payloads)
+            partition = pa.repeat(pa.scalar(block.partition, pa.string()), n)
+            mine = rows.slice(start, n).set_column(at, rows.schema.field(at), partition)
+            made.append(Events(block.partition, mine, origin=block))
+            start += n
+        return made
+
+
+def joined_payloads(parts: list[Payloads]) -> Payloads:
+    """Payloads of several blocks in one buffer."""
+    sizes = np.array([len(part.data) for part in parts])
+    shifts = np.cumsum(sizes) - sizes
+    return Payloads(
+        np.concatenate([part.data for part in parts]),
+        np.concatenate([part.starts + shift for part, shift in zip(parts, shifts, strict=True)]),
+        np.concatenate([part.ends + shift for part, shift in zip(parts, shifts, strict=True)]),
+    )
