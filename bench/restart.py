@@ -50,6 +50,7 @@ class Flow:
         self._seen = dict.fromkeys(range(million_probes(accounts)), million.EACH)
         self._second = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "flow.log"
         self._environment = {
             **{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
             "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
@@ -72,7 +73,7 @@ class Flow:
             [sys.executable, "-c", _FLOW, w1_stream.NAME],
             env=self._environment,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._log.open("ab"),
             cwd=PROJECT_ROOT,
         )
         self.wait(lambda: self.version(probe) >= self._seen[probe], 0.005)
@@ -141,7 +142,7 @@ class Flow:
         give_up = time.monotonic() + GIVE_UP_S
         while not reached():
             if self._process is not None and self._process.poll() is not None:
-                raise RuntimeError("the flow ended before its time")
+                raise RuntimeError(f"the flow ended before its time: {self._log.read_text()[-2000:]}")
             if time.monotonic() > give_up:
                 raise RuntimeError("it did not happen in time")
             time.sleep(pause)
