@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import psutil
@@ -24,7 +25,7 @@ import pyarrow as pa
 import redis
 
 from bench import million, w1, w1_stream
-from bench.harness import ROUNDS, Report, Target, console
+from bench.harness import ROUNDS, CpuClock, Report, Target, console
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.keys import key_prefix, key_values, state_field
 from flows.settings import FlowSettings
@@ -86,6 +87,12 @@ class Flow:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of the process so far."""
+        assert self._process is not None
+        return CpuClock(self._process.pid)()
 
     @property
     def rss(self) -> int:
@@ -174,12 +181,13 @@ def measure(flow: Flow, rounds: int) -> None:
     parts = 2 * flow.settings.key_shards  # accounts, merchants
     flow.wait(lambda: len(flow.checkpoints()) == parts, 0.1)
     size = sum(flow.checkpoints().values())
-    taken = []
+    taken, cpu = [], []
     for number in range(rounds):
         flow.fold_more()
         flow.kill()
         taken.append(flow.start())
-        console.print(f"round {number}: {taken[-1]:.2f} s")
+        cpu.append(flow.cpu)
+        console.print(f"round {number}: {taken[-1]:.2f} s ({cpu[-1]:.2f} s of CPU)")
     made = Report("restart")
     made.add(
         "restart",
@@ -189,7 +197,7 @@ def measure(flow: Flow, rounds: int) -> None:
         reference="full replay of the log (measured once)",
         references=[replay] * rounds,
         less_is_better=True,
-        note=f"{flow.accounts:,} accounts of {million.EACH} payments, views of W1 (account, merchant); process start, imports and"
+        note=f"{flow.accounts:,} accounts of {million.EACH} payments, views of W1 (account, merchant); {median(cpu):.1f} s of CPU; process start, imports and"
         f" {TAIL:,} log rows beyond the checkpoints ({size / 1e6:,.0f} MB) included; {flow.rss / 1e6:,.0f} MB resident",
     )
     made.finish()
