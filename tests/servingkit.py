@@ -169,14 +169,19 @@ def frozen(url: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uvicorn(home: Path, url: str, **variables: str) -> Iterator[str]:
-    """`uvicorn serving.app:app` as its user types it; yields the address."""
+def uvicorn(home: Path, url: str, *, short: bool = False, **variables: str) -> Iterator[str]:
+    """`uvicorn serving.app:app` as its user types it, or the short way, `python -m serving`; yields the address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MILLSTREAM_", "PROMETHEUS_"))}
+    command = (
+        [sys.executable, "-m", "serving"]
+        if short
+        else [str(Path(sys.executable).with_name("uvicorn")), "serving.app:app"]
+    )
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("uvicorn")), "serving.app:app", "--port", str(port)],
+        [*command, "--port", str(port)],
         cwd=PROJECT_ROOT,
         env=environment
         | {"MILLSTREAM_HOME": str(home), "REDIS_URL": url, "MILLSTREAM_PSEUDONYM_KEY": "off"}

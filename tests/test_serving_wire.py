@@ -1,0 +1,111 @@
+"""`python -m serving` answers what `uvicorn serving.app:app` answers, whatever is sent and however it arrives."""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.servingkit import own_home, uvicorn, world
+
+VARIES = {"score_id"}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The addresses of the short way and of the ordinary one."""
+    homes = [own_home(tmp_path_factory.mktemp(name)) for name in ("short", "ordinary")]
+    url = world().url
+    with uvicorn(homes[0], url, short=True) as short, uvicorn(homes[1], url) as ordinary:
+        yield short, ordinary
+
+
+def ask(address: str, method: str, path: str, body: bytes, **headers: str) -> tuple[int, dict[str, str], Any]:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request(method, path, body, {"content-type": "application/json"} | headers)
+    answer = connection.getresponse()
+    said = json.loads(answer.read() or b"null")
+    if isinstance(said, dict):
+        said = {k: v for k, v in said.items() if k not in VARIES}
+    named = {k.lower(): v for k, v in answer.getheaders()} | {"content-length": ""}
+    return answer.status, {k: v for k, v in named.items() if k not in {"date", "location"}}, said
+
+
+BODIES: dict[str, Any] = {
+    "a payment": {},
+    "an unknown account": {"account_id": "nobody"},
+    "a large amount": {"amount": 1e9},
+    "text for a number": {"amount": "12"},
+    "an unknown field": {"iban": "DE00"},
+    "no time zone": {"event_timestamp": "2026-11-20T10:00:00"},
+    "the far future": {"event_timestamp": "2199-01-01T00:00:00Z"},
+    "names too long": {"device_id": "d" * 20_000},
+}
+
+
+@pytest.mark.parametrize("changes", BODIES.values(), ids=BODIES)
+def test_both_ways_answer_the_same(both: tuple[str, str], changes: dict[str, Any]) -> None:
+    body = json.dumps(world().payment(**changes)).encode()
+    short, ordinary = (ask(address, "POST", "/score", body) for address in both)
+    assert short == ordinary
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b" " * 3_000_000])
+def test_both_ways_refuse_the_same(both: tuple[str, str], body: bytes) -> None:
+    short, ordinary = (ask(address, "POST", "/score", body) for address in both)
+    assert short == ordinary
+    assert short[0] in {413, 422}
+
+
+def test_other_methods_and_routes_are_the_application_s(both: tuple[str, str]) -> None:
+    for method, path in (("GET", "/score"), ("POST", "/score/"), ("GET", "/model"), ("GET", "/nowhere")):
+        short, ordinary = (ask(address, method, path, b"") for address in both)
+        assert short == ordinary
+
+
+def test_a_body_in_pieces_requests_in_a_row_and_a_last_one(both: tuple[str, str]) -> None:
+    body = json.dumps(world().payment()).encode()
+    head = (
+        b"POST /score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+        % len(body)
+    )
+    chunked = (
+        b"POST /score HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+        % (len(body), body)
+    )
+    for address in both:
+        netloc = urlsplit(address)
+        with socket.create_connection((netloc.hostname, netloc.port), 20) as client:
+            client.sendall(head + b"\r\n" + body[:10])
+            time.sleep(0.05)
+            client.sendall(
+                body[10:] + (head + b"\r\n" + body) * 3 + chunked
+            )  # three more at once, before the first answer
+            client.sendall(
+                head + b"expect: 100-continue\r\n\r\n" + body + head + b"connection: close\r\n\r\n" + body
+            )
+            said = b""
+            while part := client.recv(65_536):
+                said += part
+        assert said.count(b"HTTP/1.1 200 OK") == 7
+        assert said.count(b'"degraded":false') == 7
+        assert said.count(b"connection: close") == 1
+
+
+def test_the_short_way_counts_and_logs_its_answers(tmp_path: Path) -> None:
+    home = own_home(tmp_path)
+    body = json.dumps(world().payment()).encode()
+    with uvicorn(home, world().url, short=True, MILLSTREAM_SCORE_LOG_FLUSH_MS="20") as address:
+        for _ in range(3):
+            assert ask(address, "POST", "/score", body)[0] == 200
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+        connection.request("GET", "/metrics")
+        counted = connection.getresponse().read().decode()
+        assert 'millstream_scorer_requests_total{route="/score",status="200"} 3.0' in counted
+        assert 'millstream_scorer_request_seconds_count{route="/score"} 3.0' in counted
+    assert sum(len(path.read_bytes().splitlines()) for path in (home / "scores").glob("*.jsonl")) == 3
