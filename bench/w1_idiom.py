@@ -32,6 +32,8 @@ NAP = timedelta(milliseconds=5)
 
 
 class Source(FixedPartitionedSource[bytes, str]):
+    """The four streams of the bus."""
+
     def __init__(self, url: str, most: int) -> None:
         self._url, self._most = url, most
 
@@ -43,6 +45,8 @@ class Source(FixedPartitionedSource[bytes, str]):
 
 
 class Part(StatefulSourcePartition[bytes, str]):
+    """One of them, resumed after its last entry."""
+
     def __init__(self, url: str, name: str, last: str, most: int) -> None:
         self._client = redis.Redis.from_url(url)
         self._name, self._last, self._left = name, last, most
@@ -174,6 +178,8 @@ def merchant(state: Merchant | None, event: dict[str, Any]) -> tuple[Merchant, d
 
 
 class Online(FixedPartitionedSink[dict[str, Any], None]):
+    """A hash a key."""
+
     def __init__(self, url: str, entity: str) -> None:
         self._url, self._entity = url, entity
 
@@ -185,6 +191,8 @@ class Online(FixedPartitionedSink[dict[str, Any], None]):
 
 
 class OnlinePart(StatefulSinkPartition[tuple[str, dict[str, Any]], None]):
+    """One pipeline of HSETs a batch."""
+
     def __init__(self, url: str, entity: str) -> None:
         self._client = redis.Redis.from_url(url)
         self._entity = entity
@@ -202,6 +210,8 @@ class OnlinePart(StatefulSinkPartition[tuple[str, dict[str, Any]], None]):
 
 
 class Log(FixedPartitionedSink[bytes, int]):
+    """A JSON-lines file."""
+
     def __init__(self, folder: Path) -> None:
         self._path = folder / "log.jsonl"
 
@@ -262,7 +272,7 @@ def main() -> None:
     """`python -m bench.w1_idiom URL FOLDER EVENTS_PER_PARTITION`: says `ready`, waits for a line, runs until it is killed."""
     url, folder, most = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     with tempfile.TemporaryDirectory(dir=folder) as recovery:
-        init_db_dir(Path(recovery), 4)
+        init_db_dir(Path(recovery), 2)
         flow = build(url, folder, most)
         print("ready", flush=True)
         sys.stdin.readline()

@@ -63,7 +63,7 @@ class Payloads(Sequence[bytes]):
         return self.data[self.starts[index] : self.ends[index]].tobytes()
 
     def __iter__(self) -> Iterator[bytes]:
-        whole = memoryview(self.data)
+        whole = self.data.data
         return (bytes(whole[a:b]) for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True))
 
     def __eq__(self, other: object) -> bool:

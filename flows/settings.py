@@ -90,7 +90,7 @@ class FlowSettings(RepoSettings):
         description="`off` remembers nothing: for a throw-away home only, the log refuses a second start",
     )
     recovery_partitions: int = Field(
-        default=4,
+        default=2,
         ge=1,
         description="Recovery partitions of a new store, each synced to disk once an epoch; not fewer than workers",
     )

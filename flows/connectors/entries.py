@@ -73,7 +73,7 @@ class EntryReader:
         while state == _MORE:
             if self._filled == len(self._data):
                 self._data = np.concatenate([self._data, np.empty_like(self._data)])
-            self._filled += receive(memoryview(self._data)[self._filled :])
+            self._filled += receive(self._data.data[self._filled :])
             state = _scan(self._data, self._filled, self._table, place)
         if state == _STRANGE:
             raise StrangeReplyError
@@ -102,7 +102,7 @@ def payload_of(fields: list[bytes] | None) -> bytes:
 
 
 @nb.njit(cache=True)
-def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[int, int]:
+def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[Any, Any]:
     """(place after it, the number) of a line such as `$12`; a negative place: more bytes are needed, or it is another line."""
     if at >= end:
         return _MORE, 0
@@ -122,9 +122,9 @@ def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[int, int]:
 
 
 @nb.njit(cache=True)
-def _scan(data: Bytes, end: int, table: Any, place: Int64s) -> int:
+def _scan(data: Bytes, end: int, table: Any, place: Int64s) -> Any:
     """Parse on from `place`; 0 when the reply is complete."""
-    at = place[0]
+    at: Any = place[0]
     if at == 0:
         if end >= 5 and data[0] == 42 and data[1] == 45 and data[2] == 49 and data[3] == 13 and data[4] == 10:
             place[0] = 5

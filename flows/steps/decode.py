@@ -78,7 +78,9 @@ class Decoder:
         if not good.all():
             others = np.flatnonzero(~good)
             full, read, failures = self._parse_fully([payloads[i] for i in others.tolist()])
-            dead = self._letters(block, [(int(others[i]), *why) for i, *why in sorted(failures)])
+            dead = self._letters(
+                block, [(int(others[i]), reason, detail) for i, reason, detail in sorted(failures)]
+            )
             kept = np.concatenate([kept[good], others[read]])
             order = np.argsort(kept)
             kept, places = kept[order], pa.array(order)

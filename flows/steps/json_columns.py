@@ -158,7 +158,7 @@ def _literal(data: Bytes, at: int, end: int) -> int:
 
 
 @nb.njit(cache=True)
-def _number(data: Bytes, at: int, end: int) -> tuple[int, int, int, bool, bool]:
+def _number(data: Bytes, at: int, end: int) -> tuple[Any, ...]:
     """(place after it, its digits as a whole number, power of ten, negative, has a point or an exponent); place -1: not one we take."""
     negative = at < end and data[at] == 45
     if negative:
@@ -194,13 +194,13 @@ def _number(data: Bytes, at: int, end: int) -> tuple[int, int, int, bool, bool]:
 
 
 @nb.njit(cache=True)
-def _two(data: Bytes, at: int) -> int:
+def _two(data: Bytes, at: int) -> Any:
     a, b = np.int64(data[at]) - 48, np.int64(data[at + 1]) - 48
     return a * 10 + b if 0 <= a <= 9 and 0 <= b <= 9 else _BAD
 
 
 @nb.njit(cache=True)
-def _time(data: Bytes, at: int, end: int) -> int:
+def _time(data: Bytes, at: int, end: int) -> Any:
     """Microseconds since 1970 of `YYYY-MM-DDTHH:MM:SS[.ffffff]Z`, years 1970 to 2261; -1: not of that form."""
     if end - at < 20 or data[end - 1] != 90:
         return _BAD
