@@ -150,15 +150,22 @@ def load(port: int, requests: Path, rate: float) -> dict[str, float]:
 
 
 def check(built: Built, port: int) -> None:
-    """Every answer is the model's, on the vector the offline store has."""
+    """Every answer is the model's, on the vector the offline store has.
+
+    A payment more than ten minutes old of a key without a state is marked incomplete (the state may have expired): not compared.
+    """
     model = load_model(built.artefact, REPO, threads=1)
     expected = model.predict(built.expected)
     connection = http.client.HTTPConnection("127.0.0.1", port)
+    compared = 0
     for request, score in zip(built.requests, expected.tolist(), strict=True):
         connection.request("POST", "/score", orjson.dumps(request), {"content-type": "application/json"})
         answer = orjson.loads(connection.getresponse().read())
         assert not answer["degraded"], answer
-        assert (answer["score"], answer["decision"]) == (score, model.decide(score)), (answer, score)
+        if not answer["incomplete"]:
+            assert (answer["score"], answer["decision"]) == (score, model.decide(score)), (answer, score)
+            compared += 1
+    assert compared >= len(built.requests) // 2, f"only {compared} answers could be compared"
 
 
 @contextlib.contextmanager

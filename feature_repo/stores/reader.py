@@ -163,7 +163,7 @@ class Reader:
             return
         request = {**row, "event_timestamp": _EPOCH + timedelta(microseconds=as_of_us)}
         for function in self._functions:
-            made = function.call(function.inputs(request, named))
+            made = function(request, named)
             for feature in function.outputs:
                 named[feature] = made[feature][0]
 
@@ -212,9 +212,24 @@ class _Function:
             if view:
                 self.sources[f"{view}__{column}"] = (column, True)
         self.outputs = [feature for feature, _ in outputs]
+        self._asked_for: list[tuple[str, str]] | None = None
 
     def inputs(self, request: Mapping[str, Any], named: Mapping[str, Any]) -> Inputs:
-        return Inputs(self.sources, request, named)
+        """For one payment; the features the function asked for the first time are there, any other is made when it asks."""
+        made = Inputs(self.sources, request, named)
+        if self._asked_for is not None:
+            made.update({column: [named[name]] for column, name in self._asked_for})
+        return made
+
+    def __call__(self, request: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, list[Any]]:
+        inputs = self.inputs(request, named)
+        made = self.call(inputs)
+        if self._asked_for is None:
+            asked = [(column, *self.sources[column]) for column in dict.__iter__(inputs)]
+            self._asked_for = [
+                (column, name) for column, name, is_feature in asked if is_feature and name in named
+            ]
+        return made
 
 
 class _Plain:
