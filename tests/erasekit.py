@@ -357,7 +357,7 @@ def hidden_forms() -> dict[str, set[bytes]]:
             }
         )
     ).events(window("any", ("account_id",), ("n", "count", "event_id")))
-    hashed = block._hashed("merchant_id")
+    hashed = block.hashed("merchant_id")
     return {
         "hash of the key": {block.keys(("account_id",)).hashes.tobytes()},
         "hash among distinct values": {hashed.tobytes()},
