@@ -40,9 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "only", nargs="*", choices=[*BENCHMARKS, *GROWTH], help="these only (default: all)"
-    )
+    parser.add_argument("only", nargs="*", choices=[*BENCHMARKS, *GROWTH], help="these only (default: all)")
     chosen = parser.parse_args().only or [*BENCHMARKS, *GROWTH]
     here = machine()
     console.print(", ".join(here.values()))
