@@ -27,7 +27,10 @@ def main() -> None:
     connection.send_command("PING")
     connection.read_response()
     sock = connection._sock
-    with (folder / "commands").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as commands:
+    with (
+        (folder / "commands").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as commands,
+    ):
         print("ready", flush=True)
         for line in sys.stdin:
             first, last, rate, begin = line.split()
@@ -35,7 +38,9 @@ def main() -> None:
             print(lag, flush=True)
 
 
-def run(sock: Any, commands: memoryview, ends: Any, first: int, last: int, rate: float, begin: float) -> float:
+def run(
+    sock: Any, commands: memoryview, ends: Any, first: int, last: int, rate: float, begin: float
+) -> float:
     """Send commands `first` to `last` (excluded)."""
     answers = bytearray(1 << 16)
     sent, lag, answered = first, 0.0, 0
