@@ -154,7 +154,7 @@ def one_run(
 
 def accepted_at(client: redis.Redis, rows: pa.Table, places: np.ndarray, first: int, last: int) -> np.ndarray:
     """When the bus accepted some payments of a run, seconds since 1970: the n-th of a partition is its n-th entry."""
-    partitions = partition_of(rows)
+    partitions = w1_stream.partition_of(rows)
     ids: dict[int, list[bytes]] = {}
     order = np.zeros(len(partitions), np.int64)
     for p in range(w1_stream.PARTITIONS):
@@ -167,16 +167,10 @@ def accepted_at(client: redis.Redis, rows: pa.Table, places: np.ndarray, first: 
     return np.array([int(ids[int(partitions[i])][int(order[i])].split(b"-")[0]) / 1e3 for i in places])
 
 
-def partition_of(rows: pa.Table) -> np.ndarray:
-    """A payment's partition: its account's number."""
-    numbers = pa.compute.cast(pa.compute.utf8_slice_codeunits(rows["account_id"], 1), pa.int64())
-    return np.asarray(numbers.to_numpy()) % w1_stream.PARTITIONS
-
-
 def prepare(folder: Path, rows: pa.Table) -> None:
     """Write the producer's commands."""
     (folder / "home").mkdir()
-    partitions = partition_of(rows).tolist()
+    partitions = w1_stream.partition_of(rows).tolist()
     names = [w1_stream.stream_name(p) for p in range(w1_stream.PARTITIONS)]
     commands = [
         w1_stream.packed([payload], names[p])

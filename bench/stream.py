@@ -68,7 +68,7 @@ def main() -> None:
         client = redis.Redis.from_url(server.url)
         rows = w1.payments(given.events)
         some = rows.slice(0, REFERENCE_EVENTS)
-        w1_stream.fill(client, w1_stream.as_json(rows), "prepared")
+        w1_stream.fill(client, rows, "prepared")
         server_pid = int(client.info()["process_id"])
         for number in range(given.rounds):
             home = Path(folder) / f"round{number}"
@@ -134,7 +134,7 @@ def report(runs: dict[str, list[Run]], events: int, steps: dict[str, float]) -> 
 
 def step_costs(client: redis.Redis, url: str, folder: Path) -> dict[str, float]:
     """Microseconds of CPU per event of each step alone."""
-    w1_stream.fill(client, w1_stream.as_json(w1.payments(STEPS_EVENTS)), "millstream")
+    w1_stream.fill(client, w1.payments(STEPS_EVENTS), "millstream")
     costs: dict[str, float] = {}
     for number in range(3):
         found = measure(url, folder / f"steps{number}", BLOCK_EVENTS, STEPS_EVENTS)
@@ -220,7 +220,7 @@ def flow_environment(home: Path, url: str) -> dict[str, str]:
 def reference_round(client: redis.Redis, url: str, server_pid: int, home: Path, rows: pa.Table) -> Run:
     folder = home / "idiom"
     folder.mkdir(parents=True)
-    most = len(rows) // w1_stream.PARTITIONS
+    most = np.bincount(w1_stream.partition_of(rows), minlength=w1_stream.PARTITIONS)
     path = folder / "log.jsonl"
     names = [f"account:{name}" for name in rows["account_id"].unique().to_pylist()]
 
@@ -235,7 +235,7 @@ def reference_round(client: redis.Redis, url: str, server_pid: int, home: Path, 
         return path.exists() and path.read_bytes().count(b"\n") >= len(rows)
 
     with FlowProcess(
-        [sys.executable, "-m", "bench.w1_idiom", url, str(folder), str(most)],
+        [sys.executable, "-m", "bench.w1_idiom", url, str(folder), *map(str, most)],
         {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
     ) as process:
         run = timed_round(client, [process], server_pid, logged, counted)
@@ -308,7 +308,7 @@ def last_of_each(rows: pa.Table) -> list[tuple[bytes, bytes, int]]:
     found = []
     last = rows.slice(max(len(rows) - 20_000, 0))
     block = BlockColumns(last.combine_chunks())
-    partition = (np.arange(len(last)) + len(rows) - len(last)) % w1_stream.PARTITIONS
+    partition = w1_stream.partition_of(last)
     times = w1_stream.times_us(last)
     for spec in w1_stream.VIEWS.streams[w1_stream.NAME]:
         shards = block.keys(spec.join_keys).shards(4)

@@ -133,8 +133,7 @@ def main() -> None:
     ):
         client = redis.Redis.from_url(server.url)
         rows = w1.payments(given.events)
-        payloads = w1_stream.as_json(rows)
-        w1_stream.fill(client, payloads, "millstream")
+        w1_stream.fill(client, rows, "millstream")
         for block in given.block:
             measure(server.url, Path(folder) / f"warm{block}", block, min(4 * block, given.events))
             best: dict[str, float] = {}

@@ -34,14 +34,15 @@ NAP = timedelta(milliseconds=5)
 class Source(FixedPartitionedSource[bytes, str]):
     """The four streams of the bus."""
 
-    def __init__(self, url: str, most: int) -> None:
-        self._url, self._most = url, most
+    def __init__(self, url: str, most: list[int]) -> None:
+        self._url = url
+        self._most = {w1_stream.stream_name(p): count for p, count in enumerate(most)}
 
     def list_parts(self) -> list[str]:
-        return [w1_stream.stream_name(p) for p in range(w1_stream.PARTITIONS)]
+        return list(self._most)
 
     def build_part(self, step_id: str, for_part: str, resume_state: str | None) -> Part:
-        return Part(self._url, for_part, resume_state or "0-0", self._most)
+        return Part(self._url, for_part, resume_state or "0-0", self._most[for_part])
 
 
 class Part(StatefulSourcePartition[bytes, str]):
@@ -250,8 +251,8 @@ def valid(event: dict[str, Any]) -> bool:
     )
 
 
-def build(url: str, folder: Path, most: int) -> Dataflow:
-    """`most`: events of a partition it stops at."""
+def build(url: str, folder: Path, most: list[int]) -> Dataflow:
+    """`most`: events of each partition it stops at."""
     flow = Dataflow("w1_idiom")
     payloads = op.input("source", flow, Source(url, most))  # bytes
     events = op.filter("check", op.map("parse", payloads, parse), valid)  # dict
@@ -269,8 +270,8 @@ def build(url: str, folder: Path, most: int) -> Dataflow:
 
 
 def main() -> None:
-    """`python -m bench.w1_idiom URL FOLDER EVENTS_PER_PARTITION`: says `ready`, waits for a line, runs until it is killed."""
-    url, folder, most = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    """`python -m bench.w1_idiom URL FOLDER EVENTS_OF_EACH_PARTITION`: says `ready`, waits for a line, runs until it is killed."""
+    url, folder, most = sys.argv[1], Path(sys.argv[2]), [int(count) for count in sys.argv[3:]]
     with tempfile.TemporaryDirectory(dir=folder) as recovery:
         init_db_dir(Path(recovery), 2)
         flow = build(url, folder, most)

@@ -137,7 +137,7 @@ def guard(flow: Dataflow, settings: FlowSettings, stream: str, path: Path) -> No
             )
         return
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = stored.with_suffix(".tmp")
+    aside = stored.with_suffix(f".{os.getpid()}")  # all processes of a cluster write it, and the same
     aside.write_text(json.dumps({"steps": steps}, indent=1) + "\n", encoding="utf-8")
     aside.rename(stored)
 
