@@ -69,7 +69,13 @@ def scan_log(
         else None
     )
     try:
-        for batch in dataset.to_batches(columns=list(columns), filter=condition, batch_size=1 << 17):
+        for batch in dataset.to_batches(
+            columns=list(columns),
+            filter=condition,
+            batch_size=1 << 17,
+            batch_readahead=4,  # Arrow's own 16 batches of each of 4 files are more than is kept of them
+            fragment_readahead=1,
+        ):
             if batch.num_rows:
                 yield batch
     except (pa.ArrowInvalid, OSError) as error:

@@ -35,6 +35,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from feature_repo.errors import OfflineStoreError
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.asof import asof_join
+from feature_repo.stores.on_demand_history import HistoricalOnDemand
 from feature_repo.stores.online import spec_of
 from feature_repo.stores.point_in_time import Lookup, point_in_time
 from feature_repo.windows.columns import times_us
@@ -146,7 +147,7 @@ class _Job(RetrievalJob):
         repo: str,
     ) -> None:
         self._compute = compute
-        self._on_demand = on_demand
+        self._on_demand: list[Any] = [HistoricalOnDemand(view) for view in on_demand]
         self._full_names = full_names
         self._metadata = metadata
         self._repo = repo
@@ -233,9 +234,8 @@ def _join(
         created = source.created_timestamp_column if by_created else None
         lookups.append((Lookup(spec_of(view), path, tuple(entity_columns), created or None), output))
         columns |= dict.fromkeys(output.values())  # keeps the order of views
-    for (lookup, output), values in zip(
-        lookups, point_in_time([look for look, _ in lookups], table, times), strict=True
-    ):
+    for place, values in point_in_time([look for look, _ in lookups], table, times):
+        lookup, output = lookups[place]
         for a, column in zip(lookup.spec.aggregates, values.T, strict=True):
             if a.name in output:
                 kind = pa.int64() if a.function in INTEGER_FUNCTIONS else pa.float64()

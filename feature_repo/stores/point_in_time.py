@@ -40,8 +40,10 @@ class Lookup:
 
 def point_in_time(
     lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes: int = PASS_BYTES
-) -> list[Floats]:
-    """float64 [rows, features] per lookup (null = NaN), in the order of `spec.feature_names`.
+) -> Iterator[tuple[int, Floats]]:
+    """Of every lookup its place and float64 [rows, features] (null = NaN), in the order of `spec.feature_names`.
+
+    They come in another order than given, each when it is ready, so that not all have to be held.
 
     A row with a null in its key has null for every feature, counts and sums too. Lookups that share log, keys and clock share
     scans. Raises `LogError` for a column the log does not have.
@@ -51,13 +53,11 @@ def point_in_time(
         groups.setdefault(
             (look.log, look.spec.join_keys, look.entity_columns, look.created_column, look.spec.id_column), []
         ).append(i)
-    answers: dict[int, Floats] = {}
     for members in groups.values():
-        answers |= zip(members, _look_up([lookups[i] for i in members], rows, times, pass_bytes), strict=True)
-    return [answers[i] for i in range(len(lookups))]
+        yield from zip(members, _look_up([lookups[i] for i in members], rows, times, pass_bytes), strict=True)
 
 
-def _look_up(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes: int) -> list[Floats]:
+def _look_up(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes: int) -> Iterator[Floats]:
     first = lookups[0]
     entities = BlockColumns(rows.select(list(dict.fromkeys(first.entity_columns))))
     hashes, has_key = entities.key_hashes(first.entity_columns), entities.has_keys(first.entity_columns)
@@ -69,7 +69,8 @@ def _look_up(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes:
         asked = Asked(hashes, times, has_key & (partition == number))
         if len(asked.rows):
             answer(views, asked, log.events(asked))
-    return [view.out for view in views]
+    while views:
+        yield views.pop(0).out
 
 
 class _Log:
@@ -121,7 +122,11 @@ class _Log:
         words = len(self.hashed) + (self._created is not None)
         kinds = [np.int32, np.int64, *[np.float64] * len(self.values), *[np.int64] * words]
         none = [np.zeros(0, kind) for kind in kinds]
-        columns = [np.concatenate(column) for column in zip(none, *parts, strict=True)]
+        columns = []
+        for empty in none:
+            columns.append(np.concatenate([empty, *(part[0] for part in parts)]))
+            for part in parts:
+                del part[0]  # so that no more than one column is there twice
         after = 2 + len(self.values)
         return EventColumns(
             columns[0],

@@ -1,0 +1,217 @@
+"""A log of a million payments with everything the fraud service reads, and the same features pre-computed for Feast's own stores.
+
+Payments, labels, customers, merchants and charges are the project's generator's, with as many events a key as its usual world; all
+are accepted at their own times. What the flow would derive (distances, flags) is drawn at random, with the nulls it has: its values
+change nothing in what a join costs.
+
+The references read one Parquet file per view: keys, event time and feature values of every payment. The values are the join's own
+answers for all payments, so each of their answers can be compared with ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bench.harness import console
+from feature_repo.settings import PROJECT_ROOT, RepoSettings
+
+SERVICE: Final = "fraud_detection_v3"
+START: Final = datetime(2026, 10, 1, tzinfo=UTC)
+DAYS: Final = 30.0
+PAYMENTS, ACCOUNTS, MERCHANTS = 1_000_000, 22_000, 2_200
+PAYMENT_KEY: Final = "payment_id"
+REFERENCE: Final = "reference"
+
+
+HOME: Final = PROJECT_ROOT / "var" / "bench" / "join"
+
+
+def prepared() -> RepoSettings:
+    """The home under `var/bench/`, built first (two minutes) if there is none of these definitions."""
+    os.environ |= {"MILLSTREAM_HOME": str(HOME), "MILLSTREAM_PSEUDONYM_KEY": "off"}
+    settings, mark = RepoSettings(home=HOME), HOME / "built.txt"
+    if not mark.exists() or mark.read_text() != _sources():
+        console.print(f"building logs and pre-computed features in {HOME} (two minutes) ...")
+        subprocess.run([sys.executable, "-m", "bench.join_home"], check=True, cwd=PROJECT_ROOT)
+        mark.write_text(_sources())
+    return settings
+
+
+def _sources() -> str:
+    repo = PROJECT_ROOT / "feature_repo"
+    files = [
+        p
+        for folder in ("views", "on_demand", "enrichment", "schemas")
+        for p in sorted((repo / folder).glob("*.py"))
+    ]
+    files += [repo / "services.py", repo / "sources.py", repo / "windows" / "spec.py", Path(__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def build() -> None:
+    from feature_repo.stores.repo import open_store
+    from flows.stack import EmbeddedServer
+
+    shutil.rmtree(HOME, ignore_errors=True)
+    HOME.mkdir(parents=True)
+    settings = RepoSettings(home=HOME)
+    write_logs(settings, PAYMENTS)
+    with EmbeddedServer(HOME) as server:
+        apply(settings, server.url)
+    write_reference(settings, open_store(settings))
+
+
+def write_logs(settings: RepoSettings, payments: int) -> None:
+    from feature_repo.schemas.payment import CREATED_TIMESTAMP, PAYMENT_LOG
+    from flows.generator.history import generate
+
+    share = payments / PAYMENTS
+    history = generate(
+        1, START, DAYS, accounts=int(ACCOUNTS * share), merchants=int(MERCHANTS * share), payments=payments
+    )
+    n, draw = history.payments.num_rows, np.random.default_rng(1)
+    columns = []
+    for field in PAYMENT_LOG:
+        if field.name in history.payments.column_names:
+            columns.append(history.payments.column(field.name))
+        elif field.name == CREATED_TIMESTAMP.name:
+            columns.append(history.payments.column("event_timestamp"))
+        elif pa.types.is_boolean(field.type):
+            columns.append(pa.array(draw.random(n) < 0.05, mask=draw.random(n) < 0.1))
+        elif pa.types.is_float64(field.type):
+            columns.append(pa.array(np.round(draw.lognormal(8, 1, n)), mask=draw.random(n) < 0.2))
+        else:
+            columns.append(pa.nulls(n, field.type))
+    _write(pa.Table.from_arrays(columns, schema=PAYMENT_LOG), settings.log_dir / "payments")
+    fraud = pc.cast(history.labels.column("is_fraud"), pa.float64())
+    labels = history.labels.append_column("fraud_change", fraud)  # every payment is spoken of once
+    labels = labels.append_column("known_change", pa.array(np.ones(labels.num_rows)))
+    labels = labels.append_column("fraud_reported", pc.if_else(pc.equal(fraud, 1.0), fraud, None))
+    for name, table in (
+        ("labels", labels),
+        ("customers", history.customers),
+        ("merchants", history.merchants),
+        ("charges", history.charges),
+    ):
+        _write(
+            table.append_column(CREATED_TIMESTAMP.name, table.column("event_timestamp")),
+            settings.log_dir / name,
+        )
+
+
+def _write(table: pa.Table, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    pq.write_table(table, folder / "part-0.parquet", compression="zstd", row_group_size=1 << 17)
+
+
+def apply(settings: RepoSettings, redis_url: str) -> None:
+    """`feast apply` of the repository, for this home, in a process of its own."""
+    environment = {**os.environ, "MILLSTREAM_HOME": str(settings.home), "REDIS_URL": redis_url}
+    subprocess.run(
+        [sys.executable, "-m", "flows.demo.apply"],
+        check=True,
+        cwd=PROJECT_ROOT,
+        env=environment,
+        capture_output=True,
+    )
+
+
+def entity_rows(settings: RepoSettings, n: int | None = None, seed: int = 2) -> pa.Table:
+    """Payments of the log, all or `n` drawn from them, as a training run sends them."""
+    from feature_repo.schemas.payment import PAYMENT
+
+    rows = pq.read_table(settings.log_dir / "payments", columns=PAYMENT.names)
+    if n is not None:
+        chosen = np.random.default_rng(seed).choice(rows.num_rows, min(n, rows.num_rows), replace=False)
+        rows = rows.take(np.sort(chosen))
+    return rows.append_column(PAYMENT_KEY, rows.column("event_id"))
+
+
+def dealt(store: Any) -> list[tuple[tuple[str, ...], list[str]]]:
+    """(join keys, features) of the reference's views: one for each view the service reads, and all features of the service.
+
+    A windowed view's stand-in has its features; those of on-demand views are dealt out among the plain ones'.
+    """
+    from feature_repo.stores.plan import compile_plan
+
+    plan = compile_plan(store, SERVICE)
+    windowed = [
+        (r.spec.join_keys, [n for n in plan.feature_names if n in r.spec.feature_names])
+        for r in plan.windowed
+    ]
+    known = {name for _, names in windowed for name in names}
+    rest = [name for name in plan.feature_names if name not in known]
+    parts = np.array_split(np.array(rest), len(plan.plain))
+    return [(k, n) for k, n in windowed if n] + [
+        (tuple(r.join_keys), part.tolist()) for r, part in zip(plan.plain, parts, strict=True)
+    ]
+
+
+def write_reference(settings: RepoSettings, store: Any) -> None:
+    """Compute all features of all payments, and write them per view."""
+    rows = entity_rows(settings)
+    made = store.get_historical_features(rows.to_pandas(), store.get_feature_service(SERVICE)).to_arrow()
+    folder = settings.home / REFERENCE
+    folder.mkdir()
+    views = dealt(store)
+    (folder / "views.json").write_text(json.dumps(views))
+    for number, (keys, names) in enumerate(views):
+        columns = {key: made.column(key) for key in keys} | {
+            "event_timestamp": rows.column("event_timestamp")
+        }
+        columns |= {name: made.column(name).cast(pa.float64()) for name in names}
+        pq.write_table(pa.table(columns), folder / f"view_{number:02d}.parquet", compression="zstd")
+
+
+def reference_store(settings: RepoSettings, kind: str) -> tuple[Any, list[str]]:
+    """A Feast store of its own `kind` (duckdb, dask) over the reference's files, and the references of all its features."""
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
+    from feast.types import Float64
+    from feast.value_type import ValueType
+
+    folder = settings.home / REFERENCE
+    views = json.loads((folder / "views.json").read_text())
+    store = FeatureStore(
+        config=RepoConfig(
+            project=REFERENCE,
+            provider="local",
+            registry=str(folder / f"{kind}.db"),
+            online_store=None,
+            offline_store={"type": kind},
+            entity_key_serialization_version=3,
+        )
+    )
+    entities = {
+        k: Entity(name=k, value_type=ValueType.STRING) for k in {k for keys, _ in views for k in keys}
+    }
+    made = [
+        FeatureView(
+            name=f"view_{number:02d}",
+            entities=[entities[k] for k in keys],
+            ttl=timedelta(0),
+            schema=[Field(name=name, dtype=Float64) for name in names],
+            source=FileSource(
+                path=str(folder / f"view_{number:02d}.parquet"), timestamp_field="event_timestamp"
+            ),
+        )
+        for number, (keys, names) in enumerate(views)
+    ]
+    store.apply([*entities.values(), *made])
+    return store, [f"{view.name}:{field.name}" for view in made for field in view.features]
+
+
+if __name__ == "__main__":
+    build()
