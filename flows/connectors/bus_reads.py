@@ -22,7 +22,7 @@ class Reading(Protocol):
     stream: str
 
     def wants(self) -> tuple[str, int]:
-        """The entry after which, and how many at most; 0 when it had rather not be read for now."""
+        """When another one reads: the entry after which, and how many at most; 0 when it had rather not be read for now."""
 
 
 _IDLE_READS: Final = 100
@@ -68,16 +68,16 @@ class BusReads:
         """Whether this partition has been read for."""
         return partition.stream in self._ready
 
-    def read(self, partition: Reading) -> Entries:
-        """The entries a partition wants. Raises redis-py's errors."""
+    def read(self, partition: Reading, last_id: str, count: int) -> Entries:
+        """The entries of a partition after one, `count` at most. Raises redis-py's errors."""
         found = self._ready.pop(partition.stream, None)
-        return found if found is not None else self._read(partition)
+        return found if found is not None else self._read(partition, last_id, count)
 
-    def _read(self, partition: Reading) -> Entries:
+    def _read(self, partition: Reading, last_id: str, count: int) -> Entries:
         others = [p for p in self._partitions if p is not partition and p.stream not in self._ready]
-        reading = [(p, p.wants()) for p in (partition, *others)]
-        reading = [(p, (last, count)) for p, (last, count) in reading if count or p is partition]
-        commands = [("XREAD", "COUNT", n, "STREAMS", p.stream, last) for p, (last, n) in reading]
+        wanted = [(p, *p.wants()) for p in others]
+        reading = [(partition, last_id, count), *(w for w in wanted if w[2])]
+        commands = [("XREAD", "COUNT", n, "STREAMS", p.stream, last) for p, last, n in reading]
         try:
             connection = self._connected()
             connection.send_packed_command(connection.pack_commands(commands))
@@ -90,7 +90,7 @@ class BusReads:
             self._drop()
             raise
         self._idle = 0 if any(map(len, found)) else self._idle + 1
-        for (other, _), entries in zip(reading[1:], found[1:], strict=True):
+        for (other, *_), entries in zip(reading[1:], found[1:], strict=True):
             self._ready[other.stream] = entries
         return found[0]
 

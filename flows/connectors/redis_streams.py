@@ -199,8 +199,9 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
     def _read(self, count: int, now: datetime) -> Entries:
         """Entries after the position."""
         self._asked = count
-        if self._reads.ready(self) or not (now >= self._next_check or self._position is None):
-            return self._reads.read(self)
+        position = self._position
+        if position is not None and (self._reads.ready(self) or now < self._next_check):
+            return self._reads.read(self, position.last_id, count)
         self._asked = min(count, _CHECKED_ENTRIES)
         return self._read_checked(self._asked, now)
 
