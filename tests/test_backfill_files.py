@@ -79,5 +79,5 @@ def test_settings_come_from_the_environment(home: Path, monkeypatch: pytest.Monk
 def test_graph_shows_the_way_from_source_to_log_and_online_store(home: Path) -> None:
     drawn = mermaid("payments", FlowSettings())
     assert drawn.startswith("flowchart")
-    for step in ("source", "decode", "check", "admit", "dead_letters", "log", "route", "fold", "online"):
+    for step in ("source", "accept", "admit", "dead_letters", "log", "route", "fold", "online"):
         assert f"payments.{step}[" in drawn
