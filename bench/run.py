@@ -40,8 +40,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("only", nargs="*", choices=[*BENCHMARKS, *GROWTH], help="these only (default: all)")
-    chosen = parser.parse_args().only or [*BENCHMARKS, *GROWTH]
+    known = [*BENCHMARKS, *GROWTH]
+    parser.add_argument(
+        "only", nargs="*", metavar="benchmark", help=f"these only (default: all): {', '.join(known)}"
+    )
+    chosen = parser.parse_args().only or known
+    if unknown := sorted({*chosen} - {*known}):
+        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(known)}")
     here = machine()
     console.print(", ".join(here.values()))
     PARTS.mkdir(parents=True, exist_ok=True)
