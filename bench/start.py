@@ -12,7 +12,6 @@ import contextlib
 import http.client
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -104,7 +103,7 @@ def process(arguments: list[str], variables: dict[str, str], log: Path) -> Itera
     try:
         yield child
     finally:
-        child.send_signal(signal.SIGINT)
+        child.terminate()  # a process started in the background may not hear Ctrl-C
         child.wait(60)
 
 
