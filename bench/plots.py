@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ def draw(results: Path) -> None:
     """Write `ratios.svg` from `latest.json` and `growth.svg` from `growth/*.json`, all in `results`."""
     mpl.rcParams["svg.hashsalt"] = "millstream"  # the same figures give the same file
     latest = json.loads((results / "latest.json").read_text())
-    _ratios([r for r in latest if r["ratio"] is not None], results / "ratios.svg")
+    _ratios(
+        [r for r in latest if r["ratio"] is not None and r["target"].startswith("ratio")],
+        results / "ratios.svg",
+    )
     curves = [json.loads(p.read_text()) for p in sorted((results / "growth").glob("*.json"))]
     if curves:
         _growth(curves, results / "growth.svg")
@@ -31,10 +35,9 @@ def _ratios(found: list[dict[str, Any]], path: Path) -> None:
     colours = [_OURS if r["met"] else _MISSED for r in found][::-1]
     axes.barh(names, ratios, color=colours, height=0.6)
     for place, r in enumerate(found[::-1]):
-        kind, _, value = r["target"].partition(" ")
-        if kind == "ratio":
-            axes.plot([float(value.split()[-1])] * 2, [place - 0.4, place + 0.4], color="black", linewidth=2)
-        axes.annotate(f" {r['ratio']:.1f}x", (r["ratio"], place), va="center", fontsize=8)
+        target = float(r["target"].split()[-1])
+        axes.plot([target] * 2, [place - 0.4, place + 0.4], color="black", linewidth=2)
+        axes.annotate(f"  {r['ratio']:.1f}x", (max(r["ratio"], target), place), va="center", fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.12)
     axes.axvline(1, color=_TARGET, linewidth=1)
@@ -57,7 +60,7 @@ def _growth(curves: list[dict[str, Any]], path: Path) -> None:
         if min(every) > 0 and max(every) / min(every) > 20:
             axes.set_xscale("log")
         axes.set_ylim(bottom=0)
-        axes.set_title(curve["title"], fontsize=9)
+        axes.set_title(textwrap.fill(curve["title"], 42), fontsize=9)
         axes.set_xlabel(curve["x_label"], fontsize=8)
         axes.set_ylabel(curve["y_label"], fontsize=8)
         axes.tick_params(labelsize=7)
