@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from feature_repo.stores.keys import decode_timestamp, key_prefix, key_values, s
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import recovery
+from flows.demo.live import free_port
 from flows.settings import FlowSettings
 from flows.stack import EmbeddedServer
 
@@ -196,13 +196,6 @@ def commands(settings: FlowSettings, workers: int) -> list[list[str]]:
         "0",
     ]
     return [[*flow, "-i", str(number), "-a", addresses] for number in range(workers)]
-
-
-def free_port() -> int:
-    """A loopback port nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def flow_environment(home: Path, url: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ pipeline of the product; only its name is registered by whoever runs it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -133,22 +132,6 @@ def clear(client: redis.Redis) -> None:
     keys: list[bytes] = [k for k in client.scan_iter(count=5_000) if not k.startswith(b"prepared:")]
     for first in range(0, len(keys), 2_000):
         client.unlink(*keys[first : first + 2_000])
-
-
-def write_suite() -> None:
-    """The row checks, as GX 1.x JSON."""
-    checks: list[tuple[str, dict[str, Any]]] = [
-        ("expect_column_values_to_not_be_null", {"column": name}) for name in SCHEMA.names
-    ]
-    checks += [
-        ("expect_column_values_to_be_between", {"column": "amount", "min_value": 0, "max_value": 1e9}),
-        *(
-            ("expect_column_value_lengths_to_be_between", {"column": name, "min_value": 1, "max_value": 64})
-            for name in ("event_id", "account_id", "merchant_id")
-        ),
-    ]
-    made = [{"type": kind, "kwargs": kwargs, "meta": {}} for kind, kwargs in checks]
-    SUITE.write_text(json.dumps({"name": NAME, "expectations": made}, indent=1) + "\n")
 
 
 def times_us(rows: pa.Table) -> np.typing.NDArray[np.int64]:

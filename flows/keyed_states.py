@@ -32,7 +32,7 @@ from flows.blocks import Int64s
 from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.dirty_slots import DirtySlots
 from flows.kept_views import KeptViews
-from flows.refold import Within
+from flows.log_rows import Within
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.route import EntityKeys, Slice, part_key, together

@@ -23,6 +23,8 @@ from flows.streams import EventStream
 
 _TIMES: Final = pa.timestamp("us", tz="UTC")
 Found = TypeVar("Found")
+Within = dict[str, tuple[int, int]]
+"""Source partition: (low, high), for the rows with `low < offset <= high`."""
 
 
 class LogFile:
@@ -57,6 +59,11 @@ class LogFile:
             else:
                 self._offsets = json.loads(stored)
         return self._offsets
+
+    def holds_some(self, within: Within) -> bool:
+        """Whether it may hold rows within, by its first and last offsets."""
+        held = self.offsets()
+        return any(p in held and held[p][1] > low and held[p][0] <= high for p, (low, high) in within.items())
 
     def rows(self) -> int:
         """How many events it holds."""

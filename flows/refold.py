@@ -15,11 +15,9 @@ from threading import Lock
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import recovery
-from flows.log_rows import LogFile
-from flows.steps.route import EntityKeys, Slice, pick
+from flows.log_rows import LogFile, Within
+from flows.steps.route import EntityKeys, Slice, between
 
-Within = dict[str, tuple[int, int]]
-"""Source partition: (low, high), for the rows with `low < offset <= high`."""
 IsEmpty = Callable[[EntityKeys, int], bool]
 """Whether a part, by entity and shard, has no states to begin from."""
 
@@ -68,22 +66,16 @@ class Refold:
                 if is_empty(entity, shard):
                     self._made[entity, shard] = Folded([ViewState(spec) for spec in specs])
         for file in self._files():
-            held = file.offsets()
-            if not any(
-                p in held and held[p][0] <= high and held[p][1] > low for p, (low, high) in within.items()
-            ):
+            if not file.holds_some(within):
                 continue
             for entity in self._entities:
                 for piece in self._pieces(file, entity):
                     part = self._made.get((entity, piece.shard))
                     if part is not None and piece.partition in within:
-                        _fold(part, piece, *within[piece.partition])
+                        _fold(part, between(piece, *within[piece.partition]))
 
 
-def _fold(part: Folded, piece: Slice, low: int, high: int) -> None:
-    wanted = (piece.offsets > low) & (piece.offsets <= high)
-    if not wanted.all():
-        piece = pick(piece, wanted)
+def _fold(part: Folded, piece: Slice) -> None:
     slots = part.index.slots(piece.keys)
     for state, columns in zip(part.states, piece.columns, strict=True):
         state.fold(slots, columns)

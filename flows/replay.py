@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from feature_repo.windows.spec import ViewSpec
 from flows.blocks import Int64s, Mask
-from flows.log_rows import LogFile, log_files
-from flows.refold import Refold, Within
+from flows.log_rows import LogFile, Within, log_files
+from flows.refold import Refold
 from flows.settings import FlowSettings
-from flows.steps.route import EntityKeys, Slice, cut, pick
+from flows.steps.route import EntityKeys, Slice, between, columns_read, cut
 from flows.streams import EventStream
 
 KEPT_ROWS: Final = 2_000_000
@@ -41,16 +41,12 @@ class LogReplay:
         self._settings = settings
         self._entities = entities
         self._shard_by = shard_by
-        columns = {"event_timestamp", "created_timestamp", "source_partition", "source_offset"}
-        for entity, specs in entities.items():
-            columns.update(entity, *((spec.id_column, *spec.columns) for spec in specs))
-        columns.update(shard_by or ())
-        self._columns = sorted(columns)
+        self._columns = sorted({*columns_read(entities), "source_partition", *(shard_by or ())})
         self._files: dict[tuple[str, int], LogFile] = {}
         self._cut: OrderedDict[tuple[str, int, EntityKeys], list[Slice]] = OrderedDict()
         self._kept = 0
         self._lock = Lock()
-        self.refold = Refold(entities, settings.key_shards, lambda: self._list(staged=True), self._cut_file)
+        self.refold = Refold(entities, settings.key_shards, lambda: self._list(staged=True), self.pieces)
         """For parts that have nothing, in one pass."""
 
     def published_offsets(self) -> dict[str, int]:
@@ -70,25 +66,15 @@ class LogReplay:
             with (
                 self._lock
             ):  # not while a piece is folded: whoever takes its time over that must not stop the others
-                held = file.offsets()
-                if not any(
-                    p in held and held[p][1] > low and held[p][0] <= high for p, (low, high) in within.items()
-                ):
+                if not file.holds_some(within):
                     continue
                 pieces = self._pieces(file, entity)
             for piece in pieces:
                 if piece.shard != shard or piece.partition not in within or not len(piece.offsets):
                     continue
-                low, high = within[piece.partition]
-                wanted = (piece.offsets > low) & (piece.offsets <= high)
-                if wanted.all():
-                    yield piece
-                elif wanted.any():
-                    yield pick(piece, wanted)
-
-    def pieces(self, file: LogFile, entity: EntityKeys) -> list[Slice]:
-        """All rows of one file, cut for the parts of an entity; nothing is kept."""
-        return self._cut_file(file, entity)
+                wanted = between(piece, *within[piece.partition])
+                if len(wanted.offsets):
+                    yield wanted
 
     def _list(self, *, staged: bool) -> list[LogFile]:
         """Files by name; one seen before keeps its footer, for a file never changes."""
@@ -99,7 +85,7 @@ class LogReplay:
         known = self._cut.get((file.name, file.written_ns, entity))
         if known is not None:
             return known
-        pieces = self._cut_file(file, entity)
+        pieces = self.pieces(file, entity)
         self._cut[file.name, file.written_ns, entity] = pieces
         self._kept += sum(len(piece.offsets) for piece in pieces)
         while self._kept > KEPT_ROWS and len(self._cut) > 1:
@@ -107,7 +93,8 @@ class LogReplay:
             self._kept -= sum(len(piece.offsets) for piece in dropped)
         return pieces
 
-    def _cut_file(self, file: LogFile, entity: EntityKeys) -> list[Slice]:
+    def pieces(self, file: LogFile, entity: EntityKeys) -> list[Slice]:
+        """All rows of one file, cut for the parts of an entity; nothing is kept."""
         table = file.read(self._columns).combine_chunks()
         pieces: list[Slice] = []
         for partition in table["source_partition"].unique().to_pylist():

@@ -78,11 +78,6 @@ def ratio(of: Floats, over: Floats) -> Floats:
     return quotient
 
 
-def at_least_zero(values: Floats) -> Floats:
-    """Withdrawn reports may outnumber the reports of the same window; a share is not negative."""
-    return np.maximum(values, 0.0)
-
-
 def days_between(start_us: Floats, end_us: Floats) -> Floats:
     """Days from one time to another."""
     days: Floats = (end_us - start_us) / DAY_US

@@ -110,18 +110,18 @@ class Router:
 
     def _cut_together(self, turn: list[Events], *, every: bool) -> list[Slice]:
         entities = self._entities(0)
-        names = _columns(entities)
+        names = sorted(columns_read(entities))
         rows = pa.concat_batches([events.rows.select(names) for events in turn])
         origins = [(e.partition, e.origin.began, last_offset(e.rows, e.origin.began)) for e in turn]
         return cut(rows, entities, self._shards, every=every, origins=origins)
 
 
-def _columns(entities: Entities) -> list[str]:
+def columns_read(entities: Entities) -> set[str]:
     """What `cut` reads of a block."""
     found = {"event_timestamp", "created_timestamp", "source_offset"}
     for entity, specs in entities.items():
         found.update(entity, *((spec.id_column, *spec.columns) for spec in specs))
-    return sorted(found)
+    return found
 
 
 def last_offset(rows: pa.RecordBatch, began: int) -> int:
@@ -206,6 +206,12 @@ def cut(
                 )
             )
     return pieces
+
+
+def between(piece: Slice, low: int, high: int) -> Slice:
+    """The rows with `low < offset <= high`."""
+    wanted = (piece.offsets > low) & (piece.offsets <= high)
+    return piece if wanted.all() else pick(piece, wanted)
 
 
 def pick(piece: Slice, rows: npt.NDArray[np.bool_]) -> Slice:
