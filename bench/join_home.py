@@ -4,8 +4,8 @@ Payments, labels, customers, merchants and charges are the project's generator's
 are accepted at their own times. What the flow would derive (distances, flags) is drawn at random, with the nulls it has: its values
 change nothing in what a join costs.
 
-The references read one Parquet file per view: keys, event time and feature values of every payment. The values are the join's own
-answers for all payments, so each of their answers can be compared with ours.
+The references read one Parquet file per view: keys, event time and feature values of every payment. The payments whose answers are
+compared have the join's own values; all others have values of one of these payments: what a store picks for a row is the row itself.
 """
 
 from __future__ import annotations
@@ -34,17 +34,19 @@ DAYS: Final = 30.0
 PAYMENTS, ACCOUNTS, MERCHANTS = 1_000_000, 22_000, 2_200
 PAYMENT_KEY: Final = "payment_id"
 REFERENCE: Final = "reference"
+COMPARED: Final = 500
+"""Payments whose features are computed for the references: `entity_rows(settings, COMPARED)`."""
 
 
 HOME: Final = PROJECT_ROOT / "var" / "bench" / "join"
 
 
 def prepared() -> RepoSettings:
-    """The home under `var/bench/`, built first (two minutes) if there is none of these definitions."""
+    """The home under `var/bench/`, built first (a minute) if there is none of these definitions."""
     os.environ |= {"MILLSTREAM_HOME": str(HOME), "MILLSTREAM_PSEUDONYM_KEY": "off"}
     settings, mark = RepoSettings(home=HOME), HOME / "built.txt"
     if not mark.exists() or mark.read_text() != _sources():
-        console.print(f"building logs and pre-computed features in {HOME} (two minutes) ...")
+        console.print(f"building logs and pre-computed features in {HOME} (a minute) ...")
         subprocess.run([sys.executable, "-m", "bench.join_home"], check=True, cwd=PROJECT_ROOT)
         mark.write_text(_sources())
     return settings
@@ -161,17 +163,23 @@ def dealt(store: Any) -> list[tuple[tuple[str, ...], list[str]]]:
 
 
 def write_reference(settings: RepoSettings, store: Any) -> None:
-    """Compute all features of all payments, and write them per view."""
+    """Compute the features of the payments that are compared, and write those of all per view."""
     rows = entity_rows(settings)
-    made = store.get_historical_features(rows.to_pandas(), store.get_feature_service(SERVICE)).to_arrow()
+    compared = entity_rows(settings, COMPARED)
+    known = store.get_historical_features(compared.to_pandas(), store.get_feature_service(SERVICE)).to_arrow()
+    of_row = np.random.default_rng(3).integers(0, COMPARED, rows.num_rows)
+    places = pc.index_in(compared.column(PAYMENT_KEY), rows.column(PAYMENT_KEY).combine_chunks()).to_numpy()
+    of_answer = pc.index_in(known.column(PAYMENT_KEY), compared.column(PAYMENT_KEY).combine_chunks())
+    answer = np.empty(COMPARED, np.int64)
+    answer[of_answer.to_numpy()] = np.arange(COMPARED)
+    of_row[places] = np.arange(COMPARED)
+    made = known.take(pa.array(answer[of_row]))
     folder = settings.home / REFERENCE
     folder.mkdir()
     views = dealt(store)
     (folder / "views.json").write_text(json.dumps(views))
     for number, (keys, names) in enumerate(views):
-        columns = {key: made.column(key) for key in keys} | {
-            "event_timestamp": rows.column("event_timestamp")
-        }
+        columns = {name: rows.column(name) for name in (*keys, "event_timestamp")}
         columns |= {name: made.column(name).cast(pa.float64()) for name in names}
         pq.write_table(pa.table(columns), folder / f"view_{number:02d}.parquet", compression="zstd")
 

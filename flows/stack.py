@@ -63,6 +63,7 @@ _ALLOCATOR = "glibc.malloc.tcache_count=2000"
 """The wheel's server uses glibc's allocator, whose thread cache keeps 7 blocks of a size by default. A script call over many rows frees
 thousands at once; with room for them in the cache a write of states costs the server a third less. Other systems ignore it."""
 
+# States are written again and again, so the append-only file doubles within seconds while it is small; each rewrite takes a core.
 _CONFIG = """
 bind 127.0.0.1
 protected-mode yes
@@ -73,6 +74,7 @@ daemonize no
 appendonly yes
 aof-use-rdb-preamble no
 appendfsync everysec
+auto-aof-rewrite-min-size 256mb
 save ""
 maxmemory-policy noeviction
 stream-node-max-entries 512

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import numpy as np
 from bytewax.operators import StatefulBatchLogic
 
 from feature_repo.stores.commands import NO_CALLS, Calls
 from flows import metrics
+from flows.blocks import Int64s
 from flows.keyed_states import KeyedStates, PartState, StatesContext
+from flows.pace import Pace, Turn
 from flows.projections import Projections
 from flows.steps.route import EntityKeys, Slice
 
@@ -50,6 +53,7 @@ class FoldContext:
     projections: Projections
     live: bool
     """States are handed on with every block (bus), not gathered (files)."""
+    pace: Pace = field(default_factory=Pace)
 
 
 class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
@@ -60,6 +64,7 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         self._resumed = resumed
         self._states: KeyedStates | None = None
         self._at_end = False
+        self._turn = Turn(context.pace)
         if resumed is not None:
             self._open(tuple(resumed["entity"]), resumed["shard"], 0)
 
@@ -82,20 +87,20 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         return self._hand_on(0), StatefulBatchLogic.RETAIN
 
     def notify_at(self) -> datetime | None:
-        """Soon, while a view is being taken over."""
-        if self._states is None or not self._states.adopting:
+        """Soon, while a view is being taken over; when the large states that wait may leave."""
+        if self._states is not None and self._states.adopting:
+            return datetime.now(UTC) + _NAP
+        if self._turn.at is None:
             return None
-        return datetime.now(UTC) + _NAP
+        return datetime.now(UTC) + timedelta(seconds=max(self._turn.at - time.monotonic(), 0.0))
 
     def on_notify(self) -> tuple[list[OnlineRows], bool]:
-        """A piece of work on the views that are being taken over, unless another part has just done some."""
+        """A piece of work on the views that are being taken over, unless another part has just done some; large states leave."""
         views, states = self._context.states.views, self._states
-        assert views is not None
         now = time.monotonic()
-        if states is None or now < views.busy_until:
-            return [], StatefulBatchLogic.RETAIN
-        states.adopt(WORK_SECONDS)
-        views.busy_until = time.monotonic() + 2 * (time.monotonic() - now)
+        if states is not None and states.adopting and views is not None and now >= views.busy_until:
+            states.adopt(WORK_SECONDS)
+            views.busy_until = time.monotonic() + 2 * (time.monotonic() - now)
         return self._hand_on(0), StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> PartState:
@@ -116,9 +121,13 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         if states is None:
             return []
         filled = tuple(states.unmarked) if states.complete else ()
-        if not (states.dirty or filled):
-            return []
         slots = states.clean()
+        if self._context.live and not (filled or self._at_end):
+            slots, oldest_accepted_us = self._without_waiting(states, slots, oldest_accepted_us)
+        else:
+            self._turn.at = None
+        if not (len(slots) or filled):
+            return []
         if filled:
             states.unmarked.clear()
         rows = NO_CALLS
@@ -126,6 +135,20 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
             rows = self._context.projections.of(states.specs).calls(states.index, states.states, slots)
         metrics.KEYS_HELD.labels(states.label, f"{states.shard:02d}").set(len(states.index))
         return [OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled)]
+
+    def _without_waiting(
+        self, states: KeyedStates, slots: Int64s, oldest_accepted_us: int
+    ) -> tuple[Int64s, int]:
+        """The dirty slots whose states leave now, and when the oldest event among theirs was accepted; the others stay dirty.
+
+        So a crash loses nothing: a checkpoint says which slots are dirty, and what is folded again after it becomes so.
+        """
+        sizes = np.zeros(len(slots), np.int64)
+        for state in states.states:
+            sizes += state.sizes(slots)
+        wait, oldest_accepted_us = self._turn.waits(sizes, oldest_accepted_us, time.monotonic())
+        states.dirty.add(slots[wait])
+        return slots[~wait], oldest_accepted_us
 
 
 def folding(context: FoldContext) -> Callable[[PartState | None], FoldPart]:
