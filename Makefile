@@ -24,6 +24,7 @@ help:  ## What there is
 	@echo
 	@echo "  DEMO_SECONDS=20 make demo      a shorter live part"
 	@echo "  PYTHON=python3.12 make install another Python (3.11 or 3.12)"
+	@echo "  SOAK=\"name --trials 10\" make soak   some of the heavy trials"
 	@echo "  REDIS_URL=redis://... make up  a server of your own instead of the embedded one"
 
 .PHONY: install
@@ -96,6 +97,10 @@ ci: lint test  ## What CI does: lint, then test
 .PHONY: bench
 bench: $(READY)  ## Speed against what people use today: tables, bench/results/latest.json, plots (20 min)
 	@$(BIN)/python -m bench.run
+
+.PHONY: soak
+soak: $(READY) .env  ## Heavy trials in full: kills, faults, fuzzing (hours); each failing seed is printed
+	@$(BIN)/python -m tests.soak $(SOAK)
 
 .PHONY: lock
 lock: $(READY)  ## Resolve the dependencies anew, with hashes, for every platform
