@@ -14,7 +14,7 @@ import structlog
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource
 
-from flows.connectors.dead_letters import DeadLetterGauge, DeadLetterSink, LetterBox
+from flows.connectors.dead_letters import DeadLetterSink, LetterBox
 from flows.connectors.files import FileSource
 from flows.connectors.log_sink import LogSink
 from flows.connectors.online import OnlineSink, connect
@@ -31,6 +31,7 @@ from flows.steps.admit import admission
 from flows.steps.derive import Beat, Cutter, derive_context, deriving
 from flows.steps.fold import FoldContext, folding
 from flows.steps.join import Joiner
+from flows.steps.limit import DeadLetterGauge
 from flows.steps.route import Router
 from flows.streams import EventStream
 
@@ -49,7 +50,7 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
         trims = trims_bus(accept.pseudonyms, settings)
         source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims, generations=views.look)
     own = frozenset(source.list_parts())
-    limit = DeadLetterGauge(settings.dead_letter_limit, stream)
+    limit = DeadLetterGauge(stream, settings)
 
     flow = Dataflow(stream.name)
     blocks: Stream[Any] = op.input("source", flow, source)  # RawBlock | ArrowBlock

@@ -82,7 +82,11 @@ class FlowSettings(RepoSettings):
         default=0.5,
         gt=0,
         le=1,
-        description="Stop when more than this share of at least 10,000 events became dead letters; 1 never stops",
+        description="Stop when more than this share of the latest MILLSTREAM_DEAD_LETTER_WINDOW events became dead letters; "
+        "1 never stops, and forgets an earlier stop",
+    )
+    dead_letter_window: int = Field(
+        default=10_000, ge=1, description="Of how many events the dead-letter limit is a share"
     )
     recovery_mode: Literal["on", "off"] = Field(
         default="on",

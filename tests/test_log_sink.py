@@ -12,7 +12,6 @@ import pytest
 from feature_repo.errors import DeadLetterLimit, LogError
 from flows.blocks import RawBlock
 from flows.bootstrap import run
-from flows.connectors.dead_letters import DeadLetterGauge
 from flows.connectors.staged import Folders, StagedPart, StagedState
 from flows.log_rows import log_files
 from flows.settings import FlowSettings
@@ -172,11 +171,3 @@ def test_flow_of_bad_events_stops_before_it_dead_letters_the_world(home: Path, t
     path = write_lines(tmp_path / "in.jsonl", [b"{}"] * 20_000)
     with pytest.raises(DeadLetterLimit, match="MILLSTREAM_DEAD_LETTER_LIMIT"):
         run("payments", FlowSettings(source_files=str(path), epoch_ms=100))
-
-
-def test_few_bad_events_do_not_stop_the_flow() -> None:
-    gauge = DeadLetterGauge(0.5, PAYMENTS)
-    good = Decoder(PAYMENTS)
-    for _ in range(100):
-        payloads = [encoded(payment(n)) for n in range(150)] + [b"{"] * 140
-        gauge(good(RawBlock("bus:payments:0", -1, np.arange(290), np.arange(290), payloads)))

@@ -3,8 +3,7 @@
 Parquet files under `home/dead_letters/<stream>`, schema `flows.blocks.DEAD_LETTER`, written like the log
 (`flows.connectors.staged`). The bytes may hold personal data that could not even be found, so they are sealed
 (`flows.sealing`); `unseal` and `python -m flows.dead_letters --show` open them for who has the key. Without a key (`off`) they are kept as
-they came, but for streams with columns that `off` does not make harmless: those letters have no payload. A limit stops the flow when most events fail, so that a bad deploy of a producer, or of our
-own checks, does not dead-letter the world: the epoch is not durable then, and is read again after the repair.
+they came, but for streams with columns that `off` does not make harmless: those letters have no payload. `flows.steps.limit` stops a flow of which most events end here; `python -m flows.redrive` puts them back.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from bytewax.outputs import FixedPartitionedSink
 
-from feature_repo.errors import DeadLetterLimit
 from feature_repo.privacy import Pseudonyms
 from feature_repo.privacy.policy import lost_without_key
 from flows.blocks import DEAD_LETTER, Events
@@ -25,7 +23,6 @@ from flows.sealing import Sealer, seal_letters, with_payloads
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
-MEASURED_EVENTS: Final = 10_000
 _NO_LETTERS: Final = pa.RecordBatch.from_pylist([], schema=DEAD_LETTER)
 
 
@@ -66,40 +63,6 @@ class LetterBox:
         if self._withheld:
             return tuple(with_payloads(letters, [None] * letters.num_rows) for letters in events.dead)
         return events.dead
-
-
-class DeadLetterGauge:
-    """Counts what passes and what does not, and raises when the share of dead letters exceeds the limit."""
-
-    def __init__(self, limit: float, stream: EventStream) -> None:
-        self._limit = limit
-        self._stream = stream
-        self._example: pa.RecordBatch | None = None
-        self._all = self._dead = 0
-
-    def __call__(self, events: Events) -> Events:
-        """Let a block through, or stop the flow."""
-        dead = sum(letters.num_rows for letters in events.dead)
-        if dead:
-            self._example = next(letters for letters in events.dead if letters.num_rows).slice(0, 1)
-        self._dead += dead
-        self._all += dead + events.rows.num_rows
-        if (
-            self._all >= MEASURED_EVENTS
-            and self._dead > self._limit * self._all
-            and self._example is not None
-        ):
-            letter = self._example.to_pylist()[0]
-            raise DeadLetterLimit(
-                f"{self._dead:,} of the last {self._all:,} {self._stream.name} became dead letters, "
-                f"such as: {letter['reason']}, {letter['detail']}",
-                where=letter["source_partition"],
-                todo="repair the producer or the checks, or raise MILLSTREAM_DEAD_LETTER_LIMIT, and start again",
-            )
-        if self._all >= 2 * MEASURED_EVENTS:  # forget slowly: the share of the recent past counts
-            self._all //= 2
-            self._dead //= 2
-        return events
 
 
 def folders(stream: EventStream, settings: FlowSettings) -> Folders:
