@@ -92,7 +92,23 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff format .
 
 .PHONY: ci
-ci: lint test  ## What CI does: lint, then test
+ci: lint audit test  ## Everything that is checked: lint, audit, then test
+
+.PHONY: audit
+audit: $(READY)  ## Known vulnerabilities of the locked packages, where a database of them is reachable
+	@$(BIN)/python -m tests.audit $(AUDIT)
+
+# What runs, not what its developers need: the packages of the image, installed beside for a moment.
+.PHONY: sbom
+sbom: $(READY)  ## List what runs, with versions and licences: dist/sbom.cdx.json (CycloneDX)
+	@mkdir -p dist
+	@$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python dist/runtime
+	@$(BIN)/python -m uv pip install --quiet --python dist/runtime/bin/python --require-hashes \
+	  --constraints requirements.lock -r pyproject.toml
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON \
+	  --output-file dist/sbom.cdx.json dist/runtime/bin/python
+	@rm -rf dist/runtime
+	@echo "dist/sbom.cdx.json: $$(grep -c '"purl"' dist/sbom.cdx.json) packages"
 
 .PHONY: bench
 bench: $(READY)  ## Speed against what people use today: tables, bench/results/latest.json, plots (20 min)

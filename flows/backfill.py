@@ -156,7 +156,10 @@ class Backfill:
 
     def _restored(self, number: int) -> Shard:
         folder = CheckpointFolder(
-            self._settings.checkpoints / self._stream.name, part_key(self._entity, number), BACKFILL
+            self._settings.checkpoints / self._stream.name,
+            part_key(self._entity, number),
+            BACKFILL,
+            self._settings.key_shards,
         )
         return Shard.restored(number, folder, self._specs)
 

@@ -39,7 +39,7 @@ def module_flow(stream: str) -> Dataflow:
     config = options.get("recovery_config")
     if config is not None:
         recovery.guard(flow, settings, stream, Path(config.db_dir))
-    metrics.serve(settings.metrics_port)
+    metrics.serve(settings.metrics_host, settings.metrics_port)
     log.info("flow.start", stream=stream, run=run, home=str(settings.home), bus=settings.redis_url)
     return flow
 
@@ -52,7 +52,7 @@ def run(stream: str, settings: FlowSettings) -> None:
     flow = _built(stream, settings)
     if config is not None:
         recovery.guard(flow, settings, stream, recovery.folder(settings, stream, name))
-    metrics.serve(settings.metrics_port)
+    metrics.serve(settings.metrics_host, settings.metrics_port)
     log.info("flow.start", stream=stream, run=name, home=str(settings.home), epoch_ms=settings.epoch_ms)
     try:
         _cli_main(flow, epoch_interval=settings.epoch_interval, recovery_config=config)

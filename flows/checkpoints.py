@@ -4,6 +4,9 @@ One file per checkpoint, `<entity>-<shard>-<seq>-<run>.npz`, plain arrays (no pi
 are kept: the snapshot of the last durable epoch may still name the one before the newest. A reader takes of a file the views it
 wants, in their very version, so views may come from different checkpoints: those of the flow, those of a backfill.
 
+A file says among how many shards the keys were divided (`MILLSTREAM_KEY_SHARDS`). One of another number holds some of a part's keys
+and lacks others, so it is of no use: the part is folded anew from the log.
+
 A flow does not wait for the disk: the states are packed, which is a copy in memory, and a thread of the process writes them, one file at
 a time, while the flow goes on. Only when the file is there may a snapshot name it.
 """
@@ -38,6 +41,7 @@ BACKFILL: Final = "backfill"
 ERASED: Final = "erased"
 """The run of checkpoints that hold nothing and only keep the numbering (`flows.erasing`)."""
 
+_UNREADABLE: Final = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
 WAITING_BYTES: Final = 64_000_000
 """With more than this packed and not yet written, no checkpoint is begun."""
 
@@ -93,15 +97,24 @@ _NAME: Final = re.compile(r".*?-\d\d-\d{8}-(.*)\.npz")
 class CheckpointFolder:
     """The checkpoints of one part. Each run writes and prunes its own, and may begin from another's."""
 
-    def __init__(self, folder: Path, part: str, run: str) -> None:
+    def __init__(self, folder: Path, part: str, run: str, shards: int) -> None:
         self._folder = folder
         self._part = part.replace(":", "-")
         self._run = run
+        self._shards = shards
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def is_empty(self) -> bool:
-        """Whether there is nothing to begin from: no checkpoint, or what an erasure left in its place."""
-        return all(run_of(name) == ERASED for name in self.names())
+        """Whether there is nothing to begin from: no checkpoint, what an erasure left in its place, or other shards'."""
+        return all(run_of(name) == ERASED or self._shards_of(name) != self._shards for name in self.names())
+
+    def _shards_of(self, name: str) -> int:
+        """Among how many shards the keys were divided; 0 if the file does not say."""
+        try:
+            with np.load(self._folder / name, allow_pickle=False) as file:
+                return int(json.loads(file["about"].tobytes()).get("shards", 0))
+        except _UNREADABLE:
+            return 0
 
     def names(self, run: str = "") -> list[str]:
         """File names, oldest first; of one run if it is given."""
@@ -154,7 +167,10 @@ class CheckpointFolder:
         name = f"{self._part}-{number:08d}-{self._run}.npz"
         keys = index.export()
         views = [version_id(state.spec) for state in states]
-        about = {"views": [{"version": v, "offsets": o} for v, o in zip(views, offsets, strict=True)]}
+        about = {
+            "shards": self._shards,
+            "views": [{"version": v, "offsets": o} for v, o in zip(views, offsets, strict=True)],
+        }
         arrays: dict[str, Any] = {
             "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
             "hashes": keys.hashes,
@@ -177,10 +193,18 @@ class CheckpointFolder:
         return name
 
     def read(self, name: str, versions: Collection[str]) -> Checkpoint | None:
-        """Of a checkpoint, the views of these versions; None if it is damaged or gone: the log has everything, it only takes longer."""
+        """Of a checkpoint, the views of these versions; None if it is damaged, gone or of other shards: the log has everything, it only takes longer."""
         try:
             with np.load(self._folder / name, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
+                if about.get("shards") != self._shards:
+                    log.info(
+                        "checkpoint.other_shards",
+                        file=name,
+                        shards=about.get("shards"),
+                        then="the part is folded anew from the log",
+                    )
+                    return None
                 views = {
                     view["version"]: Saved(view["offsets"], file[f"blob_{i}"], file[f"at_{i}"])
                     for i, view in enumerate(about["views"])
@@ -188,7 +212,7 @@ class CheckpointFolder:
                 }
                 keys = Keys(file["hashes"], file["key_offsets"], file["key_data"])
                 return Checkpoint(name, keys, views, file["dirty"])
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             log.warning(
                 "checkpoint.unreadable",
                 file=name,

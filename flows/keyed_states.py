@@ -94,7 +94,8 @@ class KeyedStates:
         self._since_checkpoint = 0
         settings = context.settings
         folder = settings.checkpoints / context.stream.name
-        self._folder = CheckpointFolder(folder, part_key(entity, shard, context.prefix), context.run)
+        part = part_key(entity, shard, context.prefix)
+        self._folder = CheckpointFolder(folder, part, context.run, settings.key_shards)
         self._checkpoint: str | None = None
         self._written: Future[str] | None = None
         share = shard / settings.key_shards  # not all at once
@@ -322,7 +323,8 @@ class KeyedStates:
         folder = context.settings.checkpoints / context.stream.name
 
         def is_empty(entity: EntityKeys, shard: int) -> bool:
-            return CheckpointFolder(folder, part_key(entity, shard, context.prefix), "").is_empty()
+            part = part_key(entity, shard, context.prefix)
+            return CheckpointFolder(folder, part, "", context.settings.key_shards).is_empty()
 
         found = context.replay.refold.take(self.entity, self.shard, within, is_empty)
         if found is None:

@@ -97,7 +97,7 @@ CHECKPOINTS: Final = _counter(
 )
 
 
-def serve(port: int) -> None:
-    """Serve `/metrics` at a loopback port; port 0 does nothing."""
+def serve(host: str, port: int) -> None:
+    """Serve `/metrics` there; port 0 does nothing."""
     if port:
-        start_http_server(port, addr="127.0.0.1")
+        start_http_server(port, addr=host)

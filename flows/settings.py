@@ -113,7 +113,11 @@ class FlowSettings(RepoSettings):
         description="A checkpoint is also written after so many events of a fold part",
     )
     metrics_port: int = Field(
-        default=0, ge=0, le=65_535, description="Serve Prometheus metrics at this loopback port; 0 does not"
+        default=0, ge=0, le=65_535, description="Serve Prometheus metrics at this port; 0 does not"
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        description="Address the metrics are served at; `0.0.0.0` in a container, whose network decides who reaches it",
     )
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto",

@@ -6,10 +6,13 @@ within the longest) stays the same version. One small Redis hash per project, `m
 
     <view>:<version>            the version is kept: listed in `views.json`, until it is retired
     <view>:<version>:03/16      part 3 of 16 has written all its states: with all parts there, a key without a state had no events
+
+Marks of another number of parts stay when the number is changed: what was written then is still there.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,14 +64,18 @@ class KeptVersions:
         >>> kept.views
         {'v': {'00c0ffee': (2, 2)}}
         """
-        views: dict[str, dict[str, tuple[int, int]]] = {}
+        views: dict[str, dict[str, Counter[int]]] = {}
         for field in sorted(field.decode() for field in fields):
             view, version, *part = field.split(":")
-            done, of = views.setdefault(view, {}).get(version, (0, 0))
+            done_of = views.setdefault(view, {}).setdefault(version, Counter())
             if part:
-                done, of = done + 1, int(part[0].partition("/")[2])
-            views[view][version] = (done, of)
-        return cls(views)
+                done_of[int(part[0].partition("/")[2])] += 1
+        return cls(
+            {
+                view: {version: _furthest(done_of) for version, done_of in versions.items()}
+                for view, versions in views.items()
+            }
+        )
 
     def is_kept(self, spec: ViewSpec) -> bool:
         """Whether the version is listed."""
@@ -98,3 +105,8 @@ class KeptVersions:
             f"version {version} of view {name!r} is kept but not filled yet ({so_far}); "
             "run python -m flows.backfill, or wait for the flow that folds it"
         )
+
+
+def _furthest(done_of: Mapping[int, int]) -> tuple[int, int]:
+    """Of the numbers of parts there are marks of, the one with the largest share filled."""
+    return max(((done, of) for of, done in done_of.items()), key=lambda m: m[0] / m[1], default=(0, 0))

@@ -171,7 +171,8 @@ def remove_checkpoints(settings: FlowSettings) -> int:
     for folder in sorted(settings.checkpoints.glob("*")):
         names = [path.name for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)]
         for part in sorted({found[1] for name in names if (found := _CHECKPOINT.fullmatch(name))}):
-            empty = CheckpointFolder(folder, part, "erased").write(KeyIndex(), [], [], np.empty(0, np.int64))
+            checkpoints = CheckpointFolder(folder, part, "erased", settings.key_shards)
+            empty = checkpoints.write(KeyIndex(), [], [], np.empty(0, np.int64))
             mine = [n for n in names if (m := _CHECKPOINT.fullmatch(n)) and m[1] == part and n != empty]
             for name in mine:
                 (folder / name).unlink(missing_ok=True)
