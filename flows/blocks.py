@@ -20,6 +20,11 @@ Mask = npt.NDArray[np.bool_]
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
+BLOCK_BYTES: Final = 32 << 20
+"""A source ends a block at about as many bytes: an event may have any size."""
+EPOCH_BYTES: Final = 512 << 20
+"""Bytes in an epoch, of all partitions of a source together: it is in memory until it is written, its dead letters with their payloads."""
+
 DEAD_LETTER: Final = pa.schema(
     [
         pa.field("event_timestamp", TIMESTAMP),  # of the event if it could be read, else when it was accepted
@@ -180,8 +185,10 @@ def row_as_json(rows: pa.RecordBatch, index: int) -> bytes:
         cell = column.slice(index, 1)
         try:
             row[name] = cell[0].as_py()
-        except (UnicodeDecodeError, ValueError):
+        except UnicodeDecodeError:
             row[name] = repr(cell.cast(pa.binary())[0].as_py())
+        except (ValueError, OverflowError):  # a time Python does not know
+            row[name] = cell.view(pa.int64())[0].as_py()
     return orjson.dumps(row, default=repr)
 
 

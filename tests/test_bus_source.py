@@ -13,6 +13,7 @@ import redis
 from feature_repo.errors import FlowError
 from feature_repo.privacy import Pseudonyms
 from flows.blocks import RawBlock
+from flows.connectors import redis_streams
 from flows.connectors.redis_streams import BusPartition, RedisStreamSource, trims_bus
 from flows.settings import FlowSettings
 from flows.stack import EmbeddedServer
@@ -264,3 +265,25 @@ def test_nothing_is_removed_unless_it_is_asked_for(home: Path, clean_redis: redi
     assert not trims_bus(Pseudonyms.off(), FlowSettings())
     assert not trims_bus(keyed, FlowSettings(bus_keep="all"))
     assert trims_bus(Pseudonyms.off(), FlowSettings(bus_keep="unread"))
+
+
+def test_large_entries_come_in_small_blocks_and_fill_an_epoch_by_their_bytes(
+    home: Path, clean_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_streams, "BLOCK_BYTES", 320_000)
+    publish(clean_redis, [bytes(10_000)] * 400)
+    source = BusPartition(PART, None, FlowSettings(), epoch_bytes=2_500_000)
+    sizes = [len(read(source)) for _ in range(8)]
+    assert sizes[0] <= 128
+    assert sizes[1:5] == [32] * 4
+    assert 250 <= sum(sizes) < 290
+    source.snapshot()
+    assert sum(len(read(source)) for _ in range(8)) == 400 - sum(sizes)
+
+
+def test_reads_grow_with_a_backlog_of_small_entries(home: Path, clean_redis: redis.Redis) -> None:
+    publish(clean_redis, [b"%d" % i for i in range(4_000)])
+    source = part()
+    sizes = [len(read(source)) for _ in range(6)]
+    assert sum(sizes) == 4_000
+    assert sizes[4] > 1_000

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.errors import SchemaError
-from flows.blocks import ArrowBlock, Events, RawBlock
+from flows.blocks import TIMESTAMP, ArrowBlock, Events, RawBlock
 from flows.steps.decode import Decoder
 from flows.streams import LABELS, PAYMENTS
 from tests.flowkit import as_table, encoded, payment
@@ -211,3 +211,18 @@ def test_row_of_a_file_with_broken_text_becomes_a_dead_letter() -> None:
     events = decode(arrow_block(table.set_column(2, "account_id", broken)))
     assert events.rows["event_id"].to_pylist() == ["p0000000001"]
     assert letters(events)[0]["reason"] == "malformed"
+
+
+def test_letter_of_a_time_nobody_can_read_has_the_time_it_was_accepted() -> None:
+    (letter,) = letters(decode(block([_with(event_timestamp="0000-01-01T00:00:00Z")])))
+    assert letter["event_timestamp"].isoformat() == "2023-11-14T22:13:20+00:00"
+
+
+def test_row_of_a_file_with_a_time_nobody_can_read_becomes_a_letter_that_can_be_read() -> None:
+    table = as_table([payment(1), payment(2)])
+    wild = pa.array([1_793_491_201_000_000, 2**61], pa.int64()).cast(TIMESTAMP)
+    rows = table.set_column(table.schema.get_field_index("event_timestamp"), "event_timestamp", wild)
+    events = decode(ArrowBlock("file:x:0", -1, 0, rows.combine_chunks().to_batches()[0]))
+    (letter,) = letters(events)
+    assert (letter["event_timestamp"], letter["source_offset"]) == (None, 1)
+    assert json.loads(letter["payload"])["event_timestamp"] == 2**61

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from flows.blocks import Int64s, Payloads
 
 _FIRST_BYTES: Final = 1 << 20
+_KEPT_BYTES: Final = 64 << 20
+"""A buffer that large entries have made larger is given back."""
 _MORE: Final = -1
 _STRANGE: Final = -2
 
@@ -82,8 +84,11 @@ class EntryReader:
         if n:
             table = self._table[:, :n].copy()
             found = Entries(table[0], table[1], Payloads(self._data[:parsed].copy(), table[2], table[3]))
-        self._data[: self._filled - parsed] = self._data[parsed : self._filled]
-        self._filled -= parsed
+        rest = self._data[parsed : self._filled]
+        if len(self._data) > _KEPT_BYTES and len(rest) <= _FIRST_BYTES:
+            self._data = np.empty(_FIRST_BYTES, np.uint8)
+        self._data[: len(rest)] = rest
+        self._filled = len(rest)
         return found
 
     def forget(self) -> None:

@@ -26,7 +26,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from feature_repo.errors import DataError, SettingsError
 from flows import metrics
-from flows.blocks import ArrowBlock, RawBlock, SourceBlock
+from flows.blocks import BLOCK_BYTES, EPOCH_BYTES, ArrowBlock, RawBlock, SourceBlock
 from flows.settings import FlowSettings
 
 _EPOCHS_AFTER_END: Final = 2
@@ -55,7 +55,7 @@ def count_rows(path: Path) -> int:
     if path.suffix == ".parquet":
         return int(pq.read_metadata(path).num_rows)
     with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
+        return sum(1 for line in file if line.rstrip(b"\r\n"))
 
 
 class FileSource(FixedPartitionedSource[SourceBlock, FilePosition]):
@@ -85,18 +85,28 @@ class FileSource(FixedPartitionedSource[SourceBlock, FilePosition]):
     def build_part(self, step_id: str, for_part: str, resume_state: FilePosition | None) -> FilePartition:
         """Begin at the row the durable state names."""
         del step_id
-        return FilePartition(for_part, self.paths[for_part], resume_state or (0, 0), self._settings)
+        position = resume_state or (0, 0)
+        epoch_bytes = EPOCH_BYTES // len(self.paths)
+        return FilePartition(for_part, self.paths[for_part], position, self._settings, epoch_bytes)
 
 
 class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
     """One file, read from a row to its end."""
 
-    def __init__(self, part: str, path: Path, position: FilePosition, settings: FlowSettings) -> None:
+    def __init__(
+        self,
+        part: str,
+        path: Path,
+        position: FilePosition,
+        settings: FlowSettings,
+        epoch_bytes: int = EPOCH_BYTES,
+    ) -> None:
         self._part = part
+        self._epoch_bytes = epoch_bytes
         self._position = position
         self._began = position[0] - 1
         self._settings = settings
-        self._in_epoch = 0
+        self._in_epoch = self._bytes_in_epoch = 0
         self._heartbeat_due = True
         self._epochs_after_end = -1
         self._awake: datetime | None = None
@@ -105,10 +115,15 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
     def next_batch(self) -> list[SourceBlock]:
         """At most one block; a heartbeat in each epoch without one; ends two epochs after the last row."""
         self._awake = None
-        if self._in_epoch < self._settings.epoch_events and self._epochs_after_end < 0:
+        full = self._in_epoch >= self._settings.epoch_events or self._bytes_in_epoch >= self._epoch_bytes
+        if not full and self._epochs_after_end < 0:
             block = next(self._blocks, None)
             if block is not None:
-                rows = len(block.payloads) if isinstance(block, RawBlock) else block.rows.num_rows
+                if isinstance(block, RawBlock):
+                    rows = len(block.payloads)
+                    self._bytes_in_epoch += sum(map(len, block.payloads))
+                else:
+                    rows = block.rows.num_rows
                 self._in_epoch += rows
                 self._heartbeat_due = False
                 metrics.EVENTS_IN.labels(self._part).inc(rows)
@@ -128,7 +143,7 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
 
     def snapshot(self) -> FilePosition:
         """The row after the last block emitted; opens the next epoch."""
-        self._in_epoch = 0
+        self._in_epoch = self._bytes_in_epoch = 0
         self._heartbeat_due = True
         if self._epochs_after_end >= 0:
             self._epochs_after_end += 1
@@ -165,17 +180,19 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
             file.seek(place)
             offsets: list[int] = []
             payloads: list[bytes] = []
+            size = 0
             for line in file:
                 place += len(line)
                 text = line.rstrip(b"\r\n")
                 if text:
                     offsets.append(number)
                     payloads.append(text)
+                    size += len(text)
                 number += 1
-                if len(payloads) >= self._settings.block_events:
+                if len(payloads) >= self._settings.block_events or size >= BLOCK_BYTES:
                     self._position = (number, place)
                     yield RawBlock(self._part, self._began, np.array(offsets, np.int64), None, payloads)
-                    offsets, payloads = [], []
+                    offsets, payloads, size = [], [], 0
             if payloads:
                 self._position = (number, place)
                 yield RawBlock(self._part, self._began, np.array(offsets, np.int64), None, payloads)

@@ -13,6 +13,9 @@ all. An epoch's entries are removed when two later epochs have begun, so that th
 before a minute after the bus accepted them, so that others see them (`/readyz` of the scorer, flows that join this stream). The
 counters make no gap of that: what is gone was read before.
 
+An event may have any size the server takes. So blocks and epochs end at a number of bytes, too: what an entry of the last full block
+weighed says how many are asked for next, and after a start it begins with few.
+
 While the server is unreachable the source waits, with one log line per change and retries up to 5 s apart.
 """
 
@@ -34,7 +37,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from feature_repo.errors import FlowError
 from feature_repo.privacy import Pseudonyms
 from flows import metrics
-from flows.blocks import RawBlock
+from flows.blocks import BLOCK_BYTES, EPOCH_BYTES, RawBlock
 from flows.connectors.bus_reads import BusReads, entries_of
 from flows.connectors.entries import Entries
 from flows.settings import FlowSettings
@@ -51,6 +54,7 @@ _EMPTY = np.empty(0, np.int64)
 _CHECKED_ENTRIES = 512
 """A checked read goes through the client, at ten times the cost of an entry: it takes few."""
 _EPOCHS_TO_SETTLE = 2
+_FIRST_ENTRIES = 128
 
 
 class BusPosition(NamedTuple):
@@ -95,6 +99,7 @@ class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]
             reads=self._reads[worker],
             trim=self._trim,
             generations=self._generations,
+            epoch_bytes=EPOCH_BYTES // len(self._parts),
         )
 
 
@@ -110,8 +115,12 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         reads: BusReads | None = None,
         trim: bool = False,
         generations: Callable[[], int] = lambda: 0,
+        epoch_bytes: int = EPOCH_BYTES,
     ) -> None:
         self._part = part
+        self._epoch_bytes = epoch_bytes
+        self._bytes_in_epoch = 0
+        self._most = _FIRST_ENTRIES
         self._generations = generations
         self._marks: tuple[int, ...] = ()
         self._epochs_since_mark: list[int] = []
@@ -155,6 +164,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             return [RawBlock(self._part, self._began, _EMPTY, _EMPTY, [], self._marks, self._settled)]
         self._heartbeat_due = False
         self._in_epoch += len(entries)
+        self._weigh(entries)
         if len(entries) >= self._asked:
             self._awake = None  # more is waiting
         block = self._block(entries)
@@ -167,7 +177,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
 
     def snapshot(self) -> tuple[str, int] | None:
         """The position after the last block emitted (None before the server first answered); opens the next epoch."""
-        self._in_epoch = 0
+        self._in_epoch = self._bytes_in_epoch = 0
         self._heartbeat_due = True
         self._mark()
         if self._trim and self._position:
@@ -207,7 +217,19 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
 
     @property
     def _room(self) -> int:
-        return min(self._settings.block_events, self._settings.epoch_events - self._in_epoch)
+        if self._bytes_in_epoch >= self._epoch_bytes:
+            return 0
+        return min(self._settings.block_events, self._settings.epoch_events - self._in_epoch, self._most)
+
+    def _weigh(self, entries: Entries) -> None:
+        """How many entries to ask for next, so that they weigh about a block."""
+        held = int((entries.payloads.ends - entries.payloads.starts).sum())
+        self._bytes_in_epoch += held
+        fitting = max(BLOCK_BYTES * len(entries) // max(held, 1), 1)
+        if len(entries) >= self._asked:
+            self._most = min(2 * max(self._most, self._asked), fitting)
+        else:
+            self._most = min(self._most, fitting)
 
     def _read_checked(self, count: int, now: datetime) -> Entries:
         """Read, and hold the server's counters of the same instant against ours."""

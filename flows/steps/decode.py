@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -272,7 +273,20 @@ def _reject_unreadable_times(events: Events) -> Events:
                 bad |= wrong
     if not bad.any():
         return events
-    return events.reject(bad, [SCHEMA] * int(bad.sum()), details[bad].tolist())
+    # the time of such a letter is when it was accepted: its readers would stumble over the time as much as those of the log
+    accepted = _null_unreadable(events.rows["created_timestamp"])
+    happened = pc.coalesce(_null_unreadable(events.rows["event_timestamp"]), accepted)
+    rows = events.rows
+    for name, column in (("event_timestamp", happened), ("created_timestamp", accepted)):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, rows.schema.field(at), column)
+    return replace(events, rows=rows).reject(bad, [SCHEMA] * int(bad.sum()), details[bad].tolist())
+
+
+def _null_unreadable(times: pa.Array) -> pa.Array:
+    values = times.view(pa.int64())
+    fine = pc.and_(pc.greater_equal(values, EARLIEST_US), pc.less(values, LATEST_US))
+    return pc.if_else(fine, times, pa.scalar(None, TIMESTAMP))
 
 
 def _reject_bad_text(events: Events) -> Events:

@@ -1,0 +1,142 @@
+"""Mutated events at 1 % among good ones, through a real flow on a real bus: 1,000 of them a trial, 100,000 in a full run.
+
+Every event is in the log or among the dead letters, exactly once; a dead letter has the very bytes that came; all good ones are logged
+as they were sent; the flow never stops; the online store is the fold of the log. Trials of an odd seed run with a key: their letters are
+sealed.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import redis
+from pydantic import SecretStr
+
+from feature_repo import privacy
+from flows.connectors import dead_letters
+from flows.connectors.entries import payload_of
+from flows.settings import FlowSettings
+from flows.stack import EmbeddedServer
+from flows.streams import PAYMENTS
+from tests.flowkit import (
+    accounted,
+    apply_views,
+    encoded,
+    folded_from_log,
+    kill,
+    logged,
+    payment,
+    start,
+    stored_online,
+    wait_for,
+)
+from tests.memory import peak_mb
+from tests.mutations import Fields, mutated
+
+TRIALS: Final = 100
+KEY: Final = "k1:" + base64.b64encode(bytes(range(32))).decode()
+MOST_MB: Final = 1_500
+"""What the flow may have in memory, events of 10 MB in it; it has 300 without any."""
+_PIPELINE: Final = 1_000
+_PIPELINE_BYTES: Final = 20_000_000
+Place = tuple[str, int]
+
+
+def trial(seed: int, mutants: int = 1_000, good: int = 99_000) -> str:
+    """One flow run."""
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "server") as server:
+        settings = FlowSettings(
+            home=Path(folder) / "home",
+            redis_url=server.url,
+            epoch_ms=250,
+            pseudonym_key=SecretStr(KEY if seed % 2 else "off"),
+            bus_keep="all",
+        )
+        settings.home.mkdir()
+        apply_views(settings)
+        client = redis.Redis.from_url(server.url)
+        process = start(settings)
+        sent, sound = _produce(client, settings, draw, mutants, good)
+        wait_for(lambda: accounted(settings) >= len(sent), process, seconds=180)
+        time.sleep(1.0)
+        assert process.is_alive()
+        peak = peak_mb(process.pid)
+        assert peak < MOST_MB, f"{peak} MB"
+        kill(process)
+        return f"{_verdict(settings, client, sent, sound)}, peak {peak} MB"
+
+
+def _produce(
+    client: redis.Redis, settings: FlowSettings, draw: random.Random, mutants: int, good: int
+) -> tuple[dict[Place, Fields], dict[Place, dict[str, Any]]]:
+    """(entries by their place, the good events among them)."""
+    bad = set(draw.sample(range(mutants + good), mutants))
+    first_ms = int(time.time() * 1000) - mutants - good
+    sent: dict[Place, Fields] = {}
+    sound: dict[Place, dict[str, Any]] = {}
+    pipe, waiting = client.pipeline(transaction=False), 0
+    for n in range(mutants + good):
+        accepted = first_ms + n
+        at = datetime.fromtimestamp(accepted // 1000 - draw.randrange(200), UTC)
+        identity = f"m{draw.getrandbits(96):024x}" if n in bad else f"g{n}"
+        event = payment(n, at, event_id=identity, account_id=f"a{n % 701}", merchant_id=f"m{n % 101}")
+        partition = n % settings.bus_partitions
+        place = (f"bus:payments:{partition}", accepted << 20)
+        if n in bad:
+            sent[place] = mutated(event, draw)
+        else:
+            sent[place] = [(b"v", encoded(event))]
+            sound[place] = event
+        flat = [part for pair in sent[place] for part in pair]
+        pipe.execute_command("XADD", f"millstream:payments:{partition}", f"{accepted}-0", *flat)
+        waiting += sum(map(len, flat))
+        if len(pipe) >= _PIPELINE or waiting > _PIPELINE_BYTES:
+            pipe.execute()
+            waiting = 0
+    pipe.execute()
+    return sent, sound
+
+
+def _verdict(
+    settings: FlowSettings, client: redis.Redis, sent: dict[Place, Fields], sound: dict[Place, dict[str, Any]]
+) -> str:
+    pseudonyms = privacy.of_settings(settings)
+    rows = logged(settings)
+    for batch in rows.to_batches():
+        batch.validate(full=True)
+    kept = _by_place(rows)
+    assert len(kept) == rows.num_rows, "an event was logged twice"
+    letters = {}
+    for stored in dead_letters.read(PAYMENTS, settings):
+        opened = dead_letters.unseal(stored, PAYMENTS, pseudonyms) if pseudonyms.keyed else stored
+        found = _by_place(opened)
+        assert len(found) == opened.num_rows
+        assert found.keys().isdisjoint(letters), "a dead letter was written twice"
+        letters |= found
+    assert kept.keys().isdisjoint(letters), "an event was logged and dead-lettered"
+    assert kept.keys() | letters.keys() == sent.keys(), "an event was lost"
+    for place, event in sound.items():
+        assert place in kept, f"a good event was refused: {letters[place]}"
+        row = kept[place]
+        assert (row["event_id"], row["amount"]) == (event["event_id"], event["amount"])
+        assert row["event_timestamp"] == datetime.fromisoformat(event["event_timestamp"])
+    for place, letter in letters.items():
+        flat = [part for pair in sent[place] for part in pair]
+        assert letter["payload"] == payload_of(flat), f"not the bytes that came: {place}"
+        assert letter["detail"], letter["reason"]
+    assert stored_online(client) == folded_from_log(settings, client)
+    reasons = Counter(letter["reason"] for letter in letters.values())
+    return f"{len(sent):,} in = {len(kept):,} logged + {len(letters):,} dead {dict(reasons)}"
+
+
+def _by_place(table: pa.Table) -> dict[Place, dict[str, Any]]:
+    return {(row["source_partition"], row["source_offset"]): row for row in table.to_pylist()}
