@@ -121,25 +121,49 @@ def guard(flow: Dataflow, settings: FlowSettings, stream: str, path: Path) -> No
     except RecoveryError:
         release(settings, stream)  # for whoever finishes it in this process
         raise
-    steps = step_ids(flow)
+    steps, numbers = step_ids(flow), numbers_of(settings, stream, path)
     stored = path / FINGERPRINT
     if stored.exists():
-        known: list[str] = json.loads(stored.read_text(encoding="utf-8"))["steps"]
-        if known != steps:
-            gone, new = sorted(set(known) - set(steps)), sorted(set(steps) - set(known))
-            raise RecoveryError(
-                f"the flow has other steps than its recovery state (gone: {gone or 'none'}; new: {new or 'none'})",
-                where=path,
-                todo=(
-                    "run the version that wrote it; or let that version finish reading the bus, then move recovery, "
-                    "log, staging, dead letters and checkpoints away together and read everything again"
-                ),
-            )
-        return
+        known = json.loads(stored.read_text(encoding="utf-8"))
+        _refuse_other_steps(set(known["steps"]), set(steps), path)
+        for name, number in numbers.items():
+            _refuse_fewer(name, known.get(name, 0), number, path)
+        if all(known.get(name) == number for name, number in numbers.items()):
+            return
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = stored.with_suffix(f".{os.getpid()}")  # all processes of a cluster write it, and the same
-    aside.write_text(json.dumps({"steps": steps}, indent=1) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps({"steps": steps, **numbers}, indent=1) + "\n", encoding="utf-8")
     aside.rename(stored)
+
+
+def numbers_of(settings: FlowSettings, stream: str, path: Path) -> dict[str, int]:
+    """Numbers of parts with recovery state, which may grow and not shrink: Bytewax ends in a panic on state of a part that is not there."""
+    numbers = {"key_shards": settings.key_shards}
+    if path.name == f"{stream}-bus":
+        numbers["bus_partitions"] = settings.bus_partitions
+    return numbers
+
+
+def _refuse_other_steps(known: set[str], steps: set[str], path: Path) -> None:
+    if known != steps:
+        gone, new = sorted(known - steps), sorted(steps - known)
+        raise RecoveryError(
+            f"the flow has other steps than its recovery state (gone: {gone or 'none'}; new: {new or 'none'})",
+            where=path,
+            todo=(
+                "run the version that wrote it; or let that version finish reading the bus, then move recovery, "
+                "log, staging, dead letters and checkpoints away together and read everything again"
+            ),
+        )
+
+
+def _refuse_fewer(name: str, known: int, number: int, path: Path) -> None:
+    if number < known:
+        raise RecoveryError(
+            f"{name} is {number}, and was {known} before: it may grow, and not shrink",
+            where=path,
+            todo=f"set MILLSTREAM_{name.upper()}={known} or more",
+        )
 
 
 def step_ids(flow: Dataflow) -> list[str]:
