@@ -121,6 +121,17 @@ def test_lost_file_of_a_durable_epoch_is_refused(folders: Folders) -> None:
         part(folders, state)
 
 
+def test_published_file_that_has_gone_is_refused_by_name(folders: Folders) -> None:
+    sink = part(folders)
+    state = None
+    for n in range(3):
+        sink.write_batch([rows(n)])
+        state = sink.snapshot()
+    (folders.published / "bus-0000000001.parquet").unlink()
+    with pytest.raises(LogError, match=r"bus-0000000001.parquet is missing, 1 in all"):
+        StagedPart("bus", folders, PAYMENTS.decoded, state, for_ever=True)
+
+
 def test_file_is_sorted_by_event_time_compressed_and_in_the_log_schema(folders: Folders) -> None:
     sink = part(folders)
     sink.write_batch([rows(5, 9), rows(1, 7)])

@@ -30,7 +30,9 @@ class LogSink(FixedPartitionedSink[pa.RecordBatch, StagedState]):
     def build_part(self, step_id: str, for_part: str, resume_state: StagedState | None) -> StagedPart:
         """Go on after the last durable file."""
         del step_id
-        return StagedPart(for_part, self._folders, self._stream.log_schema, resume_state, self._count)
+        return StagedPart(
+            for_part, self._folders, self._stream.log_schema, resume_state, self._count, for_ever=True
+        )
 
     def _count(self, table: pa.Table) -> None:
         metrics.EVENTS_LOGGED.labels(self._stream.name).inc(table.num_rows)

@@ -72,7 +72,10 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         schema: pa.Schema,
         state: StagedState | None,
         on_write: Callable[[pa.Table], None] = lambda _: None,
+        *,
+        for_ever: bool = False,
     ) -> None:
+        """`for_ever`: nobody may have removed a file since; one that is missing is refused."""
         self._part = part
         self._folders = folders
         self._schema = schema
@@ -83,6 +86,8 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         folders.published.mkdir(parents=True, exist_ok=True)
         folders.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._refuse_what_state_does_not_know(state)
+        if for_ever:
+            self._refuse_gaps()
         self._publish()
         self._remove_undurable()
 
@@ -158,6 +163,18 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
                     "bring back the recovery folder that belongs to this log; to begin anew, move log, staging, "
                     "dead letters, checkpoints and recovery away together"
                 ),
+            )
+
+    def _refuse_gaps(self) -> None:
+        """Numbers have no gaps: an erasure leaves an empty file. What is missing was copied away, lost, or never restored."""
+        folders = (self._folders.published, self._folders.staging)
+        names = [path.name for folder in folders for path in folder.glob(f"{self._part}-*.parquet")]
+        missing = sorted(set(range(self._seq)) - {_sequence(self._part, name) for name in names})
+        if missing:
+            raise LogError(
+                f"file {self._part}-{missing[0]:010d}.parquet is missing, {len(missing)} in all, which the recovery state knows",
+                where=self._folders.published,
+                todo="bring them back from where they went, or a backup whose log and recovery folder were copied together",
             )
 
 
