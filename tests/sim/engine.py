@@ -121,10 +121,10 @@ class Cluster:
                     return
             elif chance < 0.25:
                 self._commit()
-            elif chance < 0.8 and (busy := [step for step in self._all if step.busy]):
-                self._do(draw.choice(busy))
-            elif chance < 0.9 and (ready := [step for step in self._all if self._may_end(step)]):
-                self._end(draw.choice(ready))
+            elif chance < 0.8 and (busy := self._any(lambda step: step.busy)):
+                self._do(busy)
+            elif chance < 0.9 and (ready := self._any(self._may_end)):
+                self._end(ready)
             else:
                 self._poll(draw.choice(self._steps)[self._source])
         raise AssertionError("the flow does not come to an end")
@@ -148,6 +148,11 @@ class Cluster:
     def idle(self) -> bool:
         """No part waits to be built, for items or for a notice."""
         return all(step.built and not any(step.queue.values()) and not step.notices for step in self._all)
+
+    def _any(self, wanted: Callable[[_Step], bool]) -> _Step | None:
+        """The first that is wanted, from a random one on."""
+        at, n = self._draw.randrange(len(self._all)), len(self._all)
+        return next((step for i in range(n) if wanted(step := self._all[(at + i) % n])), None)
 
     def _do(self, step: _Step) -> None:
         self._on_worker(step.worker)
@@ -191,7 +196,7 @@ class Cluster:
             return
         part = self._draw.choice(ready)
         epoch = step.epochs[part]
-        if self._draw.random() < 0.7:
+        if self._draw.random() < 0.8:
             self._emit(step, step.parts[part].next_batch(), epoch)
         elif epoch - 1 <= self.durable:
             self._recovery.write(epoch, step.node.name, part, step.parts[part].snapshot())

@@ -9,7 +9,7 @@ epoch became durable; each start may have another shape. At the end
 - a derived column says what it would have said without any crash;
 - no published file was changed, replaced or removed, and nothing was removed from the bus before it was safe.
 
-How the model is made: `tests.sim`. One seed takes some 50 ms.
+How the model is made: `tests.sim`. One seed takes some tenths of a second.
 """
 
 from __future__ import annotations
