@@ -34,6 +34,7 @@ Everything that is written at run time lies in the home folder (`MILLSTREAM_HOME
 |---|---|
 | `log/<stream>/` | the event logs, one per stream: immutable Parquet files, the truth everything else can be rebuilt from |
 | `dead_letters/<stream>/` | events that were not accepted: sealed bytes, reason, where they came from |
+| `dead_letters/<stream>.redriven.jsonl` | which of them were put back, and where ([dead letters](dead-letters.md)) |
 | `pseudonyms.json` | id and fingerprint of the key the data was written with; not the key, which is in the environment or `.env` |
 | `erased/` | tombstones of erased accounts: their pseudonyms, and up to when their events are refused |
 | `staging/` | log files of epochs that are not durable yet; not for readers |

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Annotated, Final
+from typing import Annotated
 
-import pyarrow as pa
 import typer
 
-from feature_repo import privacy
 from feature_repo.errors import MillstreamError
-from flows.connectors.dead_letters import read, unseal
-from flows.sealing import key_of
+from flows.redriving import tell as tell_of
+from flows.redriving.letters import Wanted
 from flows.settings import FlowSettings
-from flows.streams import STREAMS, EventStream
+from flows.streams import STREAMS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
-
-_EXAMPLES: Final = 3
 
 
 @app.command()
@@ -35,50 +30,11 @@ def main(
     wanted = [STREAMS[stream]] if stream else list(STREAMS.values())
     try:
         for one in wanted:
-            if show:
-                _show(one, settings, reason)
-            else:
-                _count(one, settings, reason)
+            tell = tell_of.show if show else tell_of.count
+            tell(one, settings, Wanted((reason,) if reason else ()))
     except MillstreamError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from error
-
-
-def _count(stream: EventStream, settings: FlowSettings, reason: str | None) -> None:
-    """How many of each reason, and the first details."""
-    counts: Counter[str] = Counter()
-    details: dict[str, list[str]] = {}
-    for letters in read(stream, settings):
-        for row in letters.select(["reason", "detail"]).to_pylist():
-            if reason in (None, row["reason"]):
-                counts[row["reason"]] += 1
-                some = details.setdefault(row["reason"], [])
-                if len(some) < _EXAMPLES and row["detail"] not in some:
-                    some.append(row["detail"])
-    typer.echo(f"{stream.name}: {counts.total():,} dead letters")
-    for name, count in counts.most_common():
-        typer.echo(f"  {name:<10} {count:>9,}")
-        for detail in details[name]:
-            typer.echo(f"      {detail}")
-
-
-def _show(stream: EventStream, settings: FlowSettings, reason: str | None) -> None:
-    """Every letter, its payload on a line of its own."""
-    pseudonyms = privacy.of_settings(settings)
-    for letters in read(stream, settings):
-        wanted = letters
-        if reason is not None:
-            wanted = letters.filter(pa.array([name == reason for name in letters["reason"].to_pylist()]))
-        if any(key_of(payload or b"") is not None for payload in wanted["payload"].to_pylist()):
-            wanted = unseal(wanted, stream, pseudonyms)
-        for row in wanted.to_pylist():
-            typer.echo(
-                f"{row['source_partition']} {row['source_offset']} {row['event_timestamp']} {row['reason']}: {row['detail']}"
-            )
-            payload = row["payload"]
-            typer.echo(
-                "    (withheld)" if payload is None else f"    {payload.decode(errors='backslashreplace')}"
-            )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Dead letters, repaired, on their way back to their source (`flows.redrive`)."""
