@@ -31,7 +31,7 @@ class FlowSettings(RepoSettings):
         default=4,
         ge=1,
         le=256,
-        description="Number of `millstream:payments:{p}` streams; producers must agree",
+        description="Number of `millstream:payments:{p}` streams; producers must agree. May grow, and not shrink",
     )
     bus_gap: Literal["stop", "accept"] = Field(
         default="stop",
@@ -102,7 +102,8 @@ class FlowSettings(RepoSettings):
         default=4,
         ge=1,
         le=99,
-        description="Fold parts per entity, keyed 00, 01, ...; the most workers that help",
+        description="Fold parts per entity, keyed 00, 01, ...; the most workers that help. More at a later start fold the log anew; "
+        "fewer are refused",
     )
     checkpoint_seconds: float = Field(
         default=30.0, gt=0, description="How often a fold part writes its states to a checkpoint file"

@@ -91,6 +91,12 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), f"{relative(path)} links to {target}"
 
 
+@pytest.mark.parametrize("path", DOCS, ids=relative)
+def test_tests_the_docs_name_exist(path: Path) -> None:
+    for name in re.findall(r"`(tests/[\w/]+\.py)`", path.read_text(encoding="utf-8")):
+        assert (PROJECT_ROOT / name).exists(), f"{relative(path)} names {name}"
+
+
 def shell_lines() -> list[tuple[str, str]]:
     """(document, command) of every line in a shell block."""
     found = []
