@@ -36,6 +36,7 @@ Everything that is written at run time lies in the home folder (`MILLSTREAM_HOME
 | `dead_letters/<stream>/` | events that were not accepted: sealed bytes, reason, where they came from |
 | `dead_letters/<stream>.redriven.jsonl` | which of them were put back, and where ([dead letters](dead-letters.md)) |
 | `pseudonyms.json` | id and fingerprint of the key the data was written with; not the key, which is in the environment or `.env` |
+| `api_keys.json` | who may ask the scorer: hashes of keys, not the keys ([security](security.md)) |
 | `erased/` | tombstones of erased accounts: their pseudonyms, and up to when their events are refused |
 | `staging/` | log files of epochs that are not durable yet; not for readers |
 | `recovery/`, `checkpoints/` | where the flows go on after a restart |

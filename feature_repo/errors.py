@@ -19,6 +19,8 @@ MillstreamError
 └── ArtefactError            a model directory is incomplete, altered, or of another schema
 """
 
+from feature_repo.redact import redact
+
 __all__ = [
     "ArtefactError",
     "DataError",
@@ -41,7 +43,7 @@ __all__ = [
 
 
 class MillstreamError(Exception):
-    """What went wrong, where, and what to do; all three end up in the message.
+    """What went wrong, where, and what to do; all three end up in the message, passwords in addresses do not.
 
     >>> str(MillstreamError("no payments found", where="var/log/payments", todo="run the flow first"))
     'no payments found (in var/log/payments). Run the flow first.'
@@ -57,7 +59,7 @@ class MillstreamError(Exception):
             message += f" (in {where})"
         if todo:
             message += f". {todo[0].upper()}{todo[1:].rstrip('.')}."
-        super().__init__(message)
+        super().__init__(redact(message))
 
 
 class SettingsError(MillstreamError):

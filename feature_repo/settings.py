@@ -7,9 +7,12 @@ embedded server left in `<home>/redis.url`, else the local default port.
 
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from feature_repo.errors import SettingsError
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parent.parent
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
@@ -45,6 +48,7 @@ class RepoSettings(BaseSettings):
     redis_url: str = Field(
         default_factory=_redis_url,
         validation_alias=AliasChoices("REDIS_URL", "MILLSTREAM_REDIS_URL"),
+        repr=False,  # it may hold a password
         description="Redis-protocol server: bus and online store",
     )
     pseudonym_key: SecretStr | None = Field(
@@ -52,6 +56,21 @@ class RepoSettings(BaseSettings):
         description="`<key id>:<base64 of at least 32 bytes>`, the key of all pseudonyms (`make key` writes one into `.env`); "
         "`off` for data that is pseudonymous already. Flows and scorer do not start without it",
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _has_a_port_that_is_a_number(cls, url: str) -> str:
+        """Whoever parses it later would quote what stands in the port's place: a piece of a password that holds a slash."""
+        try:
+            urlsplit(url).port  # noqa: B018  it raises
+        except ValueError:
+            raise SettingsError(
+                "not a Redis URL",
+                where="REDIS_URL",
+                todo="give one such as redis://user:password@host:6379/0; what is special in a URL (@ : / ? #) is "
+                "percent-encoded in a password",
+            ) from None
+        return url
 
     @property
     def log_dir(self) -> Path:

@@ -27,6 +27,7 @@ from rich.table import Table
 from feature_repo import privacy
 from feature_repo.errors import DefinitionError, MillstreamError, OnlineStoreError, SettingsError
 from feature_repo.privacy import PARTY
+from feature_repo.redact import redact
 from feature_repo.stores.specs import AppliedViews, read_views
 from flows import logs, recovery, tombstones
 from flows.connectors.online import connect
@@ -273,7 +274,7 @@ def main(
     if not (dry_run or yes):
         typer.confirm(
             f"Erase {', '.join([*accounts, *(pseudonym or [])]) or 'what was interrupted'} from {settings.home} and "
-            f"{settings.redis_url}? There is no way back but a backup.",
+            f"{redact(settings.redis_url)}? There is no way back but a backup.",
             abort=True,
         )
     began = time.perf_counter()

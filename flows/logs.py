@@ -8,6 +8,8 @@ from typing import Literal
 
 import structlog
 
+from feature_repo.redact import redact_event
+
 
 def configure(form: Literal["auto", "json", "text"] = "auto") -> None:
     """Set up structlog once per process."""
@@ -18,6 +20,7 @@ def configure(form: Literal["auto", "json", "text"] = "auto") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            redact_event,
             structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

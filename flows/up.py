@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from feature_repo.errors import MillstreamError
+from feature_repo.redact import redact
 from feature_repo.settings import RepoSettings
 from flows.demo import live, stages
 from flows.demo.__main__ import stop_like_ctrl_c
@@ -90,7 +91,7 @@ def run(settings: FlowSettings, scale: Scale, *, port: int, rate: float, console
 def run_server(settings: FlowSettings, console: Console) -> None:
     """The server alone, for whoever starts the other parts by hand."""
     with redis_server(settings.home) as url:
-        console.print(f"  [bold cyan]Redis[/]  REDIS_URL={url}", highlight=False)
+        console.print(f"  [bold cyan]Redis[/]  REDIS_URL={redact(url)}", highlight=False)
         console.print(
             f"\n  Every process with the home {settings.home} finds it. Ctrl-C stops it.\n", highlight=False
         )
@@ -131,7 +132,7 @@ def tell(console: Console, settings: FlowSettings, port: int, metrics: dict[str,
         "Score a payment": f"http://127.0.0.1:{port}/docs",
         "Scorer": f"http://127.0.0.1:{port}/readyz   http://127.0.0.1:{port}/metrics",
         "Flow metrics": "   ".join(f"http://127.0.0.1:{p}/metrics" for p in metrics.values()),
-        "Redis": f"REDIS_URL={settings.redis_url}",
+        "Redis": f"REDIS_URL={redact(settings.redis_url)}",
         "Feature UI": f"cd feature_repo && {ui}",
         "Traffic": f"{rate:g} payments a second, {settings.home / 'traffic.json'}"
         if rate

@@ -1,15 +1,20 @@
 """`python -m serving`: the scorer, with the shortest way from socket to score (`serving.wire`).
 
-`uvicorn serving.app:app` serves the same answers through the ordinary layers.
+`uvicorn serving.app:app` serves the same answers through the ordinary layers. TLS and the admin port are there this way only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 
 import uvicorn
 
+from feature_repo.errors import MillstreamError, SettingsError
 from serving.app import app
+from serving.gate import Gate
+from serving.settings import ScorerSettings
 from serving.wire import protocol
 
 
@@ -20,9 +25,44 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--log-level", default="warning")
     asked = parser.parse_args()
-    uvicorn.run(
-        app, host=asked.host, port=asked.port, log_level=asked.log_level, http=protocol(app), ws="none"
+    try:
+        settings = ScorerSettings()
+        gate = Gate.of(settings)
+        gate.require_keys_beyond_loopback(asked.host)
+        config = _config(settings, asked.host, asked.port, asked.log_level)
+        configs = [config]
+        if settings.admin_port:
+            gate.require_keys_beyond_loopback(settings.admin_host)
+            configs.append(_config(settings, settings.admin_host, settings.admin_port, asked.log_level))
+    except MillstreamError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    # One server on two sockets: the gate tells by the port what a connection may ask for.
+    sockets = [each.bind_socket() for each in configs]
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets)
+
+
+def _config(settings: ScorerSettings, host: str, port: int, log_level: str) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=log_level,
+        http=protocol(app),
+        ws="none",
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except OSError as error:  # no such file, or not what it should be
+        raise SettingsError(
+            f"TLS is not to be had: {error}",
+            where=f"MILLSTREAM_TLS_CERT={settings.tls_cert}",
+            todo="name PEM files of a certificate and of its key (MILLSTREAM_TLS_KEY)",
+        ) from error
+    return config
 
 
 if __name__ == "__main__":

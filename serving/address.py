@@ -33,7 +33,7 @@ class Address:
             parts = urlsplit(url)
             options = dict(parse_qsl(parts.query))
             if parts.scheme not in {"redis", "rediss", "unix"}:
-                raise ValueError(f"unknown scheme {parts.scheme!r}")  # noqa: TRY301  one message for all of them
+                raise ValueError  # noqa: TRY301  one message for all of them
             unix = parts.scheme == "unix"
             return cls(
                 host="" if unix else parts.hostname or "127.0.0.1",
@@ -45,12 +45,13 @@ class Address:
                 password=unquote(parts.password or options.pop("password", "")),
                 options=tuple(sorted(options.items())),
             )
-        except ValueError as error:
+        except ValueError:  # which may quote a piece of the password
             raise SettingsError(
-                f"not a Redis URL: {error}",
+                "not a Redis URL",
                 where="REDIS_URL",
-                todo="give one such as redis://user:password@host:6379/0",
-            ) from error
+                todo="give one such as redis://user:password@host:6379/0; what is special in a URL (@ : / ? #) is "
+                "percent-encoded in a password",
+            ) from None
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}/{self.db}"

@@ -12,7 +12,9 @@ from starlette.responses import Response
 
 from serving import bootstrap
 from serving.bootstrap import Parts
-from serving.fast_route import TooLarge, answer, refuse
+from serving.fast_route import refusal, refuse
+from serving.gate import Refused
+from serving.guard import Guard
 from serving.routes import router
 
 DESCRIPTION = """Scores payments for fraud, with features as of each payment's own time.
@@ -45,14 +47,15 @@ def create_app(build: Callable[[], Parts] = bootstrap.from_environment) -> FastA
         ],
     )
     app.include_router(router)
+    app.add_middleware(Guard)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return refuse(error)
 
-    @app.exception_handler(TooLarge)
-    async def too_large(_: Request, error: TooLarge) -> Response:
-        return answer({"detail": str(error)}, 413)
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return refusal(error)
 
     return app
 

@@ -21,6 +21,7 @@ from serving import logs
 from serving.champion import Champion
 from serving.connection import StoreConnection
 from serving.fallback import Fallback
+from serving.gate import Gate
 from serving.readiness import Readiness
 from serving.score_log import ScoreLog
 from serving.scorer import Scorer
@@ -44,6 +45,7 @@ class Parts:
     scorer: Scorer
     readiness: Readiness
     versions: VersionWatch
+    gate: Gate
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -55,6 +57,7 @@ class Parts:
         with contextlib.suppress(OnlineStoreError):
             await self.versions.refresh()
         self._tasks.append(asyncio.create_task(self.versions.follow()))
+        self._tasks.append(asyncio.create_task(self.gate.follow()))
         if self.settings.model_poll_seconds:
             self._tasks.append(asyncio.create_task(self.champion.follow(self.settings.model_poll_seconds)))
         gc.collect()
@@ -85,6 +88,7 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
     """
     pseudonyms = privacy.of_settings(settings)
     privacy.hold(settings.home, pseudonyms, privacy.read_mark(settings.home))
+    gate = Gate.of(settings)
     champion = Champion(settings.models / settings.model_name, repo, threads=settings.threads)
     store = StoreConnection(settings.redis_url, "single")
     batch_store = StoreConnection(settings.redis_url, "batch")
@@ -101,4 +105,4 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
         champion, Fallback.of(settings), score_log, clock, pseudonyms, versions, most_reasons=settings.reasons
     )
     readiness = Readiness(champion, batch_store, settings, pseudonyms, versions)
-    return Parts(settings, clock, champion, store, batch_store, score_log, scorer, readiness, versions)
+    return Parts(settings, clock, champion, store, batch_store, score_log, scorer, readiness, versions, gate)

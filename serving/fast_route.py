@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import metrics
+from serving.gate import Refused
 
 ARRIVED: Final = "millstream.arrived"
 """Key of the request's scope: `time.perf_counter` when its headers had come."""
@@ -27,13 +28,15 @@ MOST_ERRORS: Final = 100
 JSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
-class TooLarge(Exception):  # noqa: N818  it is an answer (413), not a failure of ours
-    """The body is larger than the settings allow."""
-
-
-def answer(content: Any, status: int = 200) -> Response:
+def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response; NaN and infinity become null."""
-    return Response(orjson.dumps(content, option=JSON_OPTIONS), status, media_type="application/json")
+    return Response(orjson.dumps(content, option=JSON_OPTIONS), status, headers, "application/json")
+
+
+def refusal(refused: Refused) -> Response:
+    """What is told to whoever is not answered, counted."""
+    metrics.REFUSED.labels(refused.reason).inc()
+    return answer({"detail": refused.said}, refused.status, refused.headers)
 
 
 class FastRoute(APIRoute):
@@ -54,13 +57,13 @@ class FastRoute(APIRoute):
                 if validate is None:
                     response = await endpoint(request)
                 else:
-                    response = await endpoint(request, _checked(validate, await _body(request)))
+                    response = await endpoint(request, _checked(validate, await _body(request, self.path)))
                 status = response.status_code
             except RequestValidationError:
                 status = 422
                 raise
-            except TooLarge:
-                status = 413
+            except Refused as refused:
+                status = refused.status
                 raise
             finally:
                 seconds.observe(time.perf_counter() - arrived)
@@ -70,16 +73,16 @@ class FastRoute(APIRoute):
         return handle
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, path: str) -> bytes:
     """The whole body, if it is not too large."""
-    most = request.app.state.parts.settings.max_body_bytes
+    most = request.app.state.parts.settings.most_bytes(path)
     content = b""
     parts = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > most:
-            raise TooLarge(f"the body is larger than {most} bytes; send fewer payments at once")
+            raise Refused(413, "size", f"the body is larger than {most} bytes; send less at once")
         parts.append(chunk)
     return content.join(parts)
 

@@ -11,6 +11,8 @@ from typing import Literal
 
 import structlog
 
+from feature_repo.redact import redact_event
+
 
 def configure(form: Literal["auto", "json", "text"], *, access_log: bool) -> None:
     """Set up structlog once per process, and silence Uvicorn's line per request unless it is wanted."""
@@ -21,6 +23,7 @@ def configure(form: Literal["auto", "json", "text"], *, access_log: bool) -> Non
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            redact_event,
             structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -51,6 +51,11 @@ REQUESTS: Final = _counter(
 REQUEST_SECONDS: Final = _histogram(
     "millstream_scorer_request_seconds", "From the request's headers to its answer, in the process", "route"
 )
+REFUSED: Final = _counter(
+    "millstream_scorer_refused_total",
+    "Requests not let in, by reason: key (none, or not known), scope, tenant, rate, size, address, port, docs",
+    "reason",
+)
 PAYMENTS: Final = _counter("millstream_scorer_payments_total", "Payments decided, by decision", "decision")
 DEGRADED: Final = _counter(
     "millstream_scorer_degraded_total",

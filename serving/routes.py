@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,13 +16,24 @@ from feature_repo.stores.clock import to_us
 from serving.answer import Alive, Answer, BatchAnswer, ModelCard, Problem, Ready
 from serving.bootstrap import Parts
 from serving.fast_route import ARRIVED, FastRoute, answer
+from serving.guard import KEY
 from serving.payment import Batch, Payment
 
 router = APIRouter(route_class=FastRoute)
 
-_TOO_LARGE: Final[dict[int | str, dict[str, Any]]] = {
-    413: {"model": Problem, "description": "The body is larger than MILLSTREAM_MAX_BODY_BYTES"}
+_KEYED: Final[dict[int | str, dict[str, Any]]] = {
+    401: {"model": Problem, "description": "No API key, or one that is not known"},
+    403: {"model": Problem, "description": "The key has not the scope, or its tenant not the account"},
+    429: {
+        "model": Problem,
+        "description": "The key has asked for too much; `Retry-After` says when it may again",
+    },
 }
+_SCORING: Final[dict[int | str, dict[str, Any]]] = _KEYED | {
+    413: {"model": Problem, "description": "The body is larger than the settings allow"}
+}
+_WITH_KEY: Final = [Depends(HTTPBearer(auto_error=False, description="An API key"))]
+"""For the documentation; `serving.guard` has asked before a route is reached."""
 _METRICS: Final = '# TYPE millstream_scorer_payments_total counter\nmillstream_scorer_payments_total{decision="approve"} 41.0\n'
 
 
@@ -48,7 +60,8 @@ def _refuse_ahead(payments: Sequence[Payment], now_us: int, seconds: float, *whe
     "/score",
     response_model=Answer,
     response_description="Score, decision and what they rest on; `degraded: true` when the fallback decided",
-    responses=_TOO_LARGE,
+    responses=_SCORING,
+    dependencies=_WITH_KEY,
     tags=["scoring"],
     summary="Score one payment",
 )
@@ -60,6 +73,7 @@ async def score(request: Request, payment: Payment) -> Response:
     parts = _parts(request)
     now_us = parts.clock()
     _refuse_ahead([payment], now_us, parts.settings.ahead_seconds)
+    parts.gate.own(request.scope[KEY], [payment])
     until = request.scope[ARRIVED] + parts.settings.store_seconds
     return answer(await parts.scorer.score(payment, now_us, parts.store, until))
 
@@ -68,7 +82,8 @@ async def score(request: Request, payment: Payment) -> Response:
     "/score/batch",
     response_model=BatchAnswer,
     response_description="One answer per payment, in their order",
-    responses=_TOO_LARGE,
+    responses=_SCORING,
+    dependencies=_WITH_KEY,
     tags=["scoring"],
     summary="Score up to 1,000 payments",
 )
@@ -77,6 +92,8 @@ async def score_batch(request: Request, batch: Batch) -> Response:
     parts = _parts(request)
     now_us = parts.clock()
     _refuse_ahead(batch.payments, now_us, parts.settings.ahead_seconds, "payments")
+    parts.gate.own(request.scope[KEY], batch.payments)
+    parts.gate.take(request.scope[KEY], len(batch.payments) - 1)
     until = request.scope[ARRIVED] + parts.settings.batch_store_seconds
     answers = await parts.scorer.score_batch(batch.payments, now_us, parts.batch_store, until)
     return answer({"answers": answers})
@@ -86,7 +103,9 @@ async def score_batch(request: Request, batch: Batch) -> Response:
     "/model",
     response_model=ModelCard,
     response_description="What its manifest says",
-    responses={404: {"model": Problem, "description": "No model is loaded; the reason is in `detail`"}},
+    dependencies=_WITH_KEY,
+    responses=_KEYED
+    | {404: {"model": Problem, "description": "No model is loaded; the reason is in `detail`"}},
     tags=["model"],
     summary="The model in use",
 )
@@ -128,7 +147,9 @@ async def healthz(request: Request) -> Response:
     "/readyz",
     response_model=Ready,
     response_description="All checks passed",
-    responses={503: {"model": Ready, "description": "Not ready; `checks` says which failed and why"}},
+    dependencies=_WITH_KEY,
+    responses=_KEYED
+    | {503: {"model": Ready, "description": "Not ready; `checks` says which failed and why"}},
     tags=["operation"],
     summary="Ready?",
 )
@@ -142,7 +163,9 @@ async def readyz(request: Request) -> Response:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS}}}},
+    dependencies=_WITH_KEY,
+    responses=_KEYED
+    | {200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS}}}},
     response_description="Prometheus text format",
     tags=["operation"],
     summary="Metrics",

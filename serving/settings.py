@@ -5,6 +5,7 @@ Made once, in `serving.bootstrap`, and passed on from there.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -94,7 +95,44 @@ class ScorerSettings(RepoSettings):
         description="Most answers waiting to be written; further ones are dropped and counted",
     )
     max_body_bytes: int = Field(
-        default=2_097_152, ge=1024, description="Largest request body; a larger one is refused with 413"
+        default=65_536, ge=1024, description="Largest body of `/score`; a larger one is refused with 413"
+    )
+    max_batch_bytes: int = Field(
+        default=2_097_152,
+        ge=1024,
+        description="Largest body of `/score/batch`; a larger one is refused with 413",
+    )
+    auth: Literal["auto", "keys", "off", "open"] = Field(
+        default="auto",
+        description="Who is answered: keys asks for an API key, off answers this machine only, open answers everybody; "
+        "auto is keys if there is a file of keys, else off",
+    )
+    api_keys: Path | None = Field(
+        default=None,
+        description="File of API keys (`python -m serving.keys`), followed while the scorer runs; `<home>/api_keys.json` if not set",
+    )
+    key_rate: float = Field(
+        default=1000.0,
+        ge=0,
+        description="Payments a second one API key may ask for, in each process; more get 429. 0 is no limit",
+    )
+    env: Literal["development", "production"] = Field(
+        default="development", description="production: no `/docs` and no `/openapi.json`"
+    )
+    admin_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="`python -m serving` answers `/metrics`, `/model` and the docs at this port, and at no other; "
+        "0: where everything is",
+    )
+    admin_host: str = Field(default="127.0.0.1", description="Address of the admin port")
+    tls_cert: Path | None = Field(
+        default=None,
+        description="PEM file with the certificate and its chain: `python -m serving` speaks HTTPS",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="PEM file with the certificate's key, if it is not in the same file"
     )
     access_log: bool = Field(
         default=False,
@@ -115,6 +153,15 @@ class ScorerSettings(RepoSettings):
                 todo="lower it, or raise the deadline",
             )
         return self
+
+    @property
+    def api_keys_file(self) -> Path:
+        """Where the API keys are."""
+        return self.api_keys or self.home / "api_keys.json"
+
+    def most_bytes(self, path: str) -> int:
+        """The largest body of a route."""
+        return self.max_batch_bytes if path == "/score/batch" else self.max_body_bytes
 
     @property
     def store_seconds(self) -> float:

@@ -2,7 +2,7 @@
 
 Of a request that took 0.5 ms, a third was spent between socket and scorer: a dozen ASGI layers in, as many out, and two writes (headers,
 body), each a system call and a wake-up of the client. Here a payment that is as it should be takes none of them. Whatever is not (invalid,
-from the future, too large, an access log wanted ...) goes the ordinary way, untouched, and so do all other routes: the application says
+from the future, too large, not let in, an access log wanted ...) goes the ordinary way, untouched, and so do all other routes: the application says
 what is answered, and `uvicorn serving.app:app` answers the same.
 """
 
@@ -19,8 +19,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from feature_repo.stores.clock import to_us
 from serving import metrics
+from serving.api_keys import ApiKey
 from serving.bootstrap import Parts
 from serving.fast_route import JSON_OPTIONS
+from serving.gate import Refused
 from serving.payment import Payment
 
 log = structlog.get_logger(__name__)
@@ -48,14 +50,22 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
             ):
                 super()._start_asgi_task(cycle, asgi)
                 return
-            task = self.loop.create_task(_serve(self, cycle, asgi, app.state.parts))
+            parts = app.state.parts
+            try:
+                key = parts.gate.admit(scope)
+            except Refused:
+                super()._start_asgi_task(cycle, asgi)
+                return
+            task = self.loop.create_task(_serve(self, cycle, asgi, parts, key))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
 
     return ScoreProtocol
 
 
-async def _serve(http: HttpToolsProtocol, cycle: RequestResponseCycle, asgi: Any, parts: Parts) -> None:
+async def _serve(
+    http: HttpToolsProtocol, cycle: RequestResponseCycle, asgi: Any, parts: Parts, key: ApiKey
+) -> None:
     arrived = time.perf_counter()
     payment, now_us = None, 0
     while cycle.more_body and not cycle.disconnected and len(cycle.body) <= MOST_BYTES:
@@ -65,7 +75,7 @@ async def _serve(http: HttpToolsProtocol, cycle: RequestResponseCycle, asgi: Any
         return
     if not cycle.more_body:
         now_us = parts.clock()
-        payment = _checked(cycle.body, now_us, parts.settings.ahead_seconds, parts.settings.max_body_bytes)
+        payment = _checked(cycle.body, now_us, parts, key)
     if payment is None:
         cycle.message_event.set()
         await cycle.run_asgi(asgi)
@@ -85,16 +95,21 @@ async def _serve(http: HttpToolsProtocol, cycle: RequestResponseCycle, asgi: Any
     _ANSWERED.inc()
 
 
-def _checked(body: bytearray, now_us: int, ahead_seconds: float, most: int) -> Payment | None:
-    """The payment, None if the application has something to say about it."""
-    if len(body) > most:
+def _checked(body: bytearray, now_us: int, parts: Parts, key: ApiKey) -> Payment | None:
+    """The payment, None if the application has something to say about it. What is answered here is counted against the key."""
+    settings = parts.settings
+    if len(body) > settings.max_body_bytes:
         return None
     try:
         payment = _VALIDATE(body)
-    except ValidationError:
+        when = payment.event_timestamp
+        if when is not None and to_us(when) > now_us + settings.ahead_seconds * 1e6:
+            return None
+        parts.gate.own(key, (payment,))
+        parts.gate.take(key)
+    except (ValidationError, Refused):
         return None
-    when = payment.event_timestamp
-    return None if when is not None and to_us(when) > now_us + ahead_seconds * 1e6 else payment
+    return payment
 
 
 def _write(cycle: RequestResponseCycle, content: bytes) -> None:

@@ -9,11 +9,7 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +21,7 @@ import redis
 import xgboost as xgb
 from starlette.testclient import TestClient
 
-from feature_repo.settings import PROJECT_ROOT, RepoSettings
+from feature_repo.settings import RepoSettings
 from feature_repo.stores.plan import compile_plan
 from feature_repo.stores.repo import open_store
 from flows.generator.history import generate
@@ -33,11 +29,13 @@ from flows.stack import EmbeddedServer
 from serving import bootstrap
 from serving.app import create_app
 from serving.settings import ScorerSettings
+from tests.scorerkit import uvicorn
 from tests.support import feast, log_payments, project
 from training import artefact, export
 
 SERVICE = "fraud_detection_v1"
 VERSION = "20261122T041955Z-00000001"
+__all__ = ["SERVICE", "VERSION", "World", "frozen", "own_home", "score_lines", "uvicorn", "world"]
 
 
 class World:
@@ -166,41 +164,6 @@ def frozen(url: str) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-@contextlib.contextmanager
-def uvicorn(home: Path, url: str, *, short: bool = False, **variables: str) -> Iterator[str]:
-    """`uvicorn serving.app:app` as its user types it, or the short way, `python -m serving`; yields the address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MILLSTREAM_", "PROMETHEUS_"))}
-    command = (
-        [sys.executable, "-m", "serving"]
-        if short
-        else [str(Path(sys.executable).with_name("uvicorn")), "serving.app:app"]
-    )
-    process = subprocess.Popen(
-        [*command, "--port", str(port)],
-        cwd=PROJECT_ROOT,
-        env=environment
-        | {"MILLSTREAM_HOME": str(home), "REDIS_URL": url, "MILLSTREAM_PSEUDONYM_KEY": "off"}
-        | variables,
-        stdout=subprocess.DEVNULL,
-        stderr=(home / "uvicorn.log").open("ab"),
-    )
-    try:
-        give_up = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert process.poll() is None, (home / "uvicorn.log").read_text()
-            assert time.monotonic() < give_up, "uvicorn did not start"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from feature_repo.errors import MillstreamError
+from feature_repo.redact import redact
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.specs import read_views
 from flows.demo import home as demo_home
@@ -37,7 +38,9 @@ def run(home: Path, scale: Scale, *, seconds: float, rate: float, console: Conso
         settings = FlowSettings(home=home, redis_url=url, source_files="")
         steps.seconds["server"] = round(time.perf_counter() - began, 1)
         given = bool(os.environ.get("REDIS_URL"))
-        console.print(f"  [dim]{'REDIS_URL' if given else 'embedded server'}: {url}[/]", highlight=False)
+        console.print(
+            f"  [dim]{'REDIS_URL' if given else 'embedded server'}: {redact(url)}[/]", highlight=False
+        )
         apply_began = stages.begin_apply(processes)
         history = settings.home / "generated"
         stages.generate(steps, scale, history, datetime.now(UTC))
