@@ -51,7 +51,7 @@ from flows.steps.route import EntityKeys, Slice, part_key
 from flows.streams import STREAMS, EventStream
 
 log = structlog.get_logger(__name__)
-app = typer.Typer(add_completion=False, help=__doc__)
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
 
 CHECKPOINT_SECONDS: Final = 20.0
 TAKE_OVER_SECONDS: Final = 120.0

@@ -51,7 +51,9 @@ def prepare(path: Path, partitions: int) -> Path:
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         _init_db_dir(aside, partitions)
         aside.rename(path)  # all partitions at once: Bytewax cannot go on with some of them
-    path.chmod(0o700)
+    for kept in (path.parent, path):
+        if kept.stat().st_mode & 0o077:
+            kept.chmod(0o700)
     return path
 
 

@@ -30,7 +30,7 @@ from flows.connectors.online import connect
 from flows.kept_views import read_handover, write_handover
 from flows.settings import FlowSettings
 
-app = typer.Typer(add_completion=False, help=__doc__)
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
 
 HEARD_SECONDS: Final = 5.0
 """How long after the announcement flows and scorers are sure to have heard of it; only then do states go."""

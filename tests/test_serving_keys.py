@@ -9,10 +9,9 @@ import ssl
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +29,7 @@ from serving.gate import Gate, Refused, is_loopback
 from serving.payment import SMALLEST
 from serving.routes import router
 from serving.settings import ScorerSettings
+from tests import tlskit
 from tests.scorerkit import uvicorn
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -389,7 +389,7 @@ def test_both_ways_count_against_the_rate(both: tuple[list[str], dict[str, str]]
 
 
 def test_https_an_admin_port_and_no_docs_in_production(redis_url: str, home: Path) -> None:
-    certificate(home / "tls.pem")
+    tlskit.certificate(home / "tls.pem")
     admin = free_port()
     with uvicorn(
         home,
@@ -409,30 +409,3 @@ def test_https_an_admin_port_and_no_docs_in_production(redis_url: str, home: Pat
             assert ask(at, "GET", "/healthz")[0] == 200
             assert ask(at, "GET", "/readyz")[0] == 503
             assert [ask(at, "GET", path)[0] for path in ("/docs", "/redoc", "/openapi.json")] == [404] * 3
-
-
-def certificate(path: Path) -> None:
-    """A certificate for this machine that nobody signed, with its key, in one PEM file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.fromtimestamp(time.time(), UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
