@@ -6,7 +6,7 @@ embedded server left in `<home>/redis.url`, else the local default port.
 """
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
@@ -57,6 +57,26 @@ class RepoSettings(BaseSettings):
         "`off` for data that is pseudonymous already. Flows and scorer do not start without it",
     )
 
+    source: Literal["bus", "kafka"] = Field(
+        default="bus", description="Where live events come from: the bus on the Redis server, or Kafka"
+    )
+    kafka_bootstrap_servers: str = Field(
+        default="127.0.0.1:9092",
+        validation_alias=AliasChoices("KAFKA_BOOTSTRAP_SERVERS", "MILLSTREAM_KAFKA_BOOTSTRAP_SERVERS"),
+        description="Kafka only: brokers to begin with, `host:port` separated by commas",
+    )
+    kafka_topics: dict[str, str] = Field(
+        default_factory=dict,
+        description='Topics by stream as JSON, such as `{"payments": "core.payments.v1"}`; the others are `millstream.<stream>`',
+    )
+    kafka_properties: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="Properties of librdkafka as JSON, such as `security.protocol` and `sasl.password`; they win over the file's",
+    )
+    kafka_properties_file: Path | None = Field(
+        default=None, description="File with properties of librdkafka, one `name=value` a line"
+    )
+
     @field_validator("redis_url")
     @classmethod
     def _has_a_port_that_is_a_number(cls, url: str) -> str:
@@ -71,6 +91,14 @@ class RepoSettings(BaseSettings):
                 "percent-encoded in a password",
             ) from None
         return url
+
+    def kafka_topic(self, stream: str) -> str:
+        """The topic of a stream.
+
+        >>> RepoSettings(kafka_topics={"labels": "fraud.labels"}).kafka_topic("labels")
+        'fraud.labels'
+        """
+        return self.kafka_topics.get(stream, f"millstream.{stream}")
 
     @property
     def log_dir(self) -> Path:

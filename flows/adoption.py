@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from feature_repo.stores.keys import version_id
@@ -38,7 +39,7 @@ class Adoption:
         index: KeyIndex,
         folder: CheckpointFolder,
         replay: LogReplay,
-        own_partitions: frozenset[str],
+        own_partitions: AbstractSet[str],
     ) -> None:
         self.spec, self.since = spec, since
         self.version = version_id(spec)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, TypedDict, TypeVar
@@ -62,7 +63,8 @@ class StatesContext:
     settings: FlowSettings
     entities: dict[EntityKeys, tuple[ViewSpec, ...]]
     replay: LogReplay
-    own_partitions: frozenset[str]
+    own_partitions: AbstractSet[str]
+    """The partitions this run reads; of a topic of Kafka, which may get more, those known so far."""
     run: str
     prefix: str = ""
     views: KeptViews | None = None
@@ -293,7 +295,9 @@ class KeyedStates:
         Nor, unless it was made from the published log alone, anything of our own partitions: its epoch may never have become durable.
         """
         known = all(last <= published.get(p, _FIRST) for p, last in offsets.items())
-        return known and (run_of(name) == BACKFILL or offsets.keys().isdisjoint(self._context.own_partitions))
+        return known and (
+            run_of(name) == BACKFILL or not any(p in self._context.own_partitions for p in offsets)
+        )
 
     def _fold_log(self, highs: dict[str, int]) -> None:
         """Fold the rows of the log up to `highs` (partition: offset) that a view's checkpoint does not contain."""

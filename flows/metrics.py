@@ -59,6 +59,9 @@ EVENTS_LOST: Final = _counter(
     "partition",
 )
 BUS_ERRORS: Final = _counter("millstream_bus_errors_total", "Failed attempts to read the bus", "partition")
+SOURCE_LAG: Final = _gauge(
+    "millstream_source_lag_records", "Kafka only: records of a partition that are not read yet", "partition"
+)
 WATERMARK: Final = _gauge(
     "millstream_watermark_seconds", "Highest event time seen in a partition, as a Unix time", "partition"
 )

@@ -1,12 +1,13 @@
 """The flow of one kind of event, wired from its steps: the only place where parts are put together.
 
-Bus and files differ in the source and in their names (`run`): `bus` for the one flow that reads the bus, and
-`files-<fingerprint>` for a run over certain files, which has its own log part and its own recovery state, so that
+Bus, Kafka and files differ in the source and in their names (`run`): `bus` for the one flow that reads the bus, `kafka` for the one
+that reads Kafka, and `files-<fingerprint>` for a run over certain files, which has its own log part and its own recovery state, so that
 reading the same files again continues, or adds nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import bytewax.operators as op
@@ -16,6 +17,7 @@ from bytewax.inputs import FixedPartitionedSource
 
 from flows.connectors.dead_letters import DeadLetterSink, LetterBox
 from flows.connectors.files import FileSource
+from flows.connectors.kafka import KafkaSource
 from flows.connectors.log_sink import LogSink
 from flows.connectors.online import OnlineSink, connect
 from flows.connectors.plain_online import PlainOnlineSink
@@ -44,12 +46,18 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     accept = Acceptance(stream, settings)
     views = KeptViews(stream, settings)
     source: FixedPartitionedSource[Any, Any]
+    own: AbstractSet[str]
+    topic: KafkaSource | None = None
     if settings.files:
         source = FileSource(settings.files, settings)
+        own = frozenset(source.list_parts())
+    elif settings.source == "kafka":
+        source = topic = KafkaSource(stream, settings, generations=views.look)
+        own = topic.partitions
     else:
         trims = trims_bus(accept.pseudonyms, settings)
         source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims, generations=views.look)
-    own = frozenset(source.list_parts())
+        own = frozenset(source.list_parts())
     limit = DeadLetterGauge(stream, settings)
 
     flow = Dataflow(stream.name)
@@ -65,7 +73,11 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
     letters = op.flat_map_value("rejected", passed, box)  # (partition, RecordBatch of dead letters, sealed)
     op.output("dead_letters", letters, DeadLetterSink(run, stream, settings))
 
-    joined = op.map_value("join", passed, Joiner(stream, settings)) if stream.joins else passed
+    joined = (
+        op.map_value("join", passed, Joiner(stream, settings, topic.newest if topic else None))
+        if stream.joins
+        else passed
+    )
     kept = _derived(joined, stream, settings, run, own) if stream.program else joined  # (part, Events)
     accepted = op.map_value(
         "accepted", kept, lambda events: events.rows.select(stream.log_schema.names)
@@ -83,7 +95,7 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
 
 
 def _derived(
-    joined: Stream[Any], stream: EventStream, settings: FlowSettings, run: str, own: frozenset[str]
+    joined: Stream[Any], stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str]
 ) -> Stream[Any]:
     """(shard, Events as the log keeps them); blocks without rows go round, to keep the log's epochs going."""
     context = derive_context(stream, settings, run, own)
@@ -94,7 +106,7 @@ def _derived(
 
 
 def _fold_context(
-    stream: EventStream, settings: FlowSettings, run: str, own: frozenset[str], views: KeptViews
+    stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str], views: KeptViews
 ) -> FoldContext:
     """What the fold parts share."""
     entities = views.generations[0].entities

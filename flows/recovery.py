@@ -68,9 +68,9 @@ def run_options() -> dict[str, Any] | None:
 
 
 def run_name(settings: FlowSettings) -> str:
-    """`bus`, or a name that belongs to exactly the files of the settings."""
+    """`bus` or `kafka`, or a name that belongs to exactly the files of the settings."""
     if not settings.files:
-        return "bus"
+        return settings.source
     from flows.connectors.files import (
         FileSource,  # here: a flow of the bus begins again before anything heavy
     )

@@ -32,6 +32,11 @@ TURNS = {
         block(0, range(5)),
         block(1, range(9), encoded(payment(1, amount=-1.0))),
     ],
+    "offsets that go back, and an event that fails a check": [
+        block(2, range(5)),
+        block(0, range(5)),
+        block(0, range(7), encoded(payment(1, amount=-1.0))),
+    ],
     "large ones": [block(0, range(3_000)), block(1, range(3_000))],
     "only heartbeats": [EMPTY, EMPTY],
     "none": [],

@@ -58,7 +58,9 @@ class Acceptance:
         joined = RawBlock(
             "",
             -1,
-            np.concatenate([b.offsets for b in blocks]),
+            np.arange(
+                sum(len(b.payloads) for b in blocks)
+            ),  # partitions may have the same offsets, and go back
             np.concatenate([b.accepted_us for b in blocks if b.accepted_us is not None]),
             joined_payloads([Payloads.of(b.payloads) for b in blocks]),
         )
@@ -66,12 +68,15 @@ class Acceptance:
         rows = events.rows
         if events.dead or rows.num_rows < len(joined.payloads):
             return []
-        at = rows.schema.get_field_index("source_partition")
+        names = ("source_partition", "source_offset")
         made, start = [], 0
         for block in blocks:
             n = len(block.payloads)
-            partition = pa.repeat(pa.scalar(block.partition, pa.string()), n)
-            mine = rows.slice(start, n).set_column(at, rows.schema.field(at), partition)
+            places = (pa.repeat(pa.scalar(block.partition, pa.string()), n), pa.array(block.offsets))
+            mine = rows.slice(start, n)
+            for name, column in zip(names, places, strict=True):
+                at = rows.schema.get_field_index(name)
+                mine = mine.set_column(at, rows.schema.field(at), column)
             made.append(Events(block.partition, mine, origin=block))
             start += n
         return made

@@ -12,6 +12,7 @@ Rows leave as the log keeps them. After a restart the states are folded from the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -85,7 +86,7 @@ class DeriveContext:
 
 
 def derive_context(
-    stream: EventStream, settings: FlowSettings, run: str, own: frozenset[str]
+    stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str]
 ) -> DeriveContext:
     """The stream's program, ready for its parts."""
     made = levels(stream.program)

@@ -5,6 +5,7 @@ An event whose key is not known, or whose key is null, is kept with nulls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
@@ -17,6 +18,7 @@ from feature_repo.enrichment.joins import AsOfJoin, IdJoin, Join
 from feature_repo.windows.columns import BlockColumns
 from flows.blocks import Events
 from flows.changelog import BusFollower, Changelogs, LogFollower
+from flows.connectors.kafka_changelogs import TopicChangelogs, TopicFollower
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
 
@@ -28,12 +30,16 @@ _KEPT: Final = 24
 class Joiner:
     """Joins blocks; call it with admitted events. One for all workers of a process: followers are shared."""
 
-    def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
+    def __init__(
+        self, stream: EventStream, settings: FlowSettings, newest_ms: Callable[[], int] | None = None
+    ) -> None:
+        """`newest_ms`, of Kafka: the highest timestamp read so far (`flows.connectors.kafka`)."""
         self._stream = stream
+        self._newest_ms = newest_ms
         self._settings = settings
         self._lock = Lock()
         self._followers: list[tuple[Join, LogFollower]] = []
-        self._changelogs: Changelogs | None = None
+        self._changelogs: Changelogs | TopicChangelogs | None = None
 
     def __call__(self, events: Events) -> Events:
         """The events with the joined columns."""
@@ -51,7 +57,7 @@ class Joiner:
 
     def _follow(self) -> None:
         live = not self._settings.files
-        on_bus = []
+        followed = []
         for join in self._stream.joins:
             stream = STREAMS[join.stream]
             key = join.their_key if isinstance(join, AsOfJoin) else stream.id_column
@@ -68,8 +74,13 @@ class Joiner:
             follower.look(now=True)
             self._followers.append((join, follower))
             if live and isinstance(join, AsOfJoin):
-                on_bus.append(BusFollower(follower, self._settings))
-        self._changelogs = Changelogs(on_bus, self._settings) if on_bus else None
+                followed.append(follower)
+        if followed and self._newest_ms is not None:
+            on_topics = [TopicFollower(follower, self._settings) for follower in followed]
+            self._changelogs = TopicChangelogs(on_topics, self._settings, self._newest_ms)
+        elif followed:
+            on_bus = [BusFollower(follower, self._settings) for follower in followed]
+            self._changelogs = Changelogs(on_bus, self._settings)
 
 
 def _joined(rows: pa.RecordBatch, join: Join, follower: LogFollower) -> pa.RecordBatch:

@@ -1,0 +1,71 @@
+"""The broker goes away and comes back while a flow reads and a producer writes: stopped in good order, or killed.
+
+Must hold: the flow waits and goes on by itself, and every record the broker acknowledged is accounted for exactly once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import random
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from tests import kafkakit
+from tests.flowkit import accounted, apply_views, kill, start, wait_for
+from tests.kafkaflows import embedded_redis, kafka_settings, keyed_traffic
+from tests.soak.kafka_kills import check
+
+TRIALS = 50
+EVENTS = 600
+
+
+@functools.cache
+def own_broker() -> kafkakit.Broker:
+    """A broker that may be stopped, for all trials of a process."""
+    folder = Path(tempfile.mkdtemp(prefix="millstream-kafka-"))
+    broker = kafkakit.Broker(folder).start()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(broker.stop, kill=True)
+    return broker
+
+
+def trial(seed: int) -> str:
+    """One bounce, somewhere among the events."""
+    draw = random.Random(seed)
+    broker = own_broker()
+    client = embedded_redis()
+    client.flushall()
+    topic = kafkakit.fresh("payments")
+    kafkakit.make_topic(broker.servers, topic, 3)
+    folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
+    settings = kafka_settings(folder / "home", topic, kafka_bootstrap_servers=broker.servers)
+    apply_views(settings)
+    sent, expected = keyed_traffic(EVENTS, draw)
+    producer = threading.Thread(target=_produce, args=(broker.servers, topic, sent))
+    process = start(settings)
+    producer.start()
+    reached = draw.randrange(len(sent) // 2)
+    wait_for(lambda: accounted(settings) >= reached, process)
+    hard = draw.random() < 0.5
+    broker.stop(kill=hard)
+    time.sleep(draw.random())
+    broker.start()
+    producer.join()
+    wait_for(lambda: accounted(settings) >= len(sent), process)
+    time.sleep(0.3)
+    assert process.is_alive()
+    kill(process)
+    check(settings, client, len(sent), expected)
+    shutil.rmtree(folder)
+    return f"{len(sent):,} events, broker {'killed' if hard else 'stopped'} after {reached:,}"
+
+
+def _produce(servers: str, topic: str, sent: list[tuple[str, bytes]]) -> None:
+    writer = kafkakit.Writer(servers)
+    for at in range(0, len(sent), 20):
+        writer.send(topic, sent[at : at + 20])
+        time.sleep(0.02)

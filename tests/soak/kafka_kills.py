@@ -1,0 +1,107 @@
+"""kill -9 of a flow that reads Kafka, at random moments, while events arrive; at odd seeds the topic gets partitions meanwhile.
+
+Must hold: every event is in the log or among the dead letters, exactly once; the online store equals the fold of the log. And
+the topic read again from its earliest offsets into an empty home gives the same log and the same store, value for value.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import redis
+
+from flows.settings import FlowSettings
+from tests import kafkakit
+from tests.flowkit import (
+    accounted,
+    apply_views,
+    dead,
+    folded_from_log,
+    kill,
+    logged,
+    start,
+    stored_online,
+    wait_for,
+)
+from tests.kafkaflows import embedded_redis, in_order, kafka_settings, keyed_traffic
+
+TRIALS = 200
+KILLS = 5
+EVENTS = 1_500
+PACE_S = 0.02
+
+
+def trial(seed: int) -> str:
+    """One flow, killed five times."""
+    draw = random.Random(seed)
+    client = embedded_redis()
+    client.flushall()
+    topic = kafkakit.fresh("payments")
+    kafkakit.make_topic(kafkakit.servers(), topic, draw.randrange(1, 5))
+    folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
+    settings = kafka_settings(folder / "home", topic, block_events=draw.choice([16, 48, 400]))
+    sent, expected = keyed_traffic(EVENTS, draw)
+    grows_at = draw.randrange(len(sent)) if seed % 2 else None
+    producer = threading.Thread(target=_produce, args=(topic, sent, grows_at))
+    producer.start()
+    on_the_way = 0
+    for _ in range(KILLS):
+        before = accounted(settings)
+        process = start(settings)
+        wait_for(lambda before=before: accounted(settings) > before or before == len(sent), process)  # type: ignore[misc]
+        time.sleep(draw.random() * 0.25)
+        kill(process)
+        on_the_way += before < accounted(settings) < len(sent)
+    producer.join()
+    finish(settings, len(sent))
+    check(settings, client, len(sent), None if grows_at is not None else expected)
+    first, states = in_order(logged(settings)), stored_online(client)
+
+    client.flushall()
+    again = kafka_settings(folder / "again", topic)
+    finish(again, len(sent))
+    check(again, client, len(sent), None)
+    assert in_order(logged(again)).equals(first)
+    assert stored_online(client) == states
+    shutil.rmtree(folder)
+    return f"{len(sent):,} events, {on_the_way} kills on the way" + (", partitions added" if grows_at else "")
+
+
+def finish(settings: FlowSettings, count: int) -> None:
+    """Run the flow until it has accounted for so many events."""
+    apply_views(settings)
+    process = start(settings)
+    wait_for(lambda: accounted(settings) >= count, process)
+    time.sleep(0.3)
+    kill(process)
+
+
+def check(settings: FlowSettings, client: redis.Redis, count: int, expected: dict[str, int] | None) -> None:
+    """Each event once; dead letters of the expected reasons, if it is known how many; the store as the log."""
+    rows, letters = logged(settings), dead(settings)
+    places = [
+        *zip(rows["source_partition"].to_pylist(), rows["source_offset"].to_pylist(), strict=True),
+        *((letter["source_partition"], letter["source_offset"]) for letter in letters),
+    ]
+    assert len(places) == len(set(places)) == count
+    assert len(set(rows["event_id"].to_pylist())) == rows.num_rows
+    if expected is not None:
+        found: dict[str, int] = dict.fromkeys(expected, 0)
+        for letter in letters:
+            found[letter["reason"]] += 1
+        assert found == expected
+    assert stored_online(client) == folded_from_log(settings, client)
+
+
+def _produce(topic: str, sent: list[tuple[str, bytes]], grows_at: int | None) -> None:
+    writer = kafkakit.Writer(kafkakit.servers())
+    for at in range(0, len(sent), 20):
+        if grows_at is not None and at <= grows_at < at + 20:
+            kafkakit.add_partitions(kafkakit.servers(), topic, 6)
+        writer.send(topic, sent[at : at + 20])
+        time.sleep(PACE_S)
