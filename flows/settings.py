@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field, SecretStr
 
 from feature_repo.settings import RepoSettings
 
@@ -35,12 +35,29 @@ class FlowSettings(RepoSettings):
     )
     bus_gap: Literal["stop", "accept"] = Field(
         default="stop",
-        description="What to do when the bus no longer has entries the flow has not read: stop, or accept the loss",
+        description="What to do when bus or Kafka no longer have events the flow has not read: stop, or accept the loss",
     )
     bus_keep: Literal["auto", "all", "unread"] = Field(
         default="auto",
         description="What stays on the bus: all, or what is not safely in the log (or dead-lettered) for at least a minute; "
         "auto is unread when there is a key, because the bus holds events as they came, and all without",
+    )
+    format: Literal["json", "avro"] = Field(
+        default="json",
+        description="What live events are written in, of all streams; JSON-lines files stay JSON",
+    )
+    avro_schemas: Path | None = Field(
+        default=None,
+        description="Avro without a registry: folder with the schema events are written with, `<stream>.avsc`; "
+        "not set, the schemas that `flows.steps.avro.avro_schema` makes of the columns",
+    )
+    schema_registry_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("SCHEMA_REGISTRY_URL", "MILLSTREAM_SCHEMA_REGISTRY_URL"),
+        description="Avro with a Confluent-compatible schema registry: its address; every event then begins with a schema's id",
+    )
+    schema_registry_auth: SecretStr | None = Field(
+        default=None, description="`user:password` for the schema registry"
     )
     block_events: int = Field(
         default=16_384,

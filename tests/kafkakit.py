@@ -106,9 +106,7 @@ class Broker:
         } | {name.replace("_", "."): value for name, value in properties.items()}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "server.properties").write_text("".join(f"{n}={v}\n" for n, v in settings.items()))
-        self._java(
-            "kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", str(folder / "server.properties")
-        )
+        self._format(folder / "data")
 
     def start(self) -> Self:
         """Returns when the broker answers."""
@@ -148,6 +146,20 @@ class Broker:
     def _command(self) -> list[str]:
         return ["java", *_JAVA, "-cp", f"{jars()}/*"]
 
+    def _format(self, data: Path) -> None:
+        """An empty storage of this node; it is always the same, so it is made once and copied."""
+        kept = jars().with_name(f"{jars().name}-formatted")
+        if not kept.is_dir():
+            config = str(self.folder / "server.properties")
+            self._java("kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", config)
+            aside = Path(tempfile.mkdtemp(prefix=".formatted-", dir=kept.parent))
+            shutil.copytree(data, aside / "data")
+            with contextlib.suppress(OSError):  # another process may have been quicker
+                (aside / "data").rename(kept)
+            shutil.rmtree(aside)
+        else:
+            shutil.copytree(kept, data)
+
     def _java(self, *arguments: str) -> None:
         done = subprocess.run(
             [*self._command(), *arguments], capture_output=True, text=True, env=_environment(), check=False
@@ -174,16 +186,21 @@ def _free_ports(count: int) -> list[int]:
 
 
 @functools.cache
-def servers() -> str:
-    """The broker all tests of this process share: the one that is there, or one of our own until the process ends."""
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if given:
-        return given
+def shared() -> Broker | None:
+    """A broker of our own for all tests of this process, until it ends; None when `KAFKA_BOOTSTRAP_SERVERS` names one."""
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        return None
     folder = Path(tempfile.mkdtemp(prefix="millstream-kafka-"))
     own = Broker(folder).start()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(own.stop, kill=True)
-    return own.servers
+    return own
+
+
+def servers() -> str:
+    """The address of the broker that all tests of this process share."""
+    own = shared()
+    return own.servers if own else os.environ["KAFKA_BOOTSTRAP_SERVERS"]
 
 
 def fresh(name: str) -> str:
@@ -206,9 +223,8 @@ def make_topic(servers: str, topic: str, partitions: int = 4, **config: str) -> 
 def add_partitions(servers: str, topic: str, total: int) -> None:
     from confluent_kafka.admin import AdminClient, NewPartitions
 
-    for made in (
-        AdminClient({"bootstrap.servers": servers}).create_partitions([NewPartitions(topic, total)]).values()
-    ):
+    admin = AdminClient({"bootstrap.servers": servers})
+    for made in admin.create_partitions([NewPartitions(topic, total)]).values():
         made.result(20)
 
 

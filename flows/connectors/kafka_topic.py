@@ -108,15 +108,23 @@ class TopicWatch:
             self.facts = TopicFacts(topic_id, known)
 
     def _tell(self, error: str) -> None:
-        if self._failing_since is None:
-            self._failing_since = time.monotonic()
+        if self._failing_since is not None:
+            return
+        self._failing_since = time.monotonic()
+        if self.missing:
             log.warning(
-                "kafka.unreachable",
+                "kafka.no_topic",
                 topic=self.topic,
-                servers=self._settings.kafka_bootstrap_servers,
-                error=error,
-                todo="the flow waits and tries again; check the brokers, KAFKA_BOOTSTRAP_SERVERS, the topic and what this user may do",
+                todo="nothing is read until there is one: make it, or name another in MILLSTREAM_KAFKA_TOPICS",
             )
+            return
+        log.warning(
+            "kafka.unreachable",
+            topic=self.topic,
+            servers=self._settings.kafka_bootstrap_servers,
+            error=error,
+            todo="the flow waits and tries again; check the brokers, KAFKA_BOOTSTRAP_SERVERS and what this user may do",
+        )
 
 
 class TopicPartitions(AbstractSet[str]):

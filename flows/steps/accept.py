@@ -12,6 +12,7 @@ from feature_repo.settings import PROJECT_ROOT
 from flows.blocks import Events, Payloads, RawBlock, SourceBlock
 from flows.details import teller
 from flows.settings import FlowSettings
+from flows.steps.avro import avro_reader
 from flows.steps.check import Checker, load_suite
 from flows.steps.decode import Decoder
 from flows.steps.private import Private
@@ -30,7 +31,8 @@ class Acceptance:
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self.pseudonyms = privacy.of_settings(settings)
         tell = teller(stream, self.pseudonyms)
-        self.decode = Decoder(stream, tell)
+        avro = None if settings.files else avro_reader(stream, settings)
+        self.decode = Decoder(stream, tell, avro)
         self.check = Checker(load_suite(stream.suite or SUITES / f"{stream.name}.json", stream.schema), tell)
         self.private = Private(stream, self.pseudonyms, Door(stream, settings.home, self.pseudonyms))
         self.settle = Settle(stream)

@@ -3,6 +3,7 @@
 One record may hold anything and never spoils its neighbours: each is decoded by itself, strictly (a string is no
 number, NaN is no JSON). What is plain, as nearly all records are, goes into columns in one compiled pass over the block's bytes
 (`flows.steps.json_columns`); the others are read by a msgspec struct made from the Arrow schema, which also says what is wrong.
+So is Avro (`flows.steps.avro`), whose records obey the same rules.
 
 Blocks that are columnar at their source are cast to the schema instead: a file's column has one type, so a wrong type
 is an error of the file, while each row's value obeys the same rules (valid UTF-8; NaN counts as null).
@@ -24,13 +25,14 @@ import pyarrow.compute as pc
 from feature_repo.errors import SchemaError
 from flows.blocks import TIMESTAMP, ArrowBlock, Events, Payloads, RawBlock, SourceBlock, dead_letters
 from flows.details import Tell, shown
-from flows.steps.json_columns import JsonColumns
+from flows.steps.avro import AvroReader
+from flows.steps.json_columns import Columns, JsonColumns
 from flows.streams import EventStream
 
 MALFORMED = "malformed"
-"""Reason of what is not a JSON object in UTF-8."""
+"""Reason of what is not a JSON object in UTF-8, or no Avro record."""
 SCHEMA = "schema"
-"""Reason of a JSON object with a missing field, or a value of the wrong type."""
+"""Reason of an object with a missing field, or a value of the wrong type."""
 
 EARLIEST_US = 0
 LATEST_US = 9_214_646_400_000_000
@@ -48,7 +50,8 @@ _PYTHON_TYPES: dict[pa.DataType, Any] = {
 class Decoder:
     """Decodes the blocks of one stream; call it with a block. `tell` decides what a detail may say of a value."""
 
-    def __init__(self, stream: EventStream, tell: Tell = shown) -> None:
+    def __init__(self, stream: EventStream, tell: Tell = shown, avro: AvroReader | None = None) -> None:
+        """`avro` reads payloads that are not JSON."""
         self._stream = stream
         self._tell = tell
         required = [(n, _PYTHON_TYPES[stream.schema.field(n).type]) for n in stream.required]
@@ -58,8 +61,13 @@ class Decoder:
             if f.name not in stream.required
         ]
         struct = msgspec.defstruct(stream.name, [*required, *optional], kw_only=True, gc=False)
-        self._read = JsonColumns(stream.schema, stream.required)
+        self._read: Callable[[Payloads], Columns] = JsonColumns(stream.schema, stream.required)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct).decode
+        self._object: Callable[[bytes], Any] = msgspec.json.decode
+        if avro is not None:
+            self._read = self._nothing
+            self._decode = lambda payload: msgspec.convert(avro(payload), struct)
+            self._object = avro
         self._columns = [
             (operator.attrgetter(f.name), pa.string() if f.type == TIMESTAMP else f.type)
             for f in stream.schema
@@ -94,6 +102,11 @@ class Decoder:
             created = pa.array(block.accepted_us[kept] if dead else block.accepted_us).view(TIMESTAMP)
         rows = self._batch(block.partition, arrays, created, offsets)
         return _reject_unreadable_times(Events(block.partition, rows, origin=block, dead=dead))
+
+    def _nothing(self, payloads: Payloads) -> Columns:
+        """No row is plain."""
+        arrays = [pa.array([], field.type) for field in self._stream.schema]
+        return Columns(arrays, np.zeros(len(payloads), np.bool_))
 
     def _parse_fully(
         self, payloads: Sequence[bytes]
@@ -140,7 +153,7 @@ class Decoder:
             return ""
         name = path.strip("`")
         try:
-            return f" (value {self._tell(name, msgspec.json.decode(payload)[name])})"
+            return f" (value {self._tell(name, self._object(payload)[name])})"
         except Exception:  # noqa: BLE001  a nicety must not fail
             return ""
 

@@ -5,8 +5,6 @@ Must hold: the flow waits and goes on by itself, and every record the broker ack
 
 from __future__ import annotations
 
-import atexit
-import functools
 import random
 import shutil
 import tempfile
@@ -15,7 +13,7 @@ import time
 from pathlib import Path
 
 from tests import kafkakit
-from tests.flowkit import accounted, apply_views, kill, start, wait_for
+from tests.flowkit import accounted, kill, start, wait_for
 from tests.kafkaflows import embedded_redis, kafka_settings, keyed_traffic
 from tests.soak.kafka_kills import check
 
@@ -23,27 +21,17 @@ TRIALS = 50
 EVENTS = 600
 
 
-@functools.cache
-def own_broker() -> kafkakit.Broker:
-    """A broker that may be stopped, for all trials of a process."""
-    folder = Path(tempfile.mkdtemp(prefix="millstream-kafka-"))
-    broker = kafkakit.Broker(folder).start()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(broker.stop, kill=True)
-    return broker
-
-
 def trial(seed: int) -> str:
     """One bounce, somewhere among the events."""
     draw = random.Random(seed)
-    broker = own_broker()
+    broker = kafkakit.shared()
+    assert broker is not None, "only a broker of our own can be stopped: unset KAFKA_BOOTSTRAP_SERVERS"
     client = embedded_redis()
     client.flushall()
     topic = kafkakit.fresh("payments")
     kafkakit.make_topic(broker.servers, topic, 3)
     folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
-    settings = kafka_settings(folder / "home", topic, kafka_bootstrap_servers=broker.servers)
-    apply_views(settings)
+    settings = kafka_settings(folder / "home", topic)
     sent, expected = keyed_traffic(EVENTS, draw)
     producer = threading.Thread(target=_produce, args=(broker.servers, topic, sent))
     process = start(settings)
