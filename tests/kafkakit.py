@@ -266,10 +266,19 @@ class Writer:
         headers: dict[str, str] | None = None,
     ) -> None:
         """Append (key, value) records; returns when the broker has them, however long that takes."""
+        from confluent_kafka import KafkaError, KafkaException
+
         for key, value in records:
-            self._producer.produce(
-                topic, value, key, partition, self._note, headers=list((headers or {}).items())
-            )
+            while True:
+                try:
+                    self._producer.produce(
+                        topic, value, key, partition, self._note, headers=list((headers or {}).items())
+                    )
+                    break
+                except KafkaException as error:  # a partition may be so new that the client does not know it
+                    if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+                        raise
+                    self._producer.poll(0.1)
         while self._producer.flush(1.0):
             pass
         assert not self._failed, self._failed

@@ -24,7 +24,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from feature_repo.errors import FlowError
 from feature_repo.kafka import client_properties, made, needed
 from flows import metrics
-from flows.blocks import RawBlock
+from flows.blocks import BLOCK_BYTES, EPOCH_BYTES, RawBlock
 from flows.connectors.kafka_topic import TopicFacts, TopicPartitions, TopicWatch
 from flows.settings import FlowSettings
 from flows.streams import EventStream
@@ -103,7 +103,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         self._marks: dict[int, tuple[int, ...]] = {}
         self._epochs_since_mark: list[int] = []
         self._heartbeat_due: set[int] = set()
-        self._in_epoch = 0
+        self._in_epoch = self._bytes_in_epoch = 0
         self._awake: datetime | None = None
         self._told: set[str] = set()
         self._watch.start()
@@ -113,7 +113,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         now = datetime.now(UTC)
         self._awake = now + timedelta(milliseconds=self._settings.linger_ms)
         room = min(self._settings.block_events, self._settings.epoch_events - self._in_epoch)
-        if room <= 0:
+        if room <= 0 or self._bytes_in_epoch >= EPOCH_BYTES // SLOTS:
             return []  # the epoch is full; snapshot() opens the next one
         facts = self._watch.facts
         if facts is not None:
@@ -145,7 +145,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
 
     def snapshot(self) -> SlotState | None:
         """The positions after the last blocks emitted; opens the next epoch."""
-        self._in_epoch = 0
+        self._in_epoch = self._bytes_in_epoch = 0
         self._heartbeat_due = set(self._next)
         self._mark()
         facts = self._watch.facts
@@ -210,7 +210,9 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
             auto_offset_reset="error",
             check_crcs=True,
             fetch_queue_backoff_ms=10,
-            queued_max_messages_kbytes=16_384,
+            queued_max_messages_kbytes=max(
+                BLOCK_BYTES // 1024, 1
+            ),  # what waits in the client; a block is not larger
         )
         return made(Consumer, properties | {"error_cb": self._count_error})
 
@@ -227,12 +229,14 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
     def _block(self, partition: int, records: Sequence[Any]) -> RawBlock:
         offsets = np.fromiter((r.offset() for r in records), np.int64, len(records))
         stamps = np.fromiter((r.timestamp()[1] for r in records), np.int64, len(records))
+        payloads = [r.value() or b"" for r in records]
+        self._bytes_in_epoch += sum(map(len, payloads))
         epoch = records[-1].leader_epoch()
         self._next[partition] = (int(offsets[-1]) + 1, -1 if epoch is None else int(epoch))
         metrics.EVENTS_IN.labels(self._names.name(partition)).inc(len(records))
         self._source.newest_ms = max(self._source.newest_ms, int(stamps.max()))
         accepted_us = np.clip(stamps, -1, _LATEST_MS) * 1000  # what is no time becomes a dead letter
-        return self._raw(partition, offsets, accepted_us, [r.value() or b"" for r in records])
+        return self._raw(partition, offsets, accepted_us, payloads)
 
     def _raw(self, partition: int, offsets: Any, accepted_us: Any, payloads: list[bytes]) -> RawBlock:
         settled = sum(epochs >= _EPOCHS_TO_SETTLE for epochs in self._epochs_since_mark)
