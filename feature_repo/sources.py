@@ -1,12 +1,32 @@
 """Where events come from. Each stream has one log, a folder of Parquet files; the flow appends to it, history is read from it."""
 
-from feast import Field, FileSource, PushSource, RequestSource
-from feast.data_format import ParquetFormat
+from feast import Field, FileSource, KafkaSource, PushSource, RequestSource
+from feast.data_format import JsonFormat, ParquetFormat
 from feast.types import Float64, String, UnixTimestamp
 
 from feature_repo.settings import RepoSettings
 
 _settings = RepoSettings()
+
+
+def _stream(name: str, log: FileSource, what: str) -> KafkaSource | PushSource:
+    """A stream where the settings say it comes from; in history it is its log."""
+    if _settings.source == "kafka":
+        return KafkaSource(
+            name=name,
+            kafka_bootstrap_servers=_settings.kafka_bootstrap_servers,
+            topic=_settings.kafka_topic(name),
+            timestamp_field="event_timestamp",
+            message_format=JsonFormat(""),
+            batch_source=log,
+            description=f"{what}: the topic live, the log in history",
+        )
+    return PushSource(
+        name=name,
+        batch_source=log,
+        description=f"{what}: the bus millstream:{name}:{'*' if name == 'payments' else '0'} live, the log in history",
+    )
+
 
 payments_log = FileSource(
     name="payments_log",
@@ -16,11 +36,7 @@ payments_log = FileSource(
     created_timestamp_column="created_timestamp",
     description="One row per accepted payment, see feature_repo/schemas/payment.py",
 )
-payments = PushSource(
-    name="payments",
-    batch_source=payments_log,
-    description="The payments stream: the bus millstream:payments:* live, the log in history",
-)
+payments = _stream("payments", payments_log, "The payments stream")
 labels_log = FileSource(
     name="labels_log",
     path=str(_settings.labels_log),
@@ -29,11 +45,7 @@ labels_log = FileSource(
     created_timestamp_column="created_timestamp",
     description="One row per statement about a payment, see feature_repo/schemas/label.py",
 )
-labels = PushSource(
-    name="labels",
-    batch_source=labels_log,
-    description="The labels stream: the bus millstream:labels:0 live, the log in history",
-)
+labels = _stream("labels", labels_log, "The labels stream")
 customers_log = FileSource(
     name="customers_log",
     path=str(_settings.customers_log),
@@ -43,11 +55,7 @@ customers_log = FileSource(
     field_mapping={"segment": "customer_segment", "opened_at": "customer_opened_at"},
     description="One row per version of a customer, without what tells who it is, see feature_repo/schemas/customer.py",
 )
-customers = PushSource(
-    name="customers",
-    batch_source=customers_log,
-    description="The changelog of customers: the bus millstream:customers:0 live, the log in history",
-)
+customers = _stream("customers", customers_log, "The changelog of customers")
 merchants_log = FileSource(
     name="merchants_log",
     path=str(_settings.merchants_log),
@@ -63,11 +71,7 @@ merchants_log = FileSource(
     },
     description="One row per version of a merchant, see feature_repo/schemas/merchant.py",
 )
-merchants = PushSource(
-    name="merchants",
-    batch_source=merchants_log,
-    description="The changelog of merchants: the bus millstream:merchants:0 live, the log in history",
-)
+merchants = _stream("merchants", merchants_log, "The changelog of merchants")
 charges_log = FileSource(
     name="charges_log",
     path=str(_settings.charges_log),
@@ -76,11 +80,7 @@ charges_log = FileSource(
     created_timestamp_column="created_timestamp",
     description="One row per card charge, see feature_repo/schemas/charge.py",
 )
-charges = PushSource(
-    name="charges",
-    batch_source=charges_log,
-    description="The stream of card charges: the bus millstream:charges:0 live, the log in history",
-)
+charges = _stream("charges", charges_log, "The stream of card charges")
 
 payment = RequestSource(
     name="payment",

@@ -1,13 +1,14 @@
-"""`python -m flows.generate`: events of a seeded world, as Parquet files or as live traffic on the bus.
+"""`python -m flows.generate`: events of a seeded world, as Parquet files or as live traffic on the bus or Kafka.
 
 The edge of a process: the clock is read here, and nowhere in `flows.generator`.
 """
 
+import contextlib
 import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,13 +22,8 @@ from feature_repo.schemas.charge import CHARGE
 from feature_repo.schemas.label import LABEL
 from feature_repo.schemas.payment import CREATED_TIMESTAMP, PAYMENT
 from flows.generator import World, epoch_us, payments_a_day, split_labels
-from flows.generator.bus import (
-    publish_charges,
-    publish_customers,
-    publish_labels,
-    publish_merchants,
-    publish_payments,
-)
+from flows.generator.bus import BusPublisher
+from flows.generator.topics import TopicPublisher
 from flows.settings import FlowSettings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
@@ -45,6 +41,14 @@ class Target(StrEnum):
 
     FILES = "files"
     BUS = "bus"
+    KAFKA = "kafka"
+
+
+class Publisher(Protocol):
+    """Where live events go."""
+
+    def publish(self, stream: str, rows: pa.Table) -> int:
+        """Append rows of a stream; returns how many were acknowledged."""
 
 
 def write_history(
@@ -112,13 +116,12 @@ class _Rows:
 
 
 def publish_live(
-    client: redis.Redis,
+    publisher: Publisher,
     world: World,
     pending: pa.Table,
     *,
     rate: float,
     seconds: float | None,
-    partitions: int,
 ) -> int:
     """Publish live traffic in real time, and pending labels as they become known; returns the payments.
 
@@ -135,12 +138,12 @@ def publish_live(
         ):
             due = start + timedelta(seconds=number * block_seconds)
             time.sleep(max((due - datetime.now(UTC)).total_seconds(), 0.0))
-            publish_customers(client, block.customers.table)
-            publish_merchants(client, block.merchants.table)
-            publish_charges(client, block.charges.table)
-            payments += publish_payments(client, block.payments, partitions=partitions)
+            publisher.publish("customers", block.customers.table)
+            publisher.publish("merchants", block.merchants.table)
+            publisher.publish("charges", block.charges.table)
+            payments += publisher.publish("payments", block.payments)
             known, pending = split_labels([pending, block.labels], due)
-            publish_labels(client, known)
+            publisher.publish("labels", known)
             progress.update(task, completed=payments)
     return payments
 
@@ -153,10 +156,14 @@ def pending_labels(folder: Path) -> pa.Table:
 
 @app.command()
 def main(
-    to: Annotated[Target, typer.Option(help="Parquet files, or live traffic on the bus.")] = Target.FILES,
+    to: Annotated[
+        Target, typer.Option(help="Parquet files, or live traffic on the bus or Kafka.")
+    ] = Target.FILES,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the history; the bus continues the one found there. [home/generated]"),
+        typer.Option(
+            help="Folder of the history; live traffic continues the one found there. [home/generated]"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same world.")] = 1,
     days: Annotated[float, typer.Option(min=0.01, help="Days of history.")] = 30.0,
@@ -167,9 +174,9 @@ def main(
     merchants: Annotated[int, typer.Option(min=10)] = 500,
     payments: Annotated[int, typer.Option(min=1, help="About how many payments.")] = 225_000,
     fraud_share: Annotated[float, typer.Option(min=0, max=0.5)] = 0.008,
-    rate: Annotated[float, typer.Option(min=0.1, help="Bus only: payments a second.")] = 200.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Live only: payments a second.")] = 200.0,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Bus only: how long; 0 goes on until interrupted.")
+        float, typer.Option(min=0, help="Live only: how long; 0 goes on until interrupted.")
     ] = 60.0,
 ) -> None:
     """Generate a history of payments, or live traffic that goes on where it ended.
@@ -184,7 +191,7 @@ def main(
     start = end - timedelta(days=days)
     began = time.perf_counter()
     try:
-        if to is Target.BUS and (folder / "world.npz").exists():
+        if to is not Target.FILES and (folder / "world.npz").exists():
             world = World.open(folder)
         else:
             world = World(
@@ -194,17 +201,17 @@ def main(
                 payments_a_day=payments_a_day(payments, epoch_us(start), epoch_us(end)),
                 fraud_share=fraud_share,
             )
-        if to is Target.BUS:
-            where = settings.redis_url
-            with redis.Redis.from_url(where) as client:
-                count = publish_live(
-                    client,
-                    world,
-                    pending_labels(folder),
-                    rate=rate,
-                    seconds=seconds or None,
-                    partitions=settings.bus_partitions,
-                )
+        if to is not Target.FILES:
+            where = settings.redis_url if to is Target.BUS else settings.kafka_bootstrap_servers
+            with contextlib.ExitStack() as stack:
+                publisher: Publisher
+                if to is Target.KAFKA:
+                    publisher = TopicPublisher(settings)
+                else:
+                    client = stack.enter_context(redis.Redis.from_url(where))
+                    publisher = BusPublisher(client, settings.bus_partitions)
+                pending = pending_labels(folder)
+                count = publish_live(publisher, world, pending, rate=rate, seconds=seconds or None)
         else:
             where = str(folder)
             count = write_history(world, start, end, folder, progress=True)

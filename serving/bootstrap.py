@@ -24,6 +24,7 @@ from serving.fallback import Fallback
 from serving.gate import Gate
 from serving.readiness import Readiness
 from serving.score_log import ScoreLog
+from serving.score_topic import ScoreTopic
 from serving.scorer import Scorer
 from serving.settings import ScorerSettings
 from serving.versions import VersionWatch
@@ -46,6 +47,7 @@ class Parts:
     readiness: Readiness
     versions: VersionWatch
     gate: Gate
+    score_topic: ScoreTopic | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -54,6 +56,8 @@ class Parts:
         await asyncio.gather(self.store.start(), self.batch_store.start())
         if self.score_log is not None:
             await self.score_log.start()
+        if self.score_topic is not None:
+            await self.score_topic.start()
         with contextlib.suppress(OnlineStoreError):
             await self.versions.refresh()
         self._tasks.append(asyncio.create_task(self.versions.follow()))
@@ -72,6 +76,8 @@ class Parts:
         await asyncio.gather(self.store.stop(), self.batch_store.stop())
         if self.score_log is not None:
             await self.score_log.stop()
+        if self.score_topic is not None:
+            await self.score_topic.stop()
 
 
 def from_environment() -> Parts:
@@ -100,9 +106,29 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
             flush_seconds=settings.score_log_flush_ms / 1000,
             buffer=settings.score_log_buffer,
         )
+    score_topic = ScoreTopic(settings) if settings.score_topic or settings.alert_topic else None
     versions = VersionWatch(champion, batch_store)
     scorer = Scorer(
-        champion, Fallback.of(settings), score_log, clock, pseudonyms, versions, most_reasons=settings.reasons
+        champion,
+        Fallback.of(settings),
+        score_log,
+        clock,
+        pseudonyms,
+        versions,
+        most_reasons=settings.reasons,
+        score_topic=score_topic,
     )
     readiness = Readiness(champion, batch_store, settings, pseudonyms, versions)
-    return Parts(settings, clock, champion, store, batch_store, score_log, scorer, readiness, versions, gate)
+    return Parts(
+        settings,
+        clock,
+        champion,
+        store,
+        batch_store,
+        score_log,
+        scorer,
+        readiness,
+        versions,
+        gate,
+        score_topic,
+    )

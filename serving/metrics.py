@@ -98,6 +98,19 @@ LOG_DROPPED: Final = _counter(
     "Answers not logged: the buffer was full, or the file not writable",
     "reason",
 )
+TOPIC_SENT: Final = _counter(
+    "millstream_scorer_topic_sent_total", "Records handed to the producer of scores and alerts", "topic"
+)
+TOPIC_FAILED: Final = _counter(
+    "millstream_scorer_topic_failed_total",
+    "Deliveries that failed, by librdkafka's name of the error; they are sent again, unless they are refused for good",
+    "error",
+)
+TOPIC_DROPPED: Final = _counter(
+    "millstream_scorer_topic_dropped_total",
+    "Answers that did not reach a topic: full (the buffer), refused (by the brokers), stopped (not acknowledged at the end)",
+    "reason",
+)
 MODEL: Final = _gauge(
     "millstream_scorer_model_info", "1 for the model that scores, 0 for those before it", "name", "version"
 )

@@ -33,6 +33,7 @@ from serving.payment import Payment
 from serving.reasons import explain
 from serving.resp import ReadPacker
 from serving.score_log import ScoreLog
+from serving.score_topic import ScoreTopic
 from serving.versions import VersionWatch
 
 log = structlog.get_logger(__name__)
@@ -77,11 +78,12 @@ class Scorer:
         versions: VersionWatch,
         *,
         most_reasons: int,
+        score_topic: ScoreTopic | None = None,
     ) -> None:
         self.champion = champion
         self.clock = clock
         self._fallback = fallback
-        self._log = score_log
+        self._logs = [log for log in (score_log, score_topic) if log is not None]
         self._pseudonyms = pseudonyms
         self._personal = [(column, domain_of(column)) for column in PERSONAL]
         self._versions = versions
@@ -233,8 +235,10 @@ class Scorer:
             "capped": [] if vector is None else vector.capped,
         }
         self._count(case, age)
-        if self._log is not None:
-            self._log.append(self._record(model, case, answer))
+        if self._logs:
+            record = self._record(model, case, answer)
+            for log in self._logs:
+                log.append(record)
         return answer
 
     def _count(self, case: Case, age: float | None) -> None:

@@ -94,6 +94,14 @@ class ScorerSettings(RepoSettings):
         ge=1,
         description="Most answers waiting to be written; further ones are dropped and counted",
     )
+    score_topic: str = Field(
+        default="",
+        description="Produce every answer, without its vector, to this topic of Kafka; empty: to none",
+    )
+    alert_topic: str = Field(
+        default="",
+        description="Produce answers that are no approval to this topic of Kafka; empty: to none",
+    )
     max_body_bytes: int = Field(
         default=65_536, ge=1024, description="Largest body of `/score`; a larger one is refused with 413"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +16,20 @@ from pydantic import SecretStr
 
 from feature_repo.errors import FlowError, SettingsError
 from feature_repo.kafka import client_properties, made
+from feature_repo.kafka_producer import TopicProducer
 from flows.blocks import RawBlock
 from flows.connectors.kafka import SLOTS, KafkaSlot, KafkaSource, SlotState
 from flows.generator.bus import partition_of
+from flows.generator.topics import TopicPublisher
 from flows.settings import FlowSettings
+from flows.steps.avro import avro_reader
 from flows.streams import PAYMENTS
+from serving.score_topic import ScoreTopic
+from serving.settings import ScorerSettings
 from tests import kafkakit
 from tests.flowkit import (
     accounted,
+    as_table,
     dead,
     encoded,
     folded_from_log,
@@ -244,3 +252,95 @@ def test_killed_flow_loses_nothing_and_a_replay_gives_the_same_values() -> None:
 @pytest.mark.skipif("KAFKA_BOOTSTRAP_SERVERS" in os.environ, reason="the broker is not ours to stop")
 def test_flow_outlives_a_broker_that_is_stopped_and_started() -> None:
     kafka_bounce.trial(1)
+
+
+def records(topic: str, count: int) -> list[Any]:
+    """The first records of a topic."""
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": kafkakit.servers(), "group.id": "tests"})
+    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
+    found: list[Any] = []
+    give_up = time.monotonic() + 20
+    while len(found) < count and time.monotonic() < give_up:
+        found += consumer.consume(count, 0.1)
+    consumer.close()
+    return found
+
+
+def test_published_payments_are_keyed_by_account(home: Path, topic: str) -> None:
+    settings = kafka_settings(home, topic)
+    events = [payment(n) for n in range(40)]
+    assert TopicPublisher(settings).publish("payments", as_table(events)) == 40
+    found = records(topic, 40)
+    assert sorted(json.loads(r.value())["event_id"] for r in found) == [e["event_id"] for e in events]
+    where: dict[str, set[int]] = {}
+    for r in found:
+        assert r.key().decode() == json.loads(r.value())["account_id"]
+        where.setdefault(r.key().decode(), set()).add(r.partition())
+    assert {len(partitions) for partitions in where.values()} == {1}
+
+
+def test_published_avro_is_what_the_flow_reads(home: Path, topic: str) -> None:
+    settings = kafka_settings(home, topic, format="avro")
+    rows = as_table([payment(n) for n in range(40)])
+    TopicPublisher(settings).publish("payments", rows)
+    (slot,) = records(topic, 40)[:1]
+    read = avro_reader(PAYMENTS, settings)
+    assert read is not None
+    assert read(slot.value())["currency"] == "EUR"
+
+
+def test_record_that_is_not_delivered_is_told_and_sent_again(home: Path) -> None:
+    topic = kafkakit.fresh("later")
+    settings = kafka_settings(
+        home,
+        topic,
+        kafka_properties={
+            "message.timeout.ms": SecretStr("400"),
+            "topic.metadata.propagation.max.ms": SecretStr("100"),
+        },
+    )
+    failures: list[tuple[str, bool]] = []
+    producer = TopicProducer(settings, lambda name, lost: failures.append((name, lost)))
+    producer.send(topic, b"a", b"1")
+    give_up = time.monotonic() + 20
+    while not failures and time.monotonic() < give_up:
+        producer.work(0.1)
+    assert failures
+    assert not failures[0][1]
+    assert producer.waiting == 1
+    kafkakit.make_topic(kafkakit.servers(), topic, 1)
+    assert producer.flush(20) == 0
+    producer.send(topic, b"a", b"x" * 2_000_000)
+    producer.send(topic, b"a", b"2")
+    assert producer.flush(20) == 0
+    assert failures[-1] == ("MSG_SIZE_TOO_LARGE", True)
+    assert [r.value() for r in records(topic, 2)] == [b"1", b"2"]
+
+
+def test_scores_and_alerts_reach_their_topics(home: Path) -> None:
+    scores, alerts = kafkakit.fresh("scores"), kafkakit.fresh("alerts")
+    for name in (scores, alerts):
+        kafkakit.make_topic(kafkakit.servers(), name, 1)
+    settings = ScorerSettings(
+        kafka_bootstrap_servers=kafkakit.servers(), score_topic=scores, alert_topic=alerts
+    )
+
+    async def answer() -> None:
+        sink = ScoreTopic(settings)
+        await sink.start()
+        for n in range(30):
+            decision = "decline" if n % 10 == 0 else "approve"
+            sink.append(
+                {"score_id": f"s{n}", "account_id": "a1", "decision": decision, "features": {"f": 1.0}}
+            )
+            await asyncio.sleep(0.01)
+        await sink.stop()
+
+    asyncio.run(answer())
+    found = [json.loads(r.value()) for r in records(scores, 30)]
+    assert [r["score_id"] for r in found] == [f"s{n}" for n in range(30)]
+    assert "features" not in found[0]
+    assert [json.loads(r.value())["score_id"] for r in records(alerts, 3)] == ["s0", "s10", "s20"]

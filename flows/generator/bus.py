@@ -38,6 +38,20 @@ def partition_of(account_id: str, partitions: int) -> int:
     return crc32(account_id.encode()) % partitions
 
 
+class BusPublisher:
+    """Publishes tables of a stream's events on the bus."""
+
+    def __init__(self, client: redis.Redis, partitions: int) -> None:
+        self._client = client
+        self._partitions = partitions
+
+    def publish(self, stream: str, rows: pa.Table) -> int:
+        """Append rows; returns how many the bus has acknowledged."""
+        if stream == "payments":
+            return publish_payments(self._client, rows, partitions=self._partitions)
+        return _append_all(self._client, f"millstream:{stream}:0", rows)
+
+
 def publish_payments(client: redis.Redis, payments: pa.Table, *, partitions: int) -> int:
     """Append payments to their partitions; returns how many the bus has acknowledged."""
     accounts = payments["account_id"].to_pylist()

@@ -185,6 +185,17 @@ def _error_code(error: urllib.error.HTTPError) -> int:
         return 0
 
 
+def schema_to_write(stream: EventStream, settings: FlowSettings) -> Any:
+    """The parsed schema our own producers write with. Raises `SettingsError` with a registry, which would have to be told of it."""
+    if settings.schema_registry_url:
+        raise SettingsError(
+            "events are not generated for a schema registry",
+            where="SCHEMA_REGISTRY_URL",
+            todo="unset it, or produce with Confluent's serializers",
+        )
+    return _parsed(_schema_of(stream, settings))
+
+
 def _schema_of(stream: EventStream, settings: FlowSettings) -> Any:
     if settings.avro_schemas is None:
         return avro_schema(stream)
