@@ -66,7 +66,7 @@ def trial(seed: int, mutants: int = 1_000, good: int = 99_000) -> str:
         client = redis.Redis.from_url(server.url)
         process = start(settings)
         sent, sound = _produce(client, settings, draw, mutants, good)
-        wait_for(lambda: accounted(settings) >= len(sent), process, seconds=180)
+        wait_for(lambda: accounted(settings) >= len(sent), process, seconds=900)
         time.sleep(1.0)
         assert process.is_alive()
         peak = peak_mb(process.pid)

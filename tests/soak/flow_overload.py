@@ -1,0 +1,176 @@
+"""Producers at three times what the flow takes: its memory stays flat, and once they are back to normal it catches up; nothing is lost.
+
+The flow reads blocks of a few events here, so that its own CPU time is what it lacks, at a rate a producer in Python can exceed. A trial
+measures that rate on a backlog, offers three times as much for 200 s (three trials are 10 minutes), then a third of it, and waits until the
+flow is level with the bus.
+
+- Resident memory: in the second half of the overload no more than a tenth and 32 MB above the first. The backlog is on the bus.
+- Catching up: at least twice the arrival rate.
+- Every event is logged, once, and the online store is the fold of the log.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+import redis
+from pydantic import SecretStr
+
+from flows.settings import FlowSettings
+from flows.stack import EmbeddedServer
+from tests.flowkit import (
+    START,
+    apply_views,
+    encoded,
+    folded_from_log,
+    kill,
+    logged,
+    payment,
+    start,
+    stored_online,
+    wait_for,
+)
+from tests.memory import resident_mb
+
+TRIALS: Final = 3
+OVERLOAD: Final = 3.0
+NORMAL: Final = 1 / 3
+BLOCK_EVENTS: Final = 32
+BACKLOG: Final = 12_000
+_TICK_S: Final = 0.01
+_STEP: Final = timedelta(milliseconds=250)
+"""Event time from one payment to the next: the lateness holds 2,400 of them, whatever the rate."""
+
+
+class Producer:
+    """Open loop: offers events at a rate, whatever becomes of them."""
+
+    def __init__(self, client: redis.Redis, partitions: int, seed: int) -> None:
+        self._client, self._partitions, self._seed = client, partitions, seed
+        self.sent = 0
+        self._end = Event()
+        self._thread: Thread | None = None
+
+    def send(self, count: int) -> None:
+        """So many at once."""
+        for first in range(self.sent, self.sent + count, 500):
+            pipe = self._client.pipeline(transaction=False)
+            for n in range(first, min(first + 500, self.sent + count)):
+                value = encoded(payment(n, START + n * _STEP, account_id=f"a{(n * 7919 + self._seed) % 97}"))
+                pipe.xadd(f"millstream:payments:{n % self._partitions}", {"v": value})
+            pipe.execute()
+        self.sent += count
+
+    def run(self, rate: float) -> None:
+        """From now on at this rate, in place of the one before."""
+        self.stop()
+        self._end = Event()
+        self._thread = Thread(target=self._run, args=(rate, self._end), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, rate: float, end: Event) -> None:
+        began, before = time.monotonic(), self.sent
+        while not end.is_set():
+            due = before + int((time.monotonic() - began) * rate)
+            if due > self.sent:
+                self.send(due - self.sent)
+            time.sleep(_TICK_S)
+
+
+class Logged:
+    """How many events are published in the log; a file is counted once."""
+
+    def __init__(self, settings: FlowSettings) -> None:
+        self._folder = settings.payments_log
+        self._rows: dict[str, int] = {}
+
+    def __call__(self) -> int:
+        for entry in os.scandir(self._folder) if self._folder.is_dir() else ():
+            if entry.name not in self._rows:
+                self._rows[entry.name] = pq.read_metadata(entry.path).num_rows
+        return sum(self._rows.values())
+
+
+def trial(seed: int, seconds: float = 200.0) -> str:
+    """One overload of so many seconds."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "server") as server:
+        settings = FlowSettings(
+            home=Path(folder) / "home",
+            redis_url=server.url,
+            epoch_ms=500,
+            block_events=BLOCK_EVENTS,
+            bus_keep="unread",
+            pseudonym_key=SecretStr("off"),
+        )
+        settings.home.mkdir()
+        apply_views(settings)
+        client = redis.Redis.from_url(server.url)
+        producer, count = Producer(client, settings.bus_partitions, seed), Logged(settings)
+        producer.send(BACKLOG)
+        process = start(settings)
+        try:
+            rate = _takes(count, process)
+            producer.run(OVERLOAD * rate)
+            began, taken = time.monotonic(), count()
+            early = _most_mb(process, seconds / 2)
+            late = _most_mb(process, seconds / 2)
+            offered = producer.sent
+            behind, under_load = offered - count(), (count() - taken) / (time.monotonic() - began)
+            producer.run(NORMAL * rate)
+            catching_up = _level(count, producer, process)
+            producer.stop()
+            wait_for(lambda: count() == producer.sent, process, seconds=600)
+            time.sleep(2 * settings.epoch_ms / 1000)
+        finally:
+            producer.stop()
+            kill(process)
+        assert behind > rate * seconds / 2, f"this was no overload: {behind:,} behind after {seconds:.0f} s"
+        assert late <= early * 1.1 + 32, f"memory grew from {early} to {late} MB"
+        assert catching_up >= 2 * NORMAL * rate, (
+            f"{catching_up:,.0f}/s against {NORMAL * rate:,.0f}/s arriving"
+        )
+        rows = logged(settings, ["event_id"])
+        assert rows.num_rows == producer.sent == len(set(rows["event_id"].to_pylist()))
+        assert stored_online(client) == folded_from_log(settings, client)
+    return (
+        f"takes {rate:,.0f}/s; offered {OVERLOAD:g} times that for {seconds:.0f} s it took {under_load:,.0f}/s with {early} then "
+        f"{late} MB, fell {behind:,} behind, caught up at {catching_up:,.0f}/s while {NORMAL * rate:,.0f}/s arrived; "
+        f"{producer.sent:,} in, {rows.num_rows:,} logged"
+    )
+
+
+def _takes(count: Logged, process: Any) -> float:
+    """Events a second, on a backlog."""
+    wait_for(lambda: count() > 0, process, seconds=120)
+    began, before = time.monotonic(), count()
+    wait_for(lambda: count() >= BACKLOG - BACKLOG // 10, process, seconds=120)
+    return (count() - before) / (time.monotonic() - began)
+
+
+def _most_mb(process: Any, seconds: float) -> int:
+    most, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.is_alive(), "the flow ended under the load"
+        most = max(most, resident_mb(process.pid))
+        time.sleep(0.2)
+    return most
+
+
+def _level(count: Logged, producer: Producer, process: Any) -> float:
+    """Events a second until nearly all of the backlog is gone."""
+    began, before = time.monotonic(), count()
+    backlog = producer.sent - before
+    wait_for(lambda: producer.sent - count() < backlog * 0.05, process, seconds=3_600)
+    return (count() - before) / (time.monotonic() - began)
