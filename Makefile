@@ -104,7 +104,7 @@ sbom: $(READY)  ## List what runs, with versions and licences: dist/sbom.cdx.jso
 	@mkdir -p dist
 	@$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python dist/runtime
 	@$(BIN)/python -m uv pip install --quiet --python dist/runtime/bin/python --require-hashes \
-	  --constraints requirements.lock -r pyproject.toml
+	  --constraints requirements.lock -r pyproject.toml --extra kafka
 	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON \
 	  --output-file dist/sbom.cdx.json dist/runtime/bin/python
 	@rm -rf dist/runtime

@@ -154,6 +154,11 @@ def test_every_stream_has_a_flow_and_prometheus_asks_each() -> None:
     assert any(target.startswith("scorer:") for target in asked)
 
 
+def test_every_stream_has_a_topic() -> None:
+    made = re.findall(r"(\w+):\d+", SERVICES["topics"]["command"][-1].partition("; do")[0])
+    assert {f"millstream.{name}" for name in made} == {FlowSettings().kafka_topic(name) for name in STREAMS}
+
+
 def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
     known = set(flow_metrics.CATALOGUE) | set(scorer_metrics.CATALOGUE)
     dashboard = json.loads(
