@@ -21,6 +21,7 @@ from typing import Annotated, Final
 import redis
 import structlog
 import typer
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -41,7 +42,7 @@ from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import logs
 from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
-from flows.connectors.online import connect, send_patiently
+from flows.connectors.online import connect, no_answer, send_patiently
 from flows.dirty_slots import DirtySlots
 from flows.kept_views import read_handover, write_handover
 from flows.log_rows import LogFile, log_files
@@ -341,8 +342,9 @@ def main(
     os.nice(5)  # the flow goes first
     try:
         backfill(settings, view or (), memory_bytes=memory_mb * 1_000_000)
-    except MillstreamError as error:
-        typer.secho(str(error), fg="red", err=True)
+    except (MillstreamError, RedisError) as error:
+        said = no_answer(error, settings) if isinstance(error, RedisError) else error
+        typer.secho(str(said), fg="red", err=True)
         raise typer.Exit(2) from error
 
 

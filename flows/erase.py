@@ -25,12 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from feature_repo import privacy
-from feature_repo.errors import DefinitionError, MillstreamError, OnlineStoreError, SettingsError
+from feature_repo.errors import DefinitionError, MillstreamError, SettingsError
 from feature_repo.privacy import PARTY
 from feature_repo.redact import redact
 from feature_repo.stores.specs import AppliedViews, read_views
 from flows import logs, recovery, tombstones
-from flows.connectors.online import connect
+from flows.connectors.online import connect, no_answer
 from flows.erasing import files, store
 from flows.erasing.bus import Bus
 from flows.erasing.files import Affected, DeadLetterFiles, LogFiles, ScoreFiles
@@ -224,11 +224,7 @@ def erase(
             job = Erasure(settings, people, client, time.time_ns() // 1000, on_step=on_step)
             return job.survey().counts if dry_run else job.run(forever=forever)
         except RedisError as error:
-            raise OnlineStoreError(
-                f"the server does not do its part: {error}",
-                where=settings.redis_url,
-                todo="start it (an embedded one runs with `make up` or `python -m flows.up --server`), then run this again",
-            ) from error
+            raise no_answer(error, settings) from error
         finally:
             client.close()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +27,7 @@ from feature_repo.stores.specs import AppliedViews, group_by_stream, read_views,
 from feature_repo.stores.versions import KeptVersions, publish, versions_key
 from feature_repo.windows.spec import ViewSpec
 from flows import logs
-from flows.connectors.online import connect
+from flows.connectors.online import connect, no_answer
 from flows.kept_views import read_handover, write_handover
 from flows.settings import FlowSettings
 
@@ -183,8 +184,9 @@ def main(
         retire(settings, which, force=force)
         for kept in which:
             typer.echo(f"retired {version_id(kept.spec)}")
-    except MillstreamError as error:
-        typer.secho(str(error), fg="red", err=True)
+    except (MillstreamError, RedisError) as error:
+        said = no_answer(error, settings) if isinstance(error, RedisError) else error
+        typer.secho(str(said), fg="red", err=True)
         raise typer.Exit(2) from error
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.servingkit import own_home, uvicorn, world
+from tests.soak import fuzz_http, tenants
 
 VARIES = {"score_id"}
 
@@ -109,3 +110,12 @@ def test_the_short_way_counts_and_logs_its_answers(tmp_path: Path) -> None:
         assert 'millstream_scorer_requests_total{route="/score",status="200"} 3.0' in counted
         assert 'millstream_scorer_request_seconds_count{route="/score"} 3.0' in counted
     assert sum(len(path.read_bytes().splitlines()) for path in (home / "scores").glob("*.jsonl")) == 3
+
+
+def test_no_random_request_is_answered_with_a_server_error() -> None:
+    fuzz_http.trial(0, requests=2_000)
+
+
+def test_a_thousand_tries_at_another_tenant_s_accounts_read_nothing() -> None:
+    for seed in range(tenants.TRIALS):
+        tenants.trial(seed)

@@ -130,3 +130,13 @@ def connect(settings: FlowSettings) -> Any:
     return redis.Redis.from_url(
         settings.redis_url, socket_timeout=5.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0)
     )
+
+
+def no_answer(error: redis.RedisError, settings: FlowSettings) -> OnlineStoreError:
+    """What a command says that met an error of the server, or no server."""
+    return OnlineStoreError(
+        f"the server does not do its part: {error}",
+        where=settings.redis_url,
+        todo="start it (an embedded one runs with `make up` or `python -m flows.up --only-server`) or correct REDIS_URL, then run "
+        "this again",
+    )
