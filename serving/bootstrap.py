@@ -117,6 +117,7 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
         versions,
         most_reasons=settings.reasons,
         score_topic=score_topic,
+        pending_seconds=settings.pending_seconds,
     )
     readiness = Readiness(champion, batch_store, settings, pseudonyms, versions)
     return Parts(

@@ -30,6 +30,7 @@ MOST_WAITING: Final = 4096
 """Requests in flight; more are refused at once, since they could not be answered in time anyway."""
 OPEN_SECONDS: Final = 1.0
 FIRST_WAIT, LONGEST_WAIT = 0.02, 1.0
+COMPLAIN_SECONDS: Final = 60.0
 _GRACE: Final = 0.001
 _NOTHING: Final = object()
 
@@ -125,6 +126,7 @@ class StoreConnection:
         self._keeper: asyncio.Task[None] | None = None
         self._seconds = metrics.STORE_SECONDS.labels(lane)
         self._why = "not connected yet"
+        self._complain_at = 0.0
 
     async def start(self, wait: float = OPEN_SECONDS) -> None:
         """Begin to connect, and give it a moment; a server that is not there yet is no error."""
@@ -164,6 +166,36 @@ class StoreConnection:
                     todo="look at the server's memory, rights and key types",
                 )
         return got
+
+    def tell(self, request: bytes, replies: int) -> None:
+        """Send packed commands and do not wait: whatever is asked over this connection later finds them carried out.
+
+        What the server refuses, and what there is no connection for, is counted, and logged once in a while.
+        """
+        if self._wire is None:
+            metrics.UNTOLD.inc()
+            return
+        try:
+            told = self._wire.send(request, replies)
+        except StoreUnreachable:
+            metrics.UNTOLD.inc()
+            return
+        told.future.add_done_callback(self._told)
+
+    def _told(self, future: asyncio.Future[list[Any]]) -> None:
+        failed = future.exception() if not future.cancelled() else None
+        refused = failed or next((r for r in future.result() if isinstance(r, Exception)), None)
+        if refused is None:
+            return
+        metrics.UNTOLD.inc()
+        if time.monotonic() >= self._complain_at:
+            self._complain_at = time.monotonic() + COMPLAIN_SECONDS
+            log.warning(
+                "store.not_written",
+                lane=self._lane,
+                why=str(refused),
+                todo="let the scorer's user write millstream:pending:*, see that the server has memory",
+            )
 
     async def _keep(self) -> None:
         """Open, hold, open again, with growing and jittered waits in between."""

@@ -88,6 +88,14 @@ STORE_CONNECTED: Final = _gauge(
 STORE_LOST: Final = _counter(
     "millstream_scorer_store_lost_total", "Connections to the online store that ended or fell silent", "lane"
 )
+UNTOLD: Final = _counter(
+    "millstream_scorer_not_written_total",
+    "Writes to pending lists that the online store refused or could not be sent",
+)
+PENDING: Final = _counter(
+    "millstream_scorer_pending_total",
+    "Scored payments the flow had not folded yet that counted for a later one",
+)
 FRESH: Final = _gauge(
     "millstream_scorer_fresh_share",
     "Of the payments /readyz last looked up (accepted longer ago than the limit), the share that is readable",

@@ -23,6 +23,7 @@ from feature_repo.errors import OnlineStoreError, StateError
 from feature_repo.privacy import Pseudonyms, domain_of
 from feature_repo.schemas.payment import PERSONAL
 from feature_repo.stores.clock import to_us
+from feature_repo.stores.pending import MOST
 from feature_repo.stores.reader import Vector
 from serving import metrics
 from serving.champion import Champion
@@ -31,7 +32,7 @@ from serving.fallback import Fallback
 from serving.model import Model
 from serving.payment import Payment
 from serving.reasons import explain
-from serving.resp import ReadPacker
+from serving.resp import ReadPacker, pack
 from serving.score_log import ScoreLog
 from serving.score_topic import ScoreTopic
 from serving.versions import VersionWatch
@@ -42,6 +43,7 @@ CHUNK: Final = 16
 PAYMENT_KEY: Final = "payment_id"
 """What the entity `payment` calls the id of the payment."""
 """Payments of a batch finished before others get the event loop again: about 3 ms."""
+FROM: Final = b"-%d" % MOST
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _IDS: Final = random.Random()
 """Seeded by the system once a process; asking it for every answer is a system call each."""
@@ -57,10 +59,14 @@ class Case:
     as_of_us: int
     now_us: int
     replies: list[list[bytes | None]] = field(default_factory=list)
+    lists: list[list[bytes]] = field(default_factory=list)
+    """Members of the payment's pending lists (`feature_repo.stores.pending`); payments of one batch share those of a key."""
     vector: Vector | None = None
     score: float | None = None
     decision: str = ""
     reasons: list[dict[str, Any]] = field(default_factory=list)
+    member: bytes = b""
+    """The payment as the next ones of its keys find it."""
     failure: tuple[str, str] | None = None
     """Why there is no vector or no score: (code, detail)."""
 
@@ -78,6 +84,7 @@ class Scorer:
         versions: VersionWatch,
         *,
         most_reasons: int,
+        pending_seconds: float,
         score_topic: ScoreTopic | None = None,
     ) -> None:
         self.champion = champion
@@ -88,6 +95,7 @@ class Scorer:
         self._personal = [(column, domain_of(column)) for column in PERSONAL]
         self._versions = versions
         self._most_reasons = most_reasons
+        self._pending_us = round(pending_seconds * 1e6)
         self._packers: dict[str, ReadPacker] = {}
 
     async def score(
@@ -103,6 +111,7 @@ class Scorer:
         elif await self._read(model, [case], store, until):
             self._finish(model, case)
             if case.vector is not None:
+                self._remember(model, [case], store)
                 self._decide(model, [case])
                 self._explain(model, [case], until)
         return self._answer(model, case)
@@ -120,9 +129,10 @@ class Scorer:
             for case in cases:
                 case.failure = ("state_mismatch", problem)
         elif await self._read(model, cases, store, until):
+            in_time = sorted(cases, key=lambda case: case.as_of_us)  # each counts for those after it
             for start in range(0, len(cases), CHUNK):
                 late = time.perf_counter() > until
-                for case in cases[start : start + CHUNK]:
+                for case in in_time[start : start + CHUNK]:
                     if late:
                         case.failure = ("deadline", "the batch's deadline had passed before this payment")
                     else:
@@ -130,6 +140,7 @@ class Scorer:
                 await asyncio.sleep(0)
             ready = [case for case in cases if case.vector is not None]
             if ready:
+                self._remember(model, ready, store)
                 await asyncio.to_thread(self._decide, model, ready)
                 await asyncio.to_thread(self._explain, model, ready, until)
         answers = []
@@ -157,8 +168,10 @@ class Scorer:
             wanted.append(mine)
         if not reads:  # a service of on-demand features only
             return True
+        pending = self._pending_keys(model, cases)
+        request = packer.pack(reads) + pack([[b"ZRANGE", key, FROM, b"-1"] for key in pending])
         try:
-            replies = await store.ask(packer.pack(reads), len(reads), until - time.perf_counter())
+            replies = await store.ask(request, len(reads) + len(pending), until - time.perf_counter())
         except OnlineStoreError as error:
             code = (
                 "store_timeout"
@@ -170,13 +183,58 @@ class Scorer:
             for case in cases:
                 case.failure = (code, str(error))
             return False
+        lists = dict(zip(pending, replies[len(reads) :], strict=True))
         for case, mine in zip(cases, wanted, strict=True):
             case.replies = [replies[place] for place in mine]
+            if self._pending_us:
+                case.lists = [lists.get(key, []) for key in model.reader.pending.keys(case.row)]
         return True
+
+    def _pending_keys(self, model: Model, cases: Sequence[Case]) -> list[bytes]:
+        """The pending lists of these payments, each once."""
+        if not self._pending_us:
+            return []
+        keys = (key for case in cases for key in model.reader.pending.keys(case.row))
+        return list(dict.fromkeys(filter(None, keys)))
+
+    def _remember(self, model: Model, cases: Sequence[Case], store: StoreConnection) -> None:
+        """Leave payments in their pending lists, and take off what has reached the states or is too old.
+
+        Sent before the answer, and not waited for: the server takes it before whatever the client sends next.
+        """
+        pending = model.reader.pending
+        if not self._pending_us or not pending.columns:
+            return
+        commands: list[list[bytes]] = []
+        expire = b"%d" % (self._pending_us // 1000)
+        for case in cases:
+            assert case.vector is not None
+            settled, oldest = case.vector.pending.settled, case.now_us - self._pending_us
+            if case.as_of_us < oldest:
+                continue
+            too_old = b"(%d" % oldest
+            score = b"%d" % case.as_of_us
+            for number, key in enumerate(pending.keys(case.row)):
+                if not key:
+                    continue
+                commands.append([b"ZADD", key, score, case.member])
+                commands.append([b"PEXPIRE", key, expire])
+                commands.append([b"ZREMRANGEBYSCORE", key, b"-inf", too_old])
+                if settled and settled[number]:
+                    commands.append([b"ZREM", key, *settled[number]])
+        if commands:
+            store.tell(pack(commands), len(commands))
 
     def _finish(self, model: Model, case: Case) -> None:
         try:
-            case.vector = model.reader.vector(case.row, case.replies, case.as_of_us, case.now_us)
+            reader = model.reader
+            case.vector = reader.vector(case.row, case.replies, case.as_of_us, case.now_us, case.lists)
+            if case.lists:
+                case.member = reader.pending.member(
+                    case.row, case.vector.named, case.payment.event_id, case.as_of_us
+                )
+                for members in case.lists:  # those after it in its batch have read the lists already
+                    members.append(case.member)
         except StateError as error:
             case.failure = ("state_mismatch", str(error))
         except Exception as error:  # a feature function met what its author did not think of
@@ -248,6 +306,8 @@ class Scorer:
         if age is not None:
             metrics.FEATURE_AGE.observe(age)
         if case.vector is not None:
+            if case.vector.pending.missing:
+                metrics.PENDING.inc(case.vector.pending.missing)
             for view in case.vector.incomplete:
                 metrics.INCOMPLETE.labels(view).inc()
             for view in case.vector.capped:
@@ -276,6 +336,7 @@ class Scorer:
             "features": named,
             "versions": {} if vector is None else vector.versions,
             "newest_event": None if vector is None else vector.newest_us,
+            "pending": 0 if vector is None else vector.pending.missing,
             "arrived_at": case.now_us,
             "flags": {"incomplete": answer["incomplete"], "capped": answer["capped"]},
         }

@@ -72,6 +72,13 @@ class ScorerSettings(RepoSettings):
         ge=0,
         description="Without features: decline payments of at least this amount; not set, the fallback never declines",
     )
+    pending_seconds: float = Field(
+        default=900.0,
+        ge=0,
+        le=86_400,
+        description="So long a scored payment counts for the next ones of its account and payee although the flow has not folded it; "
+        "0 keeps no such payments",
+    )
     freshness_limit_seconds: float = Field(
         default=30.0,
         gt=0,

@@ -107,7 +107,13 @@ class World:
 
     def scorer_settings(self, **changes: Any) -> ScorerSettings:
         return ScorerSettings(
-            **{"home": self.home, "redis_url": self.url, "score_log_flush_ms": 20, "model_poll_seconds": 0}
+            **{
+                "home": self.home,
+                "redis_url": self.url,
+                "score_log_flush_ms": 20,
+                "model_poll_seconds": 0,
+                "pending_seconds": 0,  # what is scored here is not logged, so it must not count for what is scored later
+            }
             | changes
         )
 

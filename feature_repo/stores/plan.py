@@ -23,10 +23,14 @@ INT, FLOAT, BOOL, STRING, TIME = "int64", "float64", "bool", "string", "timestam
 
 @dataclass(frozen=True)
 class WindowedRead:
-    """A windowed view: its spec and the request columns that hold its sorted join keys."""
+    """A windowed view: its spec, the request columns that hold its sorted join keys, and the stream whose events it folds.
+
+    The stream is empty in a plan that was made before it was written down.
+    """
 
     spec: ViewSpec
     entity_columns: tuple[str, ...]
+    stream: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        windowed = [{"spec": r.spec.to_dict(), "entity_columns": r.entity_columns} for r in self.windowed]
+        windowed = [
+            {"spec": r.spec.to_dict(), "entity_columns": r.entity_columns}
+            | ({"stream": r.stream} if r.stream else {})
+            for r in self.windowed
+        ]
         made = {k: v for k, v in asdict(self).items() if k != "windowed"} | {"windowed": windowed}
         plain: dict[str, Any] = json.loads(json.dumps(made))
         return plain
@@ -89,7 +97,9 @@ class Plan:
                 project=made["project"],
                 service=made["service"],
                 windowed=tuple(
-                    WindowedRead(ViewSpec.from_dict(r["spec"]), tuple(r["entity_columns"]))
+                    WindowedRead(
+                        ViewSpec.from_dict(r["spec"]), tuple(r["entity_columns"]), r.get("stream", "")
+                    )
                     for r in made["windowed"]
                 ),
                 plain=tuple(_plain_read(r) for r in made["plain"]),
@@ -160,7 +170,8 @@ def compile_plan(store: FeatureStore, service: str, repo: Path | None = None) ->
 def _windowed_read(view: Any) -> WindowedRead:
     from feature_repo.stores.online import spec_of
 
-    return WindowedRead(spec_of(view), _entity_columns(view))
+    stream = view.stream_source.name if view.stream_source is not None else ""
+    return WindowedRead(spec_of(view), _entity_columns(view), stream)
 
 
 def _plain_view(view: Any, store: FeatureStore) -> PlainRead:

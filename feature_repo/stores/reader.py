@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.schemas.payment import PAYMENT
 from feature_repo.stores.keys import (
     decode_timestamp,
     decode_value,
@@ -27,6 +28,7 @@ from feature_repo.stores.keys import (
     time_field,
 )
 from feature_repo.stores.on_demand import Inputs, Transform, load
+from feature_repo.stores.pending import NOTHING_FOUND, Found, Lists, Pending
 from feature_repo.stores.plan import BOOL, INT, STRING, TIME, PlainRead, Plan
 from feature_repo.windows.header import NOTHING
 from feature_repo.windows.read import CAPPED, INCOMPLETE
@@ -47,6 +49,7 @@ class Vector:
     timestamp is a datetime in UTC, null = None: what Feast hands to on-demand functions.
     `versions` tells per windowed view how many events of its key the state had seen; `newest_us` the newest of them, None if none.
     `incomplete` and `capped` name the views whose answer is partly null, or from the newest `capacity` events only.
+    `pending` is what the lists of payments the flow had not folded yet held.
     """
 
     values: npt.NDArray[np.float64]
@@ -55,6 +58,7 @@ class Vector:
     newest_us: int | None
     incomplete: tuple[str, ...]
     capped: tuple[str, ...]
+    pending: Found = NOTHING_FOUND
 
 
 class Reader:
@@ -62,6 +66,7 @@ class Reader:
 
     def __init__(self, plan: Plan, repo: Path) -> None:
         self.plan = plan
+        self.pending = Pending(plan, PAYMENT.names)
         self._functions = [_Function(load(repo, view), view.inputs, view.outputs) for view in plan.on_demand]
         groups: dict[tuple[tuple[str, ...], tuple[str, ...]], _Entity] = {}
         for windowed in plan.windowed:
@@ -97,9 +102,16 @@ class Reader:
         return made
 
     def vector(
-        self, row: Mapping[str, Any], replies: Sequence[Sequence[bytes | None]], as_of_us: int, now_us: int
+        self,
+        row: Mapping[str, Any],
+        replies: Sequence[Sequence[bytes | None]],
+        as_of_us: int,
+        now_us: int,
+        lists: Lists = (),
     ) -> Vector:
         """Finish the replies of `commands(row)` as of `as_of_us`. Raises `StateError` for a state of another definition.
+
+        `lists` are the members of the payment's pending lists (`pending.keys(row)`): what the states lack of them is folded in first.
 
         `row` holds the request columns; its `event_timestamp` may be missing, the time is `as_of_us`. `now_us` is the wall clock when
         the replies were fetched: it tells how far back a key that is not there can be said to have had no events. A view for whose key
@@ -119,13 +131,22 @@ class Reader:
                 states += [NOT_ASKED] * n
                 for part, _, _ in entity.parts:
                     named.update(dict.fromkeys(part.feature_names))
+        pending = NOTHING_FOUND
+        if any(lists):
+            by_view = dict(zip(self._views, states, strict=True))
+            event_id = str(row.get("event_id", ""))
+            pending = self.pending.fold(by_view, row, event_id, lists, as_of_us, now_us)
+            states = list(by_view.values())
         finished, found = self._reads.finish(states, as_of_us, now_us)
         named.update(zip(self._reads.names, self._python(finished), strict=True))
         self._on_demand(row, as_of_us, named)
         values = np.full(len(self.plan.columns), np.nan)
         values[self._to] = finished[self._from]
         values[self._others_to] = _floats(list(map(named.get, self._others)))
-        return Vector(values, named, *self._found(found))
+        versions, newest, incomplete, capped = self._found(found)
+        if pending.capped:
+            capped = tuple(dict.fromkeys((*capped, *pending.capped)))
+        return Vector(values, named, versions, newest, incomplete, capped, pending)
 
     def empty(self, row: Mapping[str, Any], as_of_us: int) -> Vector:
         """The vector of a payment about which nothing is stored: what an entity without history has."""

@@ -256,6 +256,21 @@ def _is_valid(column: pa.Array) -> npt.NDArray[np.bool_]:
     return np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
 
 
+def text_hash(text: str | None) -> int:
+    """The hash of one value of a column of `ViewSpec.hashed`; 0 for null."""
+    if text is None:
+        return 0
+    return int(_hash_text(np.frombuffer(text.encode(), np.uint8)))
+
+
+def id_words(text: str) -> tuple[int, int]:
+    """The two words of one event id, whose order is the order of the strings."""
+    words = np.empty((1, 2), np.int64)
+    data = text.encode()
+    _ordered_ids(np.array([0, len(data)], np.int64), np.frombuffer(data, np.uint8), words)
+    return int(words[0, 0]), int(words[0, 1])
+
+
 def _hash_keys(column: pa.Array) -> Ints:
     """The hashes of keys of one component."""
     return _keys([_utf8(_as_text(column))], len(column)).hashes
@@ -336,6 +351,13 @@ def _hash_bytes(offsets: Ints, data: Bytes, out: Ints) -> None:
     for i in range(len(out)):
         high, low = _hash(data, offsets[i], offsets[i + 1])
         out[i, 0], out[i, 1] = np.int64(high), np.int64(low)
+
+
+@nb.njit(cache=True)
+def _hash_text(data: Bytes) -> Any:
+    """As `_hash_values` has it: never 0, which stands for null."""
+    value = np.int64(_hash(data, 0, len(data))[0])
+    return value if value != 0 else np.int64(1)
 
 
 @nb.njit(cache=True)
