@@ -1,0 +1,97 @@
+"""The flow stands still for a minute while 10,000 payments are scored in bursts: not one feature vector may differ from the log's.
+
+A whole stack on a generated world (`bench.home`: a month of history, a champion of the largest service), every part a process of its own.
+The payments flow is stopped by a signal; payments are scored one after the other, as they happen, and then published to the bus. The flow
+goes on, and when it has logged all of them the skew report computes every vector again.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import orjson
+import redis
+
+from bench import home
+from feature_repo.settings import PROJECT_ROOT
+from flows.demo.live import FLOWS, STARTED, accounted, free_port, start_flows, start_scorer, wait_for_scorer
+from flows.demo.processes import Processes
+from flows.generator import World, epoch_us
+from flows.generator.bus import encode, publish_payments
+from flows.settings import FlowSettings
+from flows.streams import PAYMENTS
+
+TRIALS = 1
+PAYMENTS_SCORED = int(os.environ.get("SOAK_PAYMENTS", "10000"))
+SECONDS = 60.0
+
+
+def trial(seed: int) -> str:
+    """`seed` moves the moment at which the flow stops."""
+    with home.served() as (built, url):
+        settings = FlowSettings(home=built.home, redis_url=url)
+        client = redis.Redis.from_url(url)
+        for path in settings.scores.glob("*.jsonl"):
+            path.unlink()
+        home.MARK.unlink()  # what is published here belongs to no benchmark
+        with Processes(built.home, url) as processes:
+            port = free_port()
+            start_scorer(processes, port)
+            flow = processes.start("payments flow", "-m", "bytewax.run", "flows.payments")
+            start_flows(processes, dict.fromkeys([*FLOWS][1:], 0))
+            wait_for_scorer(processes, port)
+            while STARTED not in flow.said():
+                processes.check()
+                time.sleep(0.1)
+            time.sleep(0.1 * (seed % 10))
+            before = accounted(PAYMENTS, settings).all
+            os.killpg(flow.pid, signal.SIGSTOP)
+            try:
+                n, pending = _score_and_publish(client, built, port, settings.bus_partitions)
+            finally:
+                os.killpg(flow.pid, signal.SIGCONT)
+            give_up = time.monotonic() + 180
+            while accounted(PAYMENTS, settings).all < before + n:
+                processes.check()
+                assert time.monotonic() < give_up, "the flow did not catch up"
+                time.sleep(0.2)
+        command = [sys.executable, "-m", "training.skew", "--home", str(built.home)]
+        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        report = orjson.loads((built.home / "skew.json").read_bytes())
+    assert report["compared"] == n, f"{report['missing']} answers had no vector"
+    assert report["differing"] == 0, orjson.dumps(report["examples"][:3]).decode() + str(report["causes"])
+    return f"{n:,} vectors, 0 differ; {pending:,} times a payment counted that no state knew"
+
+
+def _score_and_publish(client: redis.Redis, built: home.Built, port: int, partitions: int) -> tuple[int, int]:
+    """How many payments were scored, and how often one of them counted that the flow had not folded."""
+    world = World.open(built.home / "generated")
+    start = datetime.now(UTC) + timedelta(seconds=1)
+    blocks = world.live(epoch_us(start), rate=PAYMENTS_SCORED / SECONDS, seconds=SECONDS, block_seconds=0.02)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    n = 0
+    for number, block in enumerate(list(blocks), start=1):
+        due = start + timedelta(seconds=number * 0.02)
+        time.sleep(max((due - datetime.now(UTC)).total_seconds(), 0.0))
+        for body in encode(block.payments.sort_by("event_timestamp")):
+            connection.request("POST", "/score", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            assert answer.status == 200, text
+            assert not orjson.loads(text)["degraded"], text
+            n += 1
+        publish_payments(client, block.payments, partitions=partitions)
+    connection.request("GET", "/metrics")
+    counted = [
+        float(line.split()[1])
+        for line in connection.getresponse().read().decode().splitlines()
+        if line.startswith("millstream_scorer_pending_total ")
+    ]
+    return n, int(sum(counted))
