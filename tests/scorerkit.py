@@ -31,6 +31,7 @@ def uvicorn(home: Path, url: str, *, short: bool = False, **variables: str) -> I
         cwd=PROJECT_ROOT,
         env=environment
         | {"MILLSTREAM_HOME": str(home), "REDIS_URL": url, "MILLSTREAM_PSEUDONYM_KEY": "off"}
+        | {"MILLSTREAM_PENDING_SECONDS": "0"}
         | variables,
         stdout=subprocess.DEVNULL,
         stderr=(home / "uvicorn.log").open("ab"),

@@ -72,12 +72,17 @@ class _Waiting:
     values: Mapping[str, float | None]
 
 
+def list_prefix(project: str) -> str:
+    """What the Redis keys of a project's lists begin with."""
+    return f"millstream:pending:{project}:"
+
+
 class Pending:
     """Compiled from a plan. `columns` are the lists a payment is in: one per column that is a key of its own."""
 
     def __init__(self, plan: Plan, request: Sequence[str]) -> None:
         """`request`: the columns a payment has itself."""
-        self._prefix = f"millstream:pending:{plan.project}:"
+        self._prefix = list_prefix(plan.project)
         specs: list[tuple[ViewSpec, tuple[str, ...]]] = [
             (r.spec, r.entity_columns)
             for r in plan.windowed

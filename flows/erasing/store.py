@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+import orjson
+
 from feature_repo.errors import OnlineStoreError
 from feature_repo.stores.keys import time_field
+from feature_repo.stores.pending import list_prefix
 from feature_repo.stores.plain_projection import projected_key
 from feature_repo.stores.specs import AppliedViews
 from feature_repo.windows.columns import FEAST_STRING
@@ -54,9 +57,18 @@ class OnlineStore:
         return gone, anew
 
     def delete(self, keys: list[bytes]) -> None:
-        """Delete hashes."""
+        """Delete hashes, and the payments of theirs that wait in pending lists."""
         for start in range(0, len(keys), _AT_ONCE):
             self._client.delete(*keys[start : start + _AT_ONCE])
+        prefix = list_prefix(self._views.project).encode()
+        for key in self._client.scan_iter(prefix + b"*", count=_AT_ONCE):
+            theirs = [
+                member
+                for member in self._client.zrange(key, 0, -1)
+                if not self._people.names.isdisjoint(orjson.loads(member)["k"].values())
+            ]
+            if theirs:
+                self._client.zrem(key, *theirs)
 
     def forget_states(self, keys: list[bytes]) -> int:
         """Remove the states, and plain rows, that contain rows of theirs; returns of how many keys there were any."""
