@@ -7,7 +7,7 @@ contained them and leave it in one place, after the last step that can reject.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
@@ -34,6 +34,7 @@ DEAD_LETTER: Final = pa.schema(
         pa.field("created_timestamp", TIMESTAMP),  # when the bus accepted it; files: as event_timestamp
         pa.field("source_partition", pa.string()),
         pa.field("source_offset", pa.int64()),
+        pa.field("traceparent", pa.string()),  # W3C trace context of the record, where its source has headers
     ]
 )
 """One row per event that was not accepted, as of the time its source accepted it."""
@@ -94,6 +95,8 @@ class RawBlock:
     payloads: Sequence[bytes]
     marks: tuple[int, ...] = ()
     settled: int = 0
+    traces: Mapping[int, str] = field(default_factory=dict)
+    """W3C `traceparent` by offset, of events that came with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ def dead_letters(
             accepted,
             pa.array([partition] * len(payloads), pa.string()),
             offsets,
+            pa.nulls(len(payloads), pa.string()),
         ],
         schema=DEAD_LETTER,
     )

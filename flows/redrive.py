@@ -22,7 +22,7 @@ from typing import IO, Annotated, Final
 
 import typer
 
-from feature_repo.errors import DataError, MillstreamError
+from feature_repo.errors import DataError, MillstreamError, SettingsError
 from flows.connectors.online import connect
 from flows.connectors.staged import sync
 from flows.redriving import tell
@@ -132,6 +132,12 @@ class _Sending:
     """One run of `send`."""
 
     def __init__(self, settings: FlowSettings, late_to: Path | None, *, dry_run: bool) -> None:
+        if settings.source == "kafka" and not dry_run:
+            raise SettingsError(
+                "events go back onto the bus, and the flows read Kafka",
+                where="MILLSTREAM_SOURCE",
+                todo="produce `event` of each line to the stream's topic, keyed as its producer does; see docs/kafka.md",
+            )
         self._settings, self._late_to, self._dry_run = settings, late_to, dry_run
         self._client = connect(settings)
         self._marks: dict[str, Marks] = {}

@@ -17,12 +17,15 @@ from pydantic import SecretStr
 from feature_repo.errors import FlowError, SettingsError
 from feature_repo.kafka import client_properties, made
 from feature_repo.kafka_producer import TopicProducer
+from feature_repo.privacy import Pseudonyms
 from flows.blocks import RawBlock
+from flows.connectors.dead_letters import LetterBox
 from flows.connectors.kafka import SLOTS, KafkaSlot, KafkaSource, SlotState
 from flows.generator.bus import partition_of
 from flows.generator.topics import TopicPublisher
 from flows.settings import FlowSettings
 from flows.steps.avro import avro_reader
+from flows.steps.decode import Decoder
 from flows.streams import PAYMENTS
 from serving.score_topic import ScoreTopic
 from serving.settings import ScorerSettings
@@ -42,7 +45,8 @@ from tests.flowkit import (
     wait_for,
 )
 from tests.kafkaflows import kafka_settings
-from tests.soak import kafka_bounce, kafka_kills
+from tests.soak import kafka_bounce, kafka_joins, kafka_kills
+from tests.test_avro import avro
 
 WHY_NOT = kafkakit.why_not()
 pytestmark = pytest.mark.skipif(
@@ -121,6 +125,22 @@ def test_slot_goes_on_after_the_records_of_its_snapshot(
     (*_, last) = again = read(slot(state), 6)
     assert payloads(again) == [b"%d" % n for n in range(4, 10)]
     assert last.began == 3
+
+
+def test_trace_of_a_record_is_kept_with_its_dead_letter(
+    slot: Callable[..., KafkaSlot], topic: str, writer: kafkakit.Writer
+) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    writer.send(topic, [(None, b"{")], partition=0, headers={"traceparent": trace, "who": "Ada"})
+    writer.send(topic, [(None, b"{")], partition=0, headers={"traceparent": "Ada"})
+    part = slot()
+    traces = [
+        row["traceparent"]
+        for block in read(part, 2)
+        for letters in LetterBox(PAYMENTS, Pseudonyms.off())(Decoder(PAYMENTS)(block))
+        for row in letters.to_pylist()
+    ]
+    assert traces == [trace, None]
 
 
 def test_quiet_partition_gives_one_heartbeat_per_epoch(slot: Callable[..., KafkaSlot]) -> None:
@@ -215,20 +235,25 @@ def test_broken_settings_are_told_without_their_values(home: Path, tmp_path: Pat
         client_properties(FlowSettings(kafka_properties={"auto.offset.reset": SecretStr("latest")}))
 
 
-def test_flow_over_kafka_keeps_what_the_flow_over_the_bus_keeps(
+def test_flow_over_kafka_in_avro_keeps_what_the_flow_over_the_bus_keeps(
     home: Path, clean_redis: redis.Redis, topic: str, writer: kafkakit.Writer
 ) -> None:
     events = [payment(n) for n in range(600)]
     for p in range(2):
-        mine = [encoded(e) for e in events if partition_of(e["account_id"], 2) == p]
-        mine += [b"{", encoded(payment(p, amount=-1.0, event_id=f"minus{p}"))]
-        publish(clean_redis, mine, p)
-        writer.send(topic, [(None, payload) for payload in mine], partition=p)
+        mine = [e for e in events if partition_of(e["account_id"], 2) == p]
+        mine.append(payment(p, amount=-1.0, event_id=f"minus{p}"))
+        publish(clean_redis, [*map(encoded, mine), b"{"], p)
+        writer.send(topic, [(None, payload) for payload in [*map(avro, mine), b"{"]], partition=p)
     kept = []
     url = str(clean_redis.connection_pool.connection_kwargs["port"])
     for source in ("bus", "kafka"):
         settings = kafka_settings(
-            home / source, topic, source=source, bus_partitions=2, redis_url=f"redis://127.0.0.1:{url}/0"
+            home / source,
+            topic,
+            source=source,
+            format="avro" if source == "kafka" else "json",
+            bus_partitions=2,
+            redis_url=f"redis://127.0.0.1:{url}/0",
         )
         process = start(settings)
         wait_for(lambda s=settings: accounted(s) == 604, process)  # type: ignore[misc]
@@ -246,7 +271,11 @@ def test_flow_over_kafka_keeps_what_the_flow_over_the_bus_keeps(
 
 
 def test_killed_flow_loses_nothing_and_a_replay_gives_the_same_values() -> None:
-    assert "partitions added" in kafka_kills.trial(1)
+    assert "partitions added" in kafka_kills.trial(1, kills=3)
+
+
+def test_live_join_over_topics_is_that_of_the_logs_after_a_kill_and_in_a_replay() -> None:
+    kafka_joins.trial(5)
 
 
 @pytest.mark.skipif("KAFKA_BOOTSTRAP_SERVERS" in os.environ, reason="the broker is not ours to stop")

@@ -17,7 +17,7 @@ from bytewax.outputs import FixedPartitionedSink
 
 from feature_repo.privacy import Pseudonyms
 from feature_repo.privacy.policy import lost_without_key
-from flows.blocks import DEAD_LETTER, Events
+from flows.blocks import DEAD_LETTER, Events, RawBlock, SourceBlock
 from flows.connectors.staged import Folders, StagedPart, StagedState, count_reasons
 from flows.sealing import Sealer, seal_letters, with_payloads
 from flows.settings import FlowSettings
@@ -58,11 +58,21 @@ class LetterBox:
         """One batch or several; an empty one keeps the sink's epochs going."""
         if not events.dead:
             return (_NO_LETTERS,)
+        dead = tuple(_traced(letters, events.origin) for letters in events.dead)
         if self._sealer is not None:
-            return tuple(seal_letters(letters, self._sealer) for letters in events.dead)
+            return tuple(seal_letters(letters, self._sealer) for letters in dead)
         if self._withheld:
-            return tuple(with_payloads(letters, [None] * letters.num_rows) for letters in events.dead)
-        return events.dead
+            return tuple(with_payloads(letters, [None] * letters.num_rows) for letters in dead)
+        return dead
+
+
+def _traced(letters: pa.RecordBatch, origin: SourceBlock) -> pa.RecordBatch:
+    """Letters with the trace context their events came with."""
+    if not (isinstance(origin, RawBlock) and origin.traces):
+        return letters
+    traces = [origin.traces.get(offset) for offset in letters["source_offset"].to_pylist()]
+    at = letters.schema.get_field_index("traceparent")
+    return letters.set_column(at, letters.schema.field(at), pa.array(traces, pa.string()))
 
 
 def folders(stream: EventStream, settings: FlowSettings) -> Folders:

@@ -13,7 +13,7 @@ made again or lost records we have read. While the brokers are away the source w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypedDict
 
@@ -24,7 +24,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from feature_repo.errors import FlowError
 from feature_repo.kafka import client_properties, made, needed
 from flows import metrics
-from flows.blocks import BLOCK_BYTES, EPOCH_BYTES, RawBlock
+from flows.blocks import BLOCK_BYTES, EPOCH_BYTES, Int64s, RawBlock
 from flows.connectors.kafka_topic import TopicFacts, TopicPartitions, TopicWatch
 from flows.settings import FlowSettings
 from flows.streams import EventStream
@@ -228,17 +228,23 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
 
     def _block(self, partition: int, records: Sequence[Any]) -> RawBlock:
         offsets = np.fromiter((r.offset() for r in records), np.int64, len(records))
-        stamps = np.fromiter((r.timestamp()[1] for r in records), np.int64, len(records))
+        stamps_us = accepted_us(records)
         payloads = [r.value() or b"" for r in records]
         self._bytes_in_epoch += sum(map(len, payloads))
         epoch = records[-1].leader_epoch()
         self._next[partition] = (int(offsets[-1]) + 1, -1 if epoch is None else int(epoch))
         metrics.EVENTS_IN.labels(self._names.name(partition)).inc(len(records))
-        self._source.newest_ms = max(self._source.newest_ms, int(stamps.max()))
-        accepted_us = np.clip(stamps, -1, _LATEST_MS) * 1000  # what is no time becomes a dead letter
-        return self._raw(partition, offsets, accepted_us, payloads)
+        self._source.newest_ms = max(self._source.newest_ms, int(stamps_us.max()) // 1000)
+        return self._raw(partition, offsets, stamps_us, payloads, _traces(records))
 
-    def _raw(self, partition: int, offsets: Any, accepted_us: Any, payloads: list[bytes]) -> RawBlock:
+    def _raw(
+        self,
+        partition: int,
+        offsets: Any,
+        accepted_us: Any,
+        payloads: list[bytes],
+        traces: Mapping[int, str] | None = None,
+    ) -> RawBlock:
         settled = sum(epochs >= _EPOCHS_TO_SETTLE for epochs in self._epochs_since_mark)
         return RawBlock(
             self._names.name(partition),
@@ -248,6 +254,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
             payloads,
             marks=self._marks[partition],
             settled=settled,
+            traces=traces or {},
         )
 
     def _fail(self, record: Any) -> None:
@@ -322,3 +329,19 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
             known = self._consumer.get_watermark_offsets(place, cached=True)
             if known and known[1] >= 0:
                 metrics.SOURCE_LAG.labels(self._names.name(partition)).set(max(known[1] - after, 0))
+
+
+def accepted_us(records: Sequence[Any]) -> Int64s:
+    """When records were accepted: their timestamps. What is no time, or one beyond all, becomes a dead letter later on."""
+    stamps = np.fromiter((r.timestamp()[1] for r in records), np.int64, len(records))
+    return np.clip(stamps, -1, _LATEST_MS) * 1000
+
+
+def _traces(records: Sequence[Any]) -> dict[int, str]:
+    """The W3C trace context of records that have one that is well-formed; other headers stay in the topic, at the offset."""
+    found = {}
+    for record in records:
+        for name, value in record.headers() or ():
+            if name == "traceparent" and value is not None and _TRACEPARENT.fullmatch(value):
+                found[record.offset()] = value.decode()
+    return found

@@ -20,6 +20,7 @@ from feature_repo.errors import FlowError
 from feature_repo.kafka import client_properties, made, without_values
 from flows.blocks import RawBlock
 from flows.changelog import LogFollower
+from flows.connectors.kafka import accepted_us
 from flows.connectors.kafka_topic import TopicPartitions, TopicWatch
 from flows.recovery import run_name
 from flows.settings import FlowSettings
@@ -67,7 +68,7 @@ class TopicFollower:
             self._names.name(partition),
             -1,
             np.array([r.offset() for r in records], np.int64),
-            np.array([r.timestamp()[1] for r in records], np.int64) * 1000,
+            accepted_us(records),
             [r.value() or b"" for r in records],
         )
         admitted, _ = self._admissions[partition].on_batch([replace(self._accept(block), dead=())])
