@@ -44,8 +44,8 @@ def module_flow(stream: str) -> Dataflow:
     return flow
 
 
-def run(stream: str, settings: FlowSettings) -> None:
-    """Run a flow in this process: to the end of its files, or until it is stopped."""
+def run(stream: str, settings: FlowSettings, workers: int = 1) -> None:
+    """Run a flow in this process, on so many threads: to the end of its files, or until it is stopped."""
     name = recovery.run_name(settings)
     keep_to_key(settings)
     config = recovery.config(settings, stream, name)
@@ -55,7 +55,12 @@ def run(stream: str, settings: FlowSettings) -> None:
     metrics.serve(settings.metrics_host, settings.metrics_port)
     log.info("flow.start", stream=stream, run=name, home=str(settings.home), epoch_ms=settings.epoch_ms)
     try:
-        _cli_main(flow, epoch_interval=settings.epoch_interval, recovery_config=config)
+        _cli_main(
+            flow,
+            workers_per_process=workers,
+            epoch_interval=settings.epoch_interval,
+            recovery_config=config,
+        )
     except BytewaxRuntimeError as error:
         ours = _ours(error)
         if ours is None:

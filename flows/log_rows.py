@@ -1,7 +1,8 @@
 """Read back what the flow itself has logged: published files, and staged ones, which count just as much for a restart.
 
 A flow's states are pointers into the log; at a restart they are rebuilt from its rows. A file may move from staging to
-the log while we look, so staging is listed first and a file is opened wherever it is found.
+the log while we look, so staging is listed first and a file is opened wherever it is found. A staged file may also go away: when
+its flow starts, what never became durable is removed, perhaps while another process, or another flow, looks. It holds nothing then.
 """
 
 from __future__ import annotations
@@ -22,20 +23,24 @@ from flows.settings import FlowSettings
 from flows.streams import EventStream
 
 _TIMES: Final = pa.timestamp("us", tz="UTC")
+_NO_COLUMNS: Final = pa.schema([])
 Found = TypeVar("Found")
 Within = dict[str, tuple[int, int]]
 """Source partition: (low, high), for the rows with `low < offset <= high`."""
 
 
 class LogFile:
-    """One file of the log, wherever it is at the moment."""
+    """One file of the log, wherever it is at the moment; `folders`: where it is published, then where it is staged."""
 
     def __init__(self, name: str, folders: Sequence[Path], schema: pa.Schema | None = None) -> None:
         """`schema`: that of the stream's log, for columns that came later than the file."""
         self.name = name
         self._schema = schema
         self._folders = folders
-        self.written_ns = self._wherever(lambda path: path.stat().st_mtime_ns)
+        self._published = len(folders) == 1
+        """Whether it was seen among the published files, which never go away."""
+        self._empty = (schema or _NO_COLUMNS).empty_table()
+        self.written_ns = self._wherever(lambda path: path.stat().st_mtime_ns, lambda: 0)
         """Tells a file from an earlier, undurable one of the same name; a rename keeps it."""
         self._metadata: pq.FileMetaData | None = None
         self._offsets: dict[str, list[int]] | None = None
@@ -44,7 +49,10 @@ class LogFile:
         """Some columns of the rows a predicate picks; one that the file does not have, for it is older than the column, as nulls."""
         held = set(self.columns())
         wanted = [c for c in columns if c in held]
-        rows = self._wherever(lambda path: pq.read_table(path, columns=wanted, filters=predicate))
+        rows = self._wherever(
+            lambda path: pq.read_table(path, columns=wanted, filters=predicate),
+            lambda: self._empty.select([c for c in wanted if c in self._empty.column_names]),
+        )
         for field in self._schema or ():
             if field.name in columns and field.name not in held:
                 rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
@@ -101,18 +109,29 @@ class LogFile:
 
     def _footer(self) -> pq.FileMetaData:
         if self._metadata is None:
-            self._metadata = self._wherever(pq.read_metadata)
+            self._metadata = self._wherever(pq.read_metadata, lambda: _footer_of(self._empty))
         return self._metadata
 
-    def _wherever(self, look: Callable[[Path], Found]) -> Found:
+    def _wherever(self, look: Callable[[Path], Found], nothing: Callable[[], Found]) -> Found:
         """What a look at the file finds; it may move from staging to the log before or while we look, hence twice."""
         for _ in range(2):
             for folder in self._folders:
                 with contextlib.suppress(FileNotFoundError):
-                    return look(folder / self.name)
+                    found = look(folder / self.name)
+                    self._published |= folder == self._folders[0]
+                    return found
+        if not self._published:
+            return nothing()
         raise LogError(
             "a file of the log vanished while it was read", where=self.name, todo="start the flow again"
         )
+
+
+def _footer_of(table: pa.Table) -> pq.FileMetaData:
+    """The footer of a file with these rows and no offsets."""
+    file = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({OFFSETS_KEY: b"{}"}), file)
+    return pq.read_metadata(pa.BufferReader(file.getvalue()))
 
 
 def log_files(

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -50,7 +51,13 @@ def prepare(path: Path, partitions: int) -> Path:
     if not any(path.glob("part-*.sqlite3")):
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         _init_db_dir(aside, partitions)
-        aside.rename(path)  # all partitions at once: Bytewax cannot go on with some of them
+        try:
+            aside.rename(path)  # all partitions at once: Bytewax cannot go on with some of them
+        except OSError:
+            shutil.rmtree(aside)
+            if not any(path.glob("part-*.sqlite3")):
+                raise
+            # else another process of the cluster was first
     for kept in (path.parent, path):
         if kept.stat().st_mode & 0o077:
             kept.chmod(0o700)

@@ -25,6 +25,7 @@ def main(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Read these files to their end instead of the bus")
     ] = None,
+    workers: Annotated[int, typer.Option("-w", "--workers", min=1, help="Threads that share the work")] = 1,
     epoch_ms: Annotated[int | None, typer.Option(help="Length of an epoch in milliseconds")] = None,
 ) -> None:
     """Run one flow; settings come from MILLSTREAM_... variables, options win."""
@@ -38,7 +39,7 @@ def main(
     if stream not in STREAMS:
         raise typer.BadParameter(f"no stream {stream!r}; there are: {', '.join(STREAMS)}")
     try:
-        run(stream, settings)
+        run(stream, settings, workers)
     except MillstreamError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from feature_repo.stores.specs import AppliedViews, write_views
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
+from flows import bootstrap, recovery
 from flows.bootstrap import run
 from flows.settings import FlowSettings
 
@@ -159,11 +162,28 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.warm"])
 
 
-def start(settings: FlowSettings, stream: str = "payments") -> BaseProcess:
+def start(settings: FlowSettings, stream: str = "payments", workers: int = 1) -> BaseProcess:
     """A flow in a process of its own, which costs a fork and not an import."""
-    process = _context.Process(target=run, args=(stream, settings), daemon=True)
+    process = _context.Process(target=run, args=(stream, settings, workers), daemon=True)
     process.start()
     return process
+
+
+def start_of_cluster(
+    settings: FlowSettings, process_id: int, addresses: list[str], stream: str = "payments"
+) -> BaseProcess:
+    """One process of a cluster, as `python -m bytewax.run flows.<stream> -i <id> -a <addresses>` is one."""
+    process = _context.Process(
+        target=_run_in_cluster, args=(stream, settings, process_id, addresses), daemon=True
+    )
+    process.start()
+    return process
+
+
+def _run_in_cluster(stream: str, settings: FlowSettings, process_id: int, addresses: list[str]) -> None:
+    recovery.run_options = lambda: {"process_id": process_id}
+    bootstrap._cli_main = partial(bootstrap._cli_main, process_id=process_id, addresses=addresses)
+    run(stream, settings)
 
 
 def kill(process: BaseProcess) -> None:
@@ -177,6 +197,16 @@ def wait_for(reached: Callable[[], bool], process: BaseProcess | None = None, se
         assert process is None or process.is_alive(), "the flow ended before its time"
         assert time.monotonic() < give_up, "it did not happen in time"
         time.sleep(0.05)
+
+
+def published(settings: FlowSettings, stream: str = "payments") -> dict[Path, bytes]:
+    """The published files of a stream, log and dead letters, and what is in them (a hash)."""
+    folders = (settings.log_dir / stream, settings.dead_letters / stream)
+    return {
+        path: hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        for folder in folders
+        for path in folder.glob("*.parquet")
+    }
 
 
 def accounted(settings: FlowSettings) -> int:

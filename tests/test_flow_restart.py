@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -41,6 +40,7 @@ from tests.flowkit import (
     stored_online,
     wait_for,
 )
+from tests.soak import kill_flow, kill_one_of_two
 
 
 def bus_settings(redis_url: str, **options: Any) -> FlowSettings:
@@ -53,74 +53,29 @@ def bus_settings(redis_url: str, **options: Any) -> FlowSettings:
     return FlowSettings(redis_url=redis_url, **defaults | options)
 
 
-def traffic(first: int, count: int, draw: random.Random) -> tuple[list[bytes], dict[str, int]]:
-    """Payments in disorder among which some are late, doubled or broken, and how many of each."""
-    payloads, expected = [], {"late": 0, "duplicate": 0, "malformed": 0, "schema": 0, "check": 0}
-    for n in range(first, first + count):
-        good = payment(n, START + timedelta(seconds=n * 4 - draw.randrange(300)))
-        payloads.append(encoded(good))
-        kind = draw.random()
-        if kind < 0.02 and n > 400:
-            payloads.append(encoded(payment(n, START + timedelta(seconds=n * 4 - 1300), event_id=f"late{n}")))
-            expected["late"] += 1
-        elif kind < 0.04:
-            payloads.append(encoded(good))
-            expected["duplicate"] += 1
-        elif kind < 0.06:
-            payloads.append(b'{"event_id": "cut o')
-            expected["malformed"] += 1
-        elif kind < 0.08:
-            payloads.append(encoded(payment(n, amount="much", event_id=f"text{n}")))
-            expected["schema"] += 1
-        elif kind < 0.10:
-            payloads.append(encoded(payment(n, amount=-1.0, event_id=f"minus{n}")))
-            expected["check"] += 1
-    return payloads, expected
+def test_killed_flow_loses_nothing_and_doubles_nothing() -> None:
+    assert kill_flow.trial(20261122, count=3_000, kills=8)
 
 
-def test_killed_flow_loses_nothing_and_doubles_nothing(
-    home: Path, clean_redis: redis.Redis, redis_url: str
+def test_one_process_of_a_cluster_killed_takes_the_other_with_it_and_both_go_on_exactly() -> None:
+    assert kill_one_of_two.trial(20261122, kills=1)
+
+
+def test_processes_of_a_cluster_that_start_at_once_share_one_recovery_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seed = 20261122
-    draw = random.Random(seed)
-    settings = bus_settings(redis_url, block_events=48)
-    apply_views(settings)
-    sent, expected = traffic(0, 3_000, draw)
-    first_ms = int(time.time() * 1000)
+    path = tmp_path / "recovery" / "payments-bus"
+    init = recovery._init_db_dir
 
-    def produce() -> None:
-        for at in range(0, len(sent), 20):
-            publish(clean_redis, sent[at : at + 20], first_ms=first_ms + at)
-            time.sleep(0.03)
+    def init_while_the_other_is_faster(folder: Path, partitions: int) -> None:
+        monkeypatch.setattr(recovery, "_init_db_dir", init)
+        recovery.prepare(path, partitions)
+        init(folder, partitions)
 
-    producer = threading.Thread(target=produce)
-    producer.start()
-    kills_on_the_way = 0
-    for _ in range(8):
-        before = accounted(settings)
-        process = start(settings)
-        wait_for(lambda before=before: accounted(settings) > before, process)  # type: ignore[misc]
-        time.sleep(draw.random() * 0.25)
-        kill(process)
-        kills_on_the_way += before < accounted(settings) < len(sent)
-    producer.join()
-    process = start(settings)
-    wait_for(lambda: accounted(settings) >= len(sent), process)
-    time.sleep(0.5)
-    kill(process)
-
-    assert kills_on_the_way >= 5
-    reasons_found: dict[str, int] = {}
-    letters = dead(settings)
-    for letter in letters:
-        reasons_found[letter["reason"]] = reasons_found.get(letter["reason"], 0) + 1
-    rows = logged(settings)
-    assert rows.num_rows + len(letters) == len(sent), f"seed {seed}"
-    assert len(set(rows["event_id"].to_pylist())) == rows.num_rows == 3000, f"seed {seed}"
-    assert reasons_found == expected, f"seed {seed}"
-    places = rows["source_offset"].to_pylist() + [letter["source_offset"] for letter in letters]
-    assert len(set(places)) == len(sent), f"seed {seed}"
-    assert stored_online(clean_redis) == folded_from_log(settings, clean_redis), f"seed {seed}"
+    monkeypatch.setattr(recovery, "_init_db_dir", init_while_the_other_is_faster)
+    assert recovery.prepare(path, 2) == path
+    assert len([*path.glob("part-*.sqlite3")]) == 2
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_killed_run_over_files_ends_like_an_undisturbed_one(

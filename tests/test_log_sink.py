@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from feature_repo.errors import DeadLetterLimit, LogError
 from flows.blocks import RawBlock
 from flows.bootstrap import run
 from flows.connectors.staged import Folders, StagedPart, StagedState
-from flows.log_rows import log_files
+from flows.log_rows import LogFile, log_files
 from flows.settings import FlowSettings
 from flows.steps.decode import Decoder
 from flows.streams import PAYMENTS
@@ -182,3 +183,30 @@ def test_flow_of_bad_events_stops_before_it_dead_letters_the_world(home: Path, t
     path = write_lines(tmp_path / "in.jsonl", [b"{}"] * 20_000)
     with pytest.raises(DeadLetterLimit, match="MILLSTREAM_DEAD_LETTER_LIMIT"):
         run("payments", FlowSettings(source_files=str(path), epoch_ms=100))
+
+
+def test_staged_file_that_is_removed_while_somebody_looks_holds_nothing(home: Path) -> None:
+    settings = FlowSettings()
+    sink = part(Folders("payments", settings.payments_log, settings.staging / "payments"))
+    sink.write_batch([rows(1, 2)])
+    sink.snapshot()
+    (file,) = log_files(replace(PAYMENTS, log_schema=PAYMENTS.decoded), settings)
+    assert file.read(["event_id"]).num_rows == 2
+    (settings.staging / "payments" / file.name).unlink()
+    assert file.read(["event_id", "amount"]).equals(
+        PAYMENTS.decoded.empty_table().select(["event_id", "amount"])
+    )
+    again = LogFile(file.name, file._folders, PAYMENTS.decoded)
+    assert (again.offsets(), again.rows(), again.holds_some({"bus:payments:0": (-1, 9)})) == ({}, 0, False)
+
+
+def test_published_file_that_is_gone_is_an_error(home: Path) -> None:
+    settings = FlowSettings()
+    sink = part(Folders("payments", settings.payments_log, settings.staging / "payments"))
+    sink.write_batch([rows(1, 2)])
+    sink.snapshot()
+    sink.snapshot()
+    (file,) = log_files(PAYMENTS, settings)
+    (settings.payments_log / file.name).unlink()
+    with pytest.raises(LogError, match="vanished"):
+        file.rows()

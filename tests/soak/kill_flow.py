@@ -1,0 +1,168 @@
+"""kill -9 of the real flow, five times a trial, at random moments: while it starts, reads, writes, or takes a snapshot.
+
+Payments arrive all the while in disorder, some late, doubled or broken. Each start has one worker or two. At the end every entry of the
+bus is in the log or among the dead letters, exactly once and for the right reason; the online store is the fold of the log; what was
+published has not changed since.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+from pydantic import SecretStr
+
+from flows.settings import FlowSettings
+from flows.stack import EmbeddedServer
+from tests.flowkit import (
+    START,
+    accounted,
+    apply_views,
+    dead,
+    encoded,
+    folded_from_log,
+    kill,
+    logged,
+    payment,
+    publish,
+    published,
+    start,
+    stored_online,
+    wait_for,
+)
+
+TRIALS: Final = 200
+KILLS: Final = 5
+PARTITIONS: Final = 2
+_PIECES: Final = 20
+
+
+class Supply:
+    """Payments of a seed for the bus, and what must become of them. Some for each life of the flow, so that each has something to do."""
+
+    def __init__(self, count: int, draw: random.Random) -> None:
+        self.expected: Counter[str] = Counter(logged=count)
+        """How many must be logged, and how many dead letters there must be for each reason."""
+        self._sent = self._made(count, draw)
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def _made(self, count: int, draw: random.Random) -> list[tuple[int, bytes]]:
+        """(partition, payload) in order of arrival; an account is always in the same partition."""
+        sent = []
+        for n in range(count):
+            good = payment(n, START + timedelta(seconds=n * 4 - draw.randrange(300)))
+            also: tuple[str, bytes] | None = None
+            kind = draw.random()
+            if kind < 0.02 and n > 600:
+                also = (
+                    "late",
+                    encoded(payment(n, START + timedelta(seconds=n * 4 - 1500), event_id=f"late{n}")),
+                )
+            elif kind < 0.04:
+                also = "duplicate", encoded(good)
+            elif kind < 0.06:
+                also = "malformed", b'{"event_id": "cut o'
+            elif kind < 0.08:
+                also = "schema", encoded(payment(n, amount="much", event_id=f"text{n}"))
+            elif kind < 0.10:
+                also = "check", encoded(payment(n, amount=-1.0, event_id=f"minus{n}"))
+            partition = n % 17 % PARTITIONS
+            sent.append((partition, encoded(good)))
+            if also is not None:
+                sent.append((partition, also[1]))
+                self.expected[also[0]] += 1
+        return sent
+
+    @contextmanager
+    def flowing(self, client: redis.Redis, life: int, lives: int) -> Iterator[None]:
+        """Publish one life's share of them over about half a second; leaving waits until all are on the bus."""
+        share = self._sent[len(self) * life // lives : len(self) * (life + 1) // lives]
+        step = len(share) // _PIECES + 1
+
+        def produce() -> None:
+            for at in range(0, len(share), step):
+                for partition in range(PARTITIONS):
+                    publish(client, [p for to, p in share[at : at + step] if to == partition], partition)
+                time.sleep(0.5 / _PIECES)
+
+        producer = threading.Thread(target=produce)
+        producer.start()
+        try:
+            yield
+        finally:
+            producer.join()
+
+
+@contextmanager
+def place(seed: int, **options: Any) -> Iterator[tuple[FlowSettings, redis.Redis]]:
+    """An empty home and a server of its own; snapshots and checkpoints come often."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "server") as server:
+        defaults: dict[str, Any] = {
+            "epoch_ms": 100,
+            "checkpoint_seconds": 0.5 + seed % 3,
+            "key_shards": 4,
+            "recovery_partitions": 4,
+            "bus_partitions": PARTITIONS,
+            "block_events": 48,
+            "bus_keep": "unread" if seed % 2 else "all",
+            "pseudonym_key": SecretStr("off"),
+        }
+        settings = FlowSettings(home=Path(folder) / "home", redis_url=server.url, **defaults | options)
+        settings.home.mkdir()
+        apply_views(settings)
+        with redis.Redis.from_url(server.url) as client:
+            yield settings, client
+
+
+def check(settings: FlowSettings, client: redis.Redis, supply: Supply, before: dict[Path, bytes]) -> None:
+    """The contract. `before` are files that were published at an earlier moment."""
+    rows, letters = logged(settings), dead(settings)
+    found = Counter(letter["reason"] for letter in letters)
+    found["logged"] = rows.num_rows
+    assert found == supply.expected
+    assert len(set(rows["event_id"].to_pylist())) == rows.num_rows
+    places = list(zip(rows["source_partition"].to_pylist(), rows["source_offset"].to_pylist(), strict=True))
+    places += [(letter["source_partition"], letter["source_offset"]) for letter in letters]
+    assert len(set(places)) == len(places) == len(supply)
+    now = published(settings)
+    assert {path: now.get(path) for path in before} == before, "a published file changed"
+    assert stored_online(client) == folded_from_log(settings, client), "the store is not the fold of the log"
+
+
+def finished(settings: FlowSettings, client: redis.Redis, supply: Supply) -> bool:
+    """Whether all is accounted for, and every state is in the store."""
+    return accounted(settings) >= len(supply) and stored_online(client) == folded_from_log(settings, client)
+
+
+def trial(seed: int, count: int = 1_200, kills: int = KILLS) -> str:
+    """One flow, killed `kills` times: two of three times after it has published something, else perhaps before it has begun."""
+    draw = random.Random(seed)
+    supply = Supply(count, draw)
+    with place(seed) as (settings, client):
+        files: dict[Path, bytes] = {}
+        for life in range(kills):
+            with supply.flowing(client, life, kills + 1):
+                before = accounted(settings)
+                process = start(settings, workers=draw.choice((1, 2)))
+                if life % 3:
+                    wait_for(lambda before=before: before < accounted(settings), process)  # type: ignore[misc]
+                time.sleep(draw.random() * 0.5)
+                kill(process)
+                files |= published(settings)
+        with supply.flowing(client, kills, kills + 1):
+            process = start(settings, workers=draw.choice((1, 2)))
+        wait_for(lambda: finished(settings, client, supply), process)
+        kill(process)
+        check(settings, client, supply, files)
+    return f"{len(supply):,} entries, {kills} kills, {len(files)} files published on the way"

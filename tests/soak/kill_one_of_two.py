@@ -1,0 +1,71 @@
+"""A flow of two processes, of which one is killed: the other one ends by itself, and both go on exactly after a start.
+
+A process that has lost the other can do nothing: epochs end for all or for none. So whoever runs a cluster lets each process be started
+again when it ends (a unit of systemd with `Restart=always`, a pod): here they come back one by one, in either order, up to a second apart.
+The contract at the end is that of `kill_flow`.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final
+
+from flows.settings import FlowSettings
+from tests.flowkit import accounted, kill, published, start_of_cluster, wait_for
+from tests.soak.kill_flow import Supply, check, finished, place
+
+TRIALS: Final = 50
+KILLS: Final = 2
+FOLLOWS_S: Final = 20.0
+
+
+def trial(seed: int, count: int = 1_000, kills: int = KILLS) -> str:
+    """One cluster of two; one or the other is killed `kills` times."""
+    draw = random.Random(seed)
+    supply = Supply(count, draw)
+    longest = 0.0
+    with place(seed) as (settings, client):
+        files: dict[Path, bytes] = {}
+        for life in range(kills):
+            with supply.flowing(client, life, kills + 1):
+                before = accounted(settings)
+                both = _start(settings, draw)
+                wait_for(lambda before=before: before < accounted(settings), both[0])  # type: ignore[misc]
+                time.sleep(draw.random() * 0.5)
+                victim = draw.randrange(2)
+                kill(both[victim])
+                began = time.monotonic()
+                both[1 - victim].join(FOLLOWS_S)
+                longest = max(longest, time.monotonic() - began)
+                alone = both[1 - victim].is_alive()
+                kill(both[1 - victim])
+                assert not alone, f"process {1 - victim} lives on without the other"
+                files |= published(settings)
+        with supply.flowing(client, kills, kills + 1):
+            both = _start(settings, draw)
+        wait_for(lambda: finished(settings, client, supply), both[0])
+        for process in both:
+            kill(process)
+        check(settings, client, supply, files)
+    return f"{len(supply):,} entries, {kills} kills, the other one ended within {longest:.1f} s"
+
+
+def _start(settings: FlowSettings, draw: random.Random) -> list[BaseProcess]:
+    """Both processes, in either order."""
+    addresses = [f"127.0.0.1:{_free_port()}" for _ in range(2)]
+    first = draw.randrange(2)
+    made = {first: start_of_cluster(settings, first, addresses)}
+    time.sleep(draw.random())
+    made[1 - first] = start_of_cluster(settings, 1 - first, addresses)
+    return [made[0], made[1]]
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
