@@ -23,6 +23,7 @@ from serving.api_keys import ApiKey
 from serving.bootstrap import Parts
 from serving.fast_route import JSON_OPTIONS
 from serving.gate import Refused
+from serving.patience import PatientProtocol
 from serving.payment import Payment
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,7 @@ _ANSWERED: Final = metrics.REQUESTS.labels(PATH, "200")
 def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
     """Uvicorn's HTTP protocol with a way of its own for this application's `POST /score`."""
 
-    class ScoreProtocol(HttpToolsProtocol):
+    class ScoreProtocol(PatientProtocol):
         def _start_asgi_task(self, cycle: RequestResponseCycle, asgi: Any) -> None:
             scope = cycle.scope
             if (

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from feature_repo.schemas.payment import PAYMENT, TYPES
+from serving import api_keys
 from serving.payment import EXAMPLE, SMALLEST, Payment
 from tests.servingkit import own_home, uvicorn, world
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,ignored_auth"
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +162,10 @@ def test_examples_of_the_documentation_are_answered(client: TestClient) -> None:
 
 
 def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(tmp_path: Path) -> None:
-    with uvicorn(own_home(tmp_path), world().url, MILLSTREAM_DEADLINE_MS="2000") as address:
+    home = own_home(tmp_path)
+    key, told = api_keys.make("all", "t", api_keys.SCOPES, rate=1e9, now=datetime.now(UTC))
+    api_keys.write(home / "api_keys.json", [key])
+    with uvicorn(home, world().url, MILLSTREAM_DEADLINE_MS="2000") as address:
         done = subprocess.run(
             [
                 str(Path(sys.executable).with_name("schemathesis")),
@@ -166,7 +173,8 @@ def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(tmp_path:
                 f"{address}/openapi.json",
                 "--seed=7",
                 "--max-examples=15",
-                "--checks=not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+                f"--header=Authorization: Bearer {told}",
+                f"--checks={CHECKS}",
                 "--phases=examples,coverage,fuzzing",
                 "--no-color",
             ],

@@ -13,6 +13,7 @@ import pytest
 
 from tests.servingkit import own_home, uvicorn, world
 from tests.soak import fuzz_http, tenants
+from tests.test_redis_rights import as_user, documented
 
 VARIES = {"score_id"}
 
@@ -119,3 +120,22 @@ def test_no_random_request_is_answered_with_a_server_error() -> None:
 def test_a_thousand_tries_at_another_tenant_s_accounts_read_nothing() -> None:
     for seed in range(tenants.TRIALS):
         tenants.trial(seed)
+
+
+def test_a_scorer_needs_no_more_rights_on_the_server_than_documented(tmp_path: Path) -> None:
+    client = world().client
+    for user, rights in documented().items():
+        client.execute_command("ACL", "SETUSER", user, *rights)
+    client.execute_command("ACL", "LOG", "RESET")
+    with uvicorn(own_home(tmp_path), as_user(world().url, "scorer"), short=True) as address:
+        for path, body in (
+            ("/score", world().payment()),
+            ("/score/batch", {"payments": [world().payment()]}),
+        ):
+            for _ in range(2):
+                status, _, said = ask(address, "POST", path, json.dumps(body).encode())
+                assert status == 200
+                assert not (said if path == "/score" else said["answers"][0])["degraded"]
+        assert ask(address, "GET", "/readyz", b"")[0] == 200
+    assert client.execute_command("ACL", "LOG") == []
+    assert b"pa:ss" not in (tmp_path / "uvicorn.log").read_bytes()

@@ -1,0 +1,101 @@
+"""A client that sends heads without an end, or stops half way, does not hold memory or a connection; a slow answer is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+
+from serving import patience
+
+TICK = 0.2
+
+
+async def app(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    await asyncio.sleep(4 * TICK if scope["path"] == "/slow" else 0)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", b"%d" % len(str(size)))],
+        }
+    )
+    await send({"type": "http.response.body", "body": str(size).encode()})
+
+
+async def talk(*pieces: bytes, pause: float = 0.0, seconds: float = 1.0) -> tuple[bytes, bool]:
+    """What is answered to pieces of a request, and whether the connection was closed within so many seconds."""
+    config = uvicorn.Config(app, http=patience.PatientProtocol, log_level="error", ws="none", lifespan="off")
+    config.load()
+    state = uvicorn.server.ServerState()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: config.http_protocol_class(config, state, {}), "127.0.0.1", 0)  # type: ignore[call-arg, arg-type, return-value]
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+    said, closed = b"", False
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(pause)
+        async with asyncio.timeout(seconds):
+            while part := await reader.read(65_536):
+                said += part
+            closed = True
+    except TimeoutError:
+        pass
+    except ConnectionError:
+        closed = True
+    finally:
+        writer.close()
+        server.close()
+    return said, closed
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "TICK_SECONDS", TICK)
+
+
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nx: " + b"a" * 200_000,
+        b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 30_000,
+        b"GET /" + b"a" * 200_000,
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;" + b"a" * 200_000,
+    ],
+    ids=["header", "headers", "path", "chunk"],
+)
+def test_a_head_without_an_end_is_refused(head: bytes) -> None:
+    said, closed = asyncio.run(
+        talk(*(head[i : i + 20_000] for i in range(0, len(head), 20_000)), pause=0.001)
+    )
+    assert closed
+    assert said.startswith(b"HTTP/1.1 400") or not said
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nx: ", POST, POST + b"12"])
+def test_a_client_that_stops_half_way_is_hung_up_on(sent: bytes) -> None:
+    assert asyncio.run(talk(sent, seconds=20)) == (b"", True)
+
+
+def test_a_large_body_in_pieces_a_slow_answer_and_a_quiet_connection_are_fine() -> None:
+    body = b"b" * 300_000
+    said, closed = asyncio.run(talk(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body), body))
+    assert said.endswith(b"\r\n\r\n300000")
+    assert not closed
+    said, closed = asyncio.run(talk(b"GET /slow HTTP/1.1\r\n\r\n", seconds=8 * TICK))
+    assert (said.count(b"200 OK"), closed) == (1, False)
+    said, _ = asyncio.run(talk(POST[:10], POST[10:], b"12", b"345" + POST + b"12345", pause=TICK / 4))
+    assert said.count(b"200 OK") == 2
