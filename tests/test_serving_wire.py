@@ -127,7 +127,8 @@ def test_a_scorer_needs_no_more_rights_on_the_server_than_documented(tmp_path: P
     for user, rights in documented().items():
         client.execute_command("ACL", "SETUSER", user, *rights)
     client.execute_command("ACL", "LOG", "RESET")
-    with uvicorn(own_home(tmp_path), as_user(world().url, "scorer"), short=True) as address:
+    home, url = own_home(tmp_path), as_user(world().url, "scorer")
+    with uvicorn(home, url, short=True, MILLSTREAM_PENDING_SECONDS="60") as address:
         for path, body in (
             ("/score", world().payment()),
             ("/score/batch", {"payments": [world().payment()]}),
@@ -137,5 +138,8 @@ def test_a_scorer_needs_no_more_rights_on_the_server_than_documented(tmp_path: P
                 assert status == 200
                 assert not (said if path == "/score" else said["answers"][0])["degraded"]
         assert ask(address, "GET", "/readyz", b"")[0] == 200
+    pending = client.keys("millstream:pending:*")
+    assert pending
+    client.delete(*pending)
     assert client.execute_command("ACL", "LOG") == []
     assert b"pa:ss" not in (tmp_path / "uvicorn.log").read_bytes()
