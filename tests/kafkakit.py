@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import ipaddress
 import os
 import shutil
 import socket
@@ -18,8 +19,14 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 VERSION: Final = "4.1.0"
 REQUIRED: Final = bool(os.environ.get("MILLSTREAM_REQUIRE_KAFKA"))
@@ -28,10 +35,20 @@ _POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <groupId>millstream.tests</groupId><artifactId>kafka</artifactId><version>1</version>
   <dependencies>
     <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
   </dependencies>
 </project>
 """
-_JAVA: Final = ("-Xmx384m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+USER: Final = "flow"
+PASSWORD: Final = "kafka-password-never-shown"
+_JAVA: Final = (
+    "-Xmx384m",
+    "-Xms64m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Xshare:auto",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
 _CLUSTER: Final = "bWlsbHN0cmVhbS10ZXN0cw"
 _START_S: Final = 60.0
 
@@ -52,7 +69,7 @@ def why_not() -> str | None:
 def jars() -> Path:
     """The broker's jars, in the user's cache; Maven brings them the first time."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millstream"
-    folder = cache / f"kafka-{VERSION}"
+    folder = cache / f"kafka-{VERSION}-jars"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "kafka.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -81,15 +98,24 @@ class Broker:
     def __init__(self, folder: Path, **properties: str) -> None:
         """`properties` of the server, with `_` for `.`."""
         self.folder = folder
-        port, controller = _free_ports(2)
+        port, secured, controller = _free_ports(3)
         self.servers = f"127.0.0.1:{port}"
+        self.secured = f"127.0.0.1:{secured}"
+        """The same broker over TLS, for who knows `USER` and `PASSWORD`; its certificate is its own authority, `certificate`."""
+        self.certificate = folder / "broker.crt"
         self._process: subprocess.Popen[bytes] | None = None
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "listeners": f"PLAINTEXT://{self.servers},CONTROLLER://127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://{self.servers},SASL_SSL://{self.secured},CONTROLLER://127.0.0.1:{controller}",
             "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule "
+            f'required user_{USER}="{PASSWORD}";',
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(folder / "broker.pem"),
             "log.dirs": str(folder / "data"),
             "log.message.timestamp.type": "LogAppendTime",
             "log.retention.check.interval.ms": "500",
@@ -105,6 +131,9 @@ class Broker:
             "group.initial.rebalance.delay.ms": "0",
         } | {name.replace("_", "."): value for name, value in properties.items()}
         folder.mkdir(parents=True, exist_ok=True)
+        key, certificate = _certificate()
+        self.certificate.write_bytes(certificate)
+        (folder / "broker.pem").write_bytes(key + certificate)
         (folder / "server.properties").write_text("".join(f"{n}={v}\n" for n, v in settings.items()))
         self._format(folder / "data")
 
@@ -171,6 +200,30 @@ class Broker:
 
     def __exit__(self, *_: object) -> None:
         self.stop(kill=True)
+
+
+def _certificate() -> tuple[bytes, bytes]:
+    """A key and a certificate of 127.0.0.1 signed with it, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "millstream tests")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=2))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private, certificate.public_bytes(pem)
 
 
 def _environment() -> dict[str, str]:

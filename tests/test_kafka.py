@@ -235,6 +235,43 @@ def test_broken_settings_are_told_without_their_values(home: Path, tmp_path: Pat
         client_properties(FlowSettings(kafka_properties={"auto.offset.reset": SecretStr("latest")}))
 
 
+@pytest.mark.skipif("KAFKA_BOOTSTRAP_SERVERS" in os.environ, reason="the broker's users are not ours")
+def test_tls_and_password_are_passed_on_and_never_told(
+    home: Path, topic: str, writer: kafkakit.Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broker = kafkakit.shared()
+    assert broker is not None
+    writer.send(topic, [(None, b"0")], partition=0)
+
+    def secured(password: str) -> KafkaSlot:
+        properties = {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "PLAIN",
+            "sasl.username": kafkakit.USER,
+            "sasl.password": password,
+            "ssl.ca.location": str(broker.certificate),
+        }
+        secrets = {name: SecretStr(value) for name, value in properties.items()}
+        settings = kafka_settings(
+            home, topic, kafka_bootstrap_servers=broker.secured, kafka_properties=secrets
+        )
+        return KafkaSource(PAYMENTS, settings).build_part("source", "kafka:payments:slot-0", None)
+
+    part = secured(kafkakit.PASSWORD)
+    assert payloads(read(part, 1)) == [b"0"]
+    part.close()
+    wrong = secured("wrong-" + kafkakit.PASSWORD)
+    give_up = time.monotonic() + 20
+    told = ""
+    while "kafka.unreachable" not in told and time.monotonic() < give_up:
+        assert wrong.next_batch() == []
+        time.sleep(0.05)
+        told += "".join(capsys.readouterr())
+    wrong.close()
+    assert "kafka.unreachable" in told
+    assert kafkakit.PASSWORD not in told
+
+
 def test_flow_over_kafka_in_avro_keeps_what_the_flow_over_the_bus_keeps(
     home: Path, clean_redis: redis.Redis, topic: str, writer: kafkakit.Writer
 ) -> None:
