@@ -65,10 +65,10 @@ def trial(seed: int) -> str:
         if n == killed_at:
             kill(flow)
             flow = start(settings)
-    wait_for(lambda: accounted(settings) == EVENTS, flow)
-    wait_for(lambda: logged_customers(settings) == EVENTS // 3, changelog)
+    wait_for(lambda: accounted(settings) == EVENTS, flow, 240)
+    wait_for(lambda: logged_customers(settings) == EVENTS // 3, changelog, 240)
     kill(flow)
-    kill(changelog)
+    kill(changelog, 240)
     wrong = duckdb.sql(f"""
         WITH joined AS (
             SELECT p.event_id, p.customer_opened_at AS ours, c.opened_at AS theirs,
@@ -83,7 +83,7 @@ def trial(seed: int) -> str:
     first = in_order(logged(settings))
     again = kafka_settings(folder / "again", topic)
     flow = start(again)
-    wait_for(lambda: accounted(again) == EVENTS, flow)
+    wait_for(lambda: accounted(again) == EVENTS, flow, 240)
     time.sleep(0.3)
     kill(flow)
     assert in_order(logged(again)).equals(first)

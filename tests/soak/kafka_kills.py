@@ -53,7 +53,7 @@ def trial(seed: int, kills: int = KILLS) -> str:
     for _ in range(kills):
         before = accounted(settings)
         process = start(settings)
-        wait_for(lambda before=before: accounted(settings) > before or before == len(sent), process)  # type: ignore[misc]
+        wait_for(lambda before=before: accounted(settings) > before or before == len(sent), process, 240)  # type: ignore[misc]
         time.sleep(draw.random() * 0.25)
         kill(process)
         on_the_way += before < accounted(settings) < len(sent)
@@ -76,7 +76,7 @@ def finish(settings: FlowSettings, count: int) -> None:
     """Run the flow until it has accounted for so many events."""
     apply_views(settings)
     process = start(settings)
-    wait_for(lambda: accounted(settings) >= count, process)
+    wait_for(lambda: accounted(settings) >= count, process, 240)
     time.sleep(0.3)
     kill(process)
 
