@@ -20,8 +20,9 @@ from feature_repo.settings import RepoSettings
 
 log = structlog.get_logger(__name__)
 
-Record = tuple[str, bytes, bytes]
-"""Topic, key, value."""
+Headers = tuple[tuple[str, bytes], ...]
+Record = tuple[str, bytes, bytes, Headers]
+"""Topic, key, value, headers."""
 _REFUSED: Final = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "_INVALID_ARG"})
 
 
@@ -46,10 +47,10 @@ class TopicProducer:
         self._producer: Any = None
         self._renew()
 
-    def send(self, topic: str, key: bytes, value: bytes) -> None:
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers = ()) -> None:
         """Take a record. Records of one key share a partition, the one Java's clients choose."""
         self.waiting += 1
-        self._produce((topic, key, value))
+        self._produce((topic, key, value, headers))
 
     def work(self, seconds: float = 0.0) -> None:
         """Learn what was delivered, for at most so long, and send again what was not. Call it often."""
@@ -81,9 +82,11 @@ class TopicProducer:
     def _produce(self, record: Record) -> None:
         from confluent_kafka import KafkaException
 
-        topic, key, value = record
+        topic, key, value, headers = record
         try:
-            self._producer.produce(topic, value, key, on_delivery=partial(self._delivered, record))
+            self._producer.produce(
+                topic, value, key, headers=list(headers), on_delivery=partial(self._delivered, record)
+            )
         except BufferError:  # the client's queue is full
             self._again.append(record)
         except KafkaException as error:

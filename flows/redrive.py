@@ -2,7 +2,7 @@
 
     python -m flows.redrive list                                   why, how many, and what was put back already
     python -m flows.redrive export letters.jsonl --reason check    one letter per line, opened with the key
-    python -m flows.redrive send letters.jsonl                     after the repair: each line back onto the bus, once
+    python -m flows.redrive send letters.jsonl                     after the repair: each line back onto bus or Kafka, once
 
 What is still bad is refused with its line and the reason, and the rest goes. A letter goes back once: send the same file again after
 repairing the lines that were refused, or after an interruption. The letters themselves stay where they are. Late events are still late:
@@ -22,15 +22,17 @@ from typing import IO, Annotated, Final
 
 import typer
 
-from feature_repo.errors import DataError, MillstreamError, SettingsError
-from flows.connectors.online import connect
+from feature_repo.errors import DataError, MillstreamError
 from flows.connectors.staged import sync
 from flows.redriving import tell
+from flows.redriving.bus import Bus
 from flows.redriving.gate import Fit, Gate
 from flows.redriving.letters import Wanted, closed, name_of, opened
 from flows.redriving.lines import Repaired, as_line, lines_of
 from flows.redriving.marks import Marks, held
+from flows.redriving.topic import Topic
 from flows.settings import FlowSettings
+from flows.steps.avro import avro_reader
 from flows.streams import STREAMS, EventStream
 
 app = typer.Typer(
@@ -91,11 +93,12 @@ def export(
         with _new(out) as file:
             for one in _streams(stream):
                 went = set() if again else Marks(one, settings).names
+                reader = avro_reader(one, settings)
                 for row in opened(one, settings, _wanted(reason, since, until)):
                     if row["payload"] is None:
                         withheld += 1
                     elif name_of(one, row) not in went:
-                        file.write(as_line(one, row))
+                        file.write(as_line(one, row, reader))
                         written += 1
         typer.echo(f"{written:,} dead letters in {out}")
         if withheld:
@@ -118,7 +121,7 @@ def send(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge the lines only")] = False,
 ) -> None:
-    """Put repaired dead letters back onto the bus, each once. Ends with 1 if lines were refused."""
+    """Put repaired dead letters back onto the bus or Kafka, each once. Ends with 1 if lines were refused."""
     settings = FlowSettings()
     with _errors(), held(settings):
         sending = _Sending(settings, late_to, dry_run=dry_run)
@@ -132,14 +135,8 @@ class _Sending:
     """One run of `send`."""
 
     def __init__(self, settings: FlowSettings, late_to: Path | None, *, dry_run: bool) -> None:
-        if settings.source == "kafka" and not dry_run:
-            raise SettingsError(
-                "events go back onto the bus, and the flows read Kafka",
-                where="MILLSTREAM_SOURCE",
-                todo="produce `event` of each line to the stream's topic, keyed as its producer does; see docs/kafka.md",
-            )
         self._settings, self._late_to, self._dry_run = settings, late_to, dry_run
-        self._client = connect(settings)
+        self._sources: dict[str, Bus | Topic] = {}
         self._marks: dict[str, Marks] = {}
         self._letters: dict[str, set[str]] = {}
         self._gates: dict[str, Gate] = {}
@@ -170,8 +167,8 @@ class _Sending:
             wrong += refused
             wrong += [(fit.line.number, fit.late) for fit in fits if fit.late and self._late_to is None]
             self._late[name] += [fit for fit in fits if fit.late and self._late_to is not None]
-            events = [(fit.line.letter, fit.partition, fit.line.payload) for fit in fits if not fit.late]
-            self.sent += len(events) if self._dry_run else self._marks[name].put(self._client, events)
+            events = [(fit.line.letter, fit.place, fit.payload) for fit in fits if not fit.late]
+            self.sent += len(events) if self._dry_run else self._sources[name].put(events)
         for number, reason in sorted(wrong):
             typer.secho(f"line {number}: {reason}", fg="red", err=True)
         self.refused += len(wrong)
@@ -179,7 +176,8 @@ class _Sending:
     def end(self, file: Path) -> None:
         """Write the late ones, say what came of all."""
         would = "would go" if self._dry_run else "went"
-        typer.echo(f"{self.sent:,} events {would} onto the bus")
+        where = "Kafka" if self._settings.source == "kafka" else "the bus"
+        typer.echo(f"{self.sent:,} events {would} onto {where}")
         for name, fits in self._late.items():
             if fits and self._late_to is not None:
                 self._to_file(STREAMS[name], fits, self._late_to)
@@ -209,8 +207,9 @@ class _Sending:
     def _known(self, stream: EventStream) -> set[str]:
         if stream.name not in self._letters:
             marks = Marks(stream, self._settings)
-            marks.recover(self._client)
-            self._marks[stream.name] = marks
+            source = (Topic if self._settings.source == "kafka" else Bus)(stream, self._settings, marks)
+            source.recover()
+            self._marks[stream.name], self._sources[stream.name] = marks, source
             self._gates[stream.name] = Gate(stream, self._settings)
             self._letters[stream.name] = {
                 name_of(stream, row) for row in closed(stream, self._settings, Wanted())

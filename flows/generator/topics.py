@@ -56,11 +56,12 @@ class TopicPublisher:
         if self._settings.format == "json":
             return encode
         if stream not in self._encoders:
-            self._encoders[stream] = _avro_encoder(schema_to_write(STREAMS[stream], self._settings))
+            self._encoders[stream] = avro_encoder(schema_to_write(STREAMS[stream], self._settings))
         return self._encoders[stream]
 
 
-def _avro_encoder(schema: Any) -> Callable[[pa.Table], Sequence[bytes]]:
+def avro_encoder(schema: Any) -> Callable[[pa.Table], Sequence[bytes]]:
+    """Rows to Avro's bare binary encoding, of a parsed schema."""
     needed("fastavro")
     from fastavro import schemaless_writer
 

@@ -17,11 +17,13 @@ import pyarrow.compute as pc
 
 from flows.blocks import RawBlock
 from flows.generator.bus import partition_of
+from flows.generator.topics import KEYS, avro_encoder
 from flows.log_rows import log_files
 from flows.redriving.lines import Repaired
 from flows.settings import FlowSettings
 from flows.steps.accept import Acceptance
-from flows.steps.admit import DUPLICATE, FUTURE, LATE
+from flows.steps.admit import BEGINNING, DUPLICATE, FUTURE, LATE
+from flows.steps.avro import schema_to_write
 from flows.streams import EventStream
 
 LATE_TODO: Final = "to a file (--late-to FILE), which a run over files takes: docs/dead-letters.md"
@@ -29,10 +31,11 @@ LATE_TODO: Final = "to a file (--late-to FILE), which a run over files takes: do
 
 @dataclass(frozen=True)
 class Fit:
-    """A line that may go back: to which partition, and whether it is late there."""
+    """A line that may go back: where (the partition of the bus, or the key of its topic), as which bytes, and whether it is late there."""
 
     line: Repaired
-    partition: str
+    place: str
+    payload: bytes
     event_us: int
     late: str
 
@@ -42,8 +45,11 @@ class Gate:
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self._stream, self._settings = stream, settings
-        self._accept = Acceptance(stream, settings)
+        self._accept = Acceptance(stream, settings.model_copy(update={"format": "json"}))
         self._parts = stream.bus_parts(settings)
+        self._kafka = settings.source == "kafka"
+        self._key = KEYS[stream.name]
+        self._avro = avro_encoder(schema_to_write(stream, settings)) if settings.format == "avro" else None
         self._seen: set[str] = set()
 
     def __call__(self, lines: Sequence[Repaired]) -> tuple[list[Fit], list[tuple[int, str]]]:
@@ -52,8 +58,9 @@ class Gate:
         n = len(lines)
         block = RawBlock("redrive", -1, np.arange(n), np.full(n, now), [line.payload for line in lines])
         plain = self._accept.check(self._accept.decode(block))
-        accounts = plain.rows["account_id"].to_pylist() if "account_id" in plain.rows.schema.names else []
-        parties = dict(zip(plain.rows["source_offset"].to_pylist(), accounts, strict=False))
+        columns = (plain.rows["source_offset"].to_pylist(), plain.rows[self._key].to_pylist())
+        keys = dict(zip(*columns, strict=True))
+        payloads = self._payloads(lines, plain.rows)
         events = self._accept.settle(self._accept.private(plain))
         refused = [
             (lines[row["source_offset"]].number, f"{row['reason']}: {row['detail']}")
@@ -72,15 +79,30 @@ class Gate:
                 refused.append((line.number, f"{FUTURE}: its time has not come yet"))
             else:
                 self._seen.add(identity)
-                part = self._part(parties.get(at))
-                behind = watermarks.get(part, event_us) - event_us
-                late = behind > self._settings.lateness_us
-                fits.append(Fit(line, part, event_us, _late(behind) if late else ""))
+                place = (keys[at] or "") if self._kafka else self._part(keys[at])
+                behind = self._watermark(watermarks, place) - event_us
+                late = _late(behind) if behind > self._settings.lateness_us else ""
+                fits.append(Fit(line, place, payloads[at], event_us, late))
         return fits, sorted(refused)
 
-    def _part(self, account: str | None) -> str:
-        """Where its producer puts it: all events of an account share a partition."""
-        return self._parts[partition_of(account, len(self._parts)) if account and len(self._parts) > 1 else 0]
+    def _part(self, key: str | None) -> str:
+        """Where on the bus its producer puts it: all events of an account share a partition."""
+        return self._parts[partition_of(key, len(self._parts)) if key and len(self._parts) > 1 else 0]
+
+    def _watermark(self, watermarks: dict[str, int], place: str) -> int:
+        """Of the partition; of a topic the highest of all, since the partition is for its brokers' clients to choose."""
+        if not self._kafka:
+            return watermarks.get(place, BEGINNING)
+        prefix = f"kafka:{self._stream.name}:"
+        return max((us for part, us in watermarks.items() if part.startswith(prefix)), default=BEGINNING)
+
+    def _payloads(self, lines: Sequence[Repaired], rows: pa.RecordBatch) -> dict[int, bytes]:
+        """What the source takes, by line: the repaired JSON, or the row as Avro."""
+        places = rows["source_offset"].to_pylist()
+        if self._avro is None:
+            return {at: lines[at].payload for at in places}
+        table = pa.Table.from_batches([rows.select(self._stream.schema.names)])
+        return dict(zip(places, self._avro(table), strict=True))
 
     def _in_the_log(self, ids: list[str]) -> tuple[set[str], dict[str, int]]:
         """(which of these ids are logged, the watermark of each partition), from one pass over the log."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ class Repaired:
     wrong: str = ""
 
 
-def as_line(stream: EventStream, row: dict[str, Any]) -> bytes:
-    """An opened letter as a line of the file."""
+def as_line(stream: EventStream, row: dict[str, Any], avro: Callable[[bytes], Any] | None = None) -> bytes:
+    """An opened letter as a line of the file. `avro` reads payloads that are not JSON."""
     accepted = row["created_timestamp"]
     line = {
         "letter": name_of(stream, row),
@@ -38,7 +38,16 @@ def as_line(stream: EventStream, row: dict[str, Any]) -> bytes:
         "detail": row["detail"],
         "accepted": accepted and accepted.isoformat().replace("+00:00", "Z"),
     }
-    return json.dumps(line | _content(row["payload"]), ensure_ascii=False).encode() + b"\n"
+    content = _content(_as_json(row["payload"], avro) if avro else row["payload"])
+    return json.dumps(line | content, ensure_ascii=False).encode() + b"\n"
+
+
+def _as_json(payload: bytes, avro: Callable[[bytes], Any]) -> bytes:
+    """An Avro record as JSON; the payload if it is none (a line of a file, or broken)."""
+    try:
+        return json.dumps(avro(payload), allow_nan=False).encode()
+    except Exception:  # noqa: BLE001  whatever a broken record does
+        return payload
 
 
 def _content(payload: bytes) -> dict[str, Any]:

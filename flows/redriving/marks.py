@@ -1,8 +1,7 @@
 """Which letters went back already: each goes once, whatever is interrupted, and however often a file is sent.
 
-The bus takes an event and the mark of its letter in one step (a script); then the mark goes into a file of the home, which is synced; then
-the bus may forget it. Interrupted in between, the next run finds the mark on the bus and files it first. So the file alone says what
-went back, and the bus holds marks for moments only.
+A file of the home says it, synced before a run goes on. What was sent but not filed when a run was interrupted, the next one finds at the
+source and files first: see `flows.redriving.bus` and `flows.redriving.topic`.
 """
 
 from __future__ import annotations
@@ -12,34 +11,21 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
 
-import redis
-
-from feature_repo.errors import OnlineStoreError, RecoveryError
+from feature_repo.errors import RecoveryError
 from flows.connectors.staged import sync
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
-BATCH: Final = 500
-BATCH_BYTES: Final = 16 << 20
-
-# KEYS: the stream of the bus, the marks. ARGV: the letter, the event.
-_ONCE: Final = """
-local before = redis.call('HGET', KEYS[2], ARGV[1])
-if before then return before end
-local entry = redis.call('XADD', KEYS[1], '*', 'v', ARGV[2])
-redis.call('HSET', KEYS[2], ARGV[1], entry)
-return entry
-"""
+Sent = tuple[str, str, bytes]
+"""A letter, where its event goes, and the event."""
 
 
 class Marks:
-    """The letters of one stream that went back, by name; to be held by one process at a time (`held`)."""
+    """The letters of one stream that went back, by name; one process at a time may file some (`held`)."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self._path = settings.dead_letters / f"{stream.name}.redriven.jsonl"
-        self._key = f"millstream:redriving:{stream.name}"
         self.names = {line["letter"] for line in self._lines()}
 
     def _lines(self) -> Iterator[dict[str, str]]:
@@ -49,14 +35,6 @@ class Marks:
                     yield json.loads(line)
                 except ValueError:
                     continue  # a crash cut it: its mark is on the bus still
-
-    def recover(self, client: Any) -> None:
-        """File the marks an interrupted run has left on the bus. Raises `OnlineStoreError`."""
-        with _on_the_bus():
-            left = {name.decode(): entry.decode() for name, entry in client.hgetall(self._key).items()}
-            if left:
-                self.file({name: entry for name, entry in left.items() if name not in self.names})
-                client.hdel(self._key, *left)
 
     def file(self, went: dict[str, str]) -> None:
         """Remember durably where letters went."""
@@ -72,58 +50,19 @@ class Marks:
         sync(self._path.parent)
         self.names |= went.keys()
 
-    def put(self, client: Any, events: Sequence[tuple[str, str, bytes]]) -> int:
-        """Put events on the bus: (letter, partition, payload) each; returns how many. Raises `OnlineStoreError`: send again later."""
-        done = 0
-        for batch in _batches(events):
-            with _on_the_bus():
-                script = client.register_script(_ONCE)
-                pipe = client.pipeline(transaction=False)
-                for letter, part, payload in batch:
-                    script(
-                        keys=[part.replace("bus:", "millstream:", 1), self._key],
-                        args=[letter, payload],
-                        client=pipe,
-                    )
-                answers = pipe.execute(raise_on_error=False)
-                went = {
-                    letter: f"{part} {answer.decode()}"
-                    for (letter, part, _), answer in zip(batch, answers, strict=True)
-                    if not isinstance(answer, Exception)
-                }
-                self.file(went)
-                done += len(went)
-                if went:
-                    client.hdel(self._key, *went)
-                for answer in answers:
-                    if isinstance(answer, Exception):
-                        raise answer
-        return done
 
-
-def _batches(events: Sequence[tuple[str, str, bytes]]) -> Iterator[list[tuple[str, str, bytes]]]:
-    batch: list[tuple[str, str, bytes]] = []
+def batches(events: Sequence[Sent], most: int, most_bytes: int) -> Iterator[list[Sent]]:
+    """Events in pieces of about so many, and bytes."""
+    batch: list[Sent] = []
     size = 0
     for event in events:
         batch.append(event)
         size += len(event[2])
-        if len(batch) >= BATCH or size >= BATCH_BYTES:
+        if len(batch) >= most or size >= most_bytes:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
-
-
-@contextmanager
-def _on_the_bus() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        raise OnlineStoreError(
-            f"the bus did not take the events: {error}",
-            where="Redis",
-            todo="see that the server at REDIS_URL runs and has memory, and send the same file again: what went is not sent twice",
-        ) from error
 
 
 @contextmanager
