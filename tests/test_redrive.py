@@ -83,7 +83,7 @@ def test_repaired_letters_are_logged_once_and_what_is_still_bad_is_named(
     sent += [encoded(payment(0, NOW)), encoded(payment(4, NOW - timedelta(hours=1), event_id="late4"))]
     publish(clean_redis, sent)
     process = start(settings)
-    wait_for(lambda: accounted(settings) == len(sent), process)
+    wait_for(lambda: accounted(settings) == len(sent), process, seconds=240)
 
     lines = exported(home / "letters.jsonl")
     assert Counter(line["reason"] for line in lines) == {
@@ -107,7 +107,7 @@ def test_repaired_letters_are_logged_once_and_what_is_still_bad_is_named(
     }
     said = [text.split(": ")[:2] for text in done.stderr.splitlines()]
     assert said == [[f"line {n}", reason] for n, reason in still_bad.items()]
-    wait_for(lambda: accounted(settings) == len(sent) + 2, process)
+    wait_for(lambda: accounted(settings) == len(sent) + 2, process, seconds=240)
 
     again = redrive("send", path)
     assert "0 events went onto the bus\n2 had gone before" in again.stdout
@@ -115,7 +115,7 @@ def test_repaired_letters_are_logged_once_and_what_is_still_bad_is_named(
         if line["reason"] == "check":
             line["event"]["currency"] = "EUR"
     assert "1 events went onto the bus\n2 had gone before" in redrive("send", write_back(path, lines)).stdout
-    wait_for(lambda: accounted(settings) == len(sent) + 3, process)
+    wait_for(lambda: accounted(settings) == len(sent) + 3, process, seconds=240)
 
     late = home / "late.jsonl"
     assert "1 late events went to" in redrive("send", path, "--late-to", late).stdout

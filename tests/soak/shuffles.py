@@ -152,7 +152,7 @@ def real(seed: int, order: Sequence[Sent], block_events: int) -> Told:
                 partition = one.account % settings.bus_partitions
                 pipe.xadd(f"millstream:payments:{partition}", {"v": encoded(one.event)})
             pipe.execute()
-        wait_for(lambda: accounted(settings) == len(order), process)
+        wait_for(lambda: accounted(settings) == len(order), process, seconds=240)
         time.sleep(0.3)
         kill(process)
         return rows_of(settings), stored_online(client)
