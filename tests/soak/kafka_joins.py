@@ -68,7 +68,7 @@ def trial(seed: int) -> str:
     wait_for(lambda: accounted(settings) == EVENTS, flow, 240)
     wait_for(lambda: logged_customers(settings) == EVENTS // 3, changelog, 240)
     kill(flow)
-    kill(changelog, 240)
+    kill(changelog)
     wrong = duckdb.sql(f"""
         WITH joined AS (
             SELECT p.event_id, p.customer_opened_at AS ours, c.opened_at AS theirs,
