@@ -14,6 +14,7 @@ _ANSWER: Final[dict[str, Any]] = {
     "event_id": "p-20241122-000017",
     "score": 0.8731,
     "decision": "review",
+    "decided_by": "model",
     "reasons": [
         {"feature": "amount_over_account_max_30d", "value": 9.4, "typical": 0.31, "effect": 2.18},
         {"feature": "payee_is_new", "value": 1, "typical": 0, "effect": 0.77},
@@ -33,6 +34,7 @@ _DEGRADED: Final[dict[str, Any]] = {
     **_ANSWER,
     "score": None,
     "decision": "approve",
+    "decided_by": "fallback_rules",
     "reasons": [],
     "features_freshness": {"newest_event_timestamp": None, "age_seconds": None},
     "degraded": True,
@@ -95,6 +97,7 @@ class DegradedReason(Answered):
     code: Literal[
         "store_timeout",
         "store_unreachable",
+        "store_slow",
         "store_error",
         "state_mismatch",
         "no_model",
@@ -112,14 +115,19 @@ class Answer(Answered):
     score_id: str = Field(description="Identity of this answer in the score log")
     event_id: str = Field(description="Identity of the payment, as asked")
     score: float | None = Field(
-        ge=0, le=1, description="Probability of fraud; null when the fallback decided, whose rules give none"
+        ge=0,
+        le=1,
+        description="Probability of fraud, by whoever decided; null when it was the fallback's rules, which give none",
     )
-    decision: Decision = Field(description="By the model's thresholds, or by the fallback's rules")
+    decision: Decision = Field(description="By the thresholds of a model, or by the fallback's rules")
+    decided_by: Literal["model", "fallback_model", "fallback_rules"] = Field(
+        description="The model; or, when `degraded`, the model on the payment alone that is trained beside it, or rules"
+    )
     reasons: list[Reason] = Field(
         description="What drives the score up, strongest first; of a review or a decline only"
     )
     model: ModelName | None = Field(
-        description="The model in use, also when the fallback decided; null: none is loaded"
+        description="The model in use, also when its fallback or rules decided; null: none is loaded"
     )
     as_of: datetime = Field(description="The instant the features are of")
     features_freshness: Freshness

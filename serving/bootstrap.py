@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from feature_repo.stores.clock import wall_clock_us
 from serving import logs
 from serving.champion import Champion
 from serving.connection import StoreConnection
+from serving.door import Door
 from serving.fallback import Fallback
 from serving.gate import Gate
 from serving.readiness import Readiness
@@ -30,6 +32,8 @@ from serving.settings import ScorerSettings
 from serving.versions import VersionWatch
 
 REPO = PROJECT_ROOT / "feature_repo"
+SWITCH_SECONDS = 0.0005
+"""A thread that loads a model gives way to payments after this long; Python's 5 ms would be added to each of a payment's system calls."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,6 +51,7 @@ class Parts:
     readiness: Readiness
     versions: VersionWatch
     gate: Gate
+    door: Door
     score_topic: ScoreTopic | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -62,8 +67,10 @@ class Parts:
             await self.versions.refresh()
         self._tasks.append(asyncio.create_task(self.versions.follow()))
         self._tasks.append(asyncio.create_task(self.gate.follow()))
+        self._tasks.append(asyncio.create_task(self.door.watch()))
         if self.settings.model_poll_seconds:
             self._tasks.append(asyncio.create_task(self.champion.follow(self.settings.model_poll_seconds)))
+        sys.setswitchinterval(SWITCH_SECONDS)
         gc.collect()
         gc.freeze()  # a full collection over all modules would stop the loop for tens of milliseconds
 
@@ -96,8 +103,8 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
     privacy.hold(settings.home, pseudonyms, privacy.read_mark(settings.home))
     gate = Gate.of(settings)
     champion = Champion(settings.models / settings.model_name, repo, threads=settings.threads)
-    store = StoreConnection(settings.redis_url, "single")
-    batch_store = StoreConnection(settings.redis_url, "batch")
+    store = StoreConnection(settings.redis_url, "single", settings.store_seconds)
+    batch_store = StoreConnection(settings.redis_url, "batch", settings.batch_store_seconds)
     score_log = None
     if settings.score_log:
         score_log = ScoreLog(
@@ -108,9 +115,10 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
         )
     score_topic = ScoreTopic(settings) if settings.score_topic or settings.alert_topic else None
     versions = VersionWatch(champion, batch_store)
+    fallback = Fallback.of(settings)
     scorer = Scorer(
         champion,
-        Fallback.of(settings),
+        fallback,
         score_log,
         clock,
         pseudonyms,
@@ -119,7 +127,7 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
         score_topic=score_topic,
         pending_seconds=settings.pending_seconds,
     )
-    readiness = Readiness(champion, batch_store, settings, pseudonyms, versions)
+    readiness = Readiness(champion, fallback, store, batch_store, settings, pseudonyms, versions)
     return Parts(
         settings,
         clock,
@@ -131,5 +139,6 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
         readiness,
         versions,
         gate,
+        Door(settings.most_in_flight, settings.late_seconds),
         score_topic,
     )

@@ -25,6 +25,8 @@ from serving.gate import Refused
 ARRIVED: Final = "millstream.arrived"
 """Key of the request's scope: `time.perf_counter` when its headers had come."""
 MOST_ERRORS: Final = 100
+RETRY_AFTER: Final = "1"
+TOO_BUSY: Final = {"detail": "too many payments at once; ask again in a second, or ask another scorer"}
 JSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
@@ -39,13 +41,20 @@ def refusal(refused: Refused) -> Response:
     return answer({"detail": refused.said}, refused.status, refused.headers)
 
 
+def too_busy() -> Response:
+    """503: as many requests are inside as can be answered in time."""
+    refused = answer(TOO_BUSY, 503)
+    refused.headers["retry-after"] = RETRY_AFTER
+    return refused
+
+
 class FastRoute(APIRoute):
-    """Counts and times its requests, too."""
+    """Counts and times its requests, too; those with a body are turned away when the door is full."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[..., Awaitable[Response]] = self.endpoint
-        body = [p.annotation for p in get_typed_signature(self.endpoint).parameters.values()][1:]
-        validate = TypeAdapter(body[0]).validate_json if body else None
+        asked = [p.annotation for p in get_typed_signature(self.endpoint).parameters.values()][1:]
+        validate = TypeAdapter(asked[0]).validate_json if asked else None
         seconds = metrics.REQUEST_SECONDS.labels(self.path)
         answered = metrics.REQUESTS.labels(self.path, "200")
 
@@ -57,7 +66,13 @@ class FastRoute(APIRoute):
                 if validate is None:
                     response = await endpoint(request)
                 else:
-                    response = await endpoint(request, _checked(validate, await _body(request, self.path)))
+                    body = _checked(validate, await _body(request, self.path))
+                    door = request.app.state.parts.door
+                    if door.turns_away():
+                        response = too_busy()
+                    else:
+                        with door:
+                            response = await endpoint(request, body)
                 status = response.status_code
             except RequestValidationError:
                 status = 422

@@ -57,9 +57,14 @@ REFUSED: Final = _counter(
     "reason",
 )
 PAYMENTS: Final = _counter("millstream_scorer_payments_total", "Payments decided, by decision", "decision")
+DECIDED_BY: Final = _counter(
+    "millstream_scorer_decided_by_total",
+    "Payments decided, by whom: model, fallback_model, fallback_rules",
+    "by",
+)
 DEGRADED: Final = _counter(
     "millstream_scorer_degraded_total",
-    "Payments decided by the fallback, by reason: store_timeout, store_unreachable, store_error, state_mismatch, "
+    "Payments decided by the fallback, by reason: store_timeout, store_unreachable, store_slow, store_error, state_mismatch, "
     "no_model, deadline, internal",
     "reason",
 )
@@ -84,6 +89,17 @@ STORE_SECONDS: Final = _histogram(
 )
 STORE_CONNECTED: Final = _gauge(
     "millstream_scorer_store_connected", "1 while a connection to the online store answers", "lane"
+)
+BREAKER_OPEN: Final = _gauge(
+    "millstream_scorer_breaker_open",
+    "1 while the online store is not asked, since it is gone, silent or too slow, and payments get the fallback at once",
+    "lane",
+)
+BREAKER_OPENED: Final = _counter(
+    "millstream_scorer_breaker_opened_total",
+    "How often asking the online store was stopped: it was slow, or its connection was lost",
+    "lane",
+    "why",
 )
 STORE_LOST: Final = _counter(
     "millstream_scorer_store_lost_total", "Connections to the online store that ended or fell silent", "lane"
@@ -119,8 +135,23 @@ TOPIC_DROPPED: Final = _counter(
     "Answers that did not reach a topic: full (the buffer), refused (by the brokers), stopped (not acknowledged at the end)",
     "reason",
 )
+SHED: Final = _counter(
+    "millstream_scorer_shed_total",
+    "Requests turned away with 503 and Retry-After, since as many were inside as can be answered in time",
+    "why",
+)
+LOOP_BEHIND: Final = _gauge(
+    "millstream_scorer_loop_behind_seconds", "How late the event loop was, last time it was looked at"
+)
+IN_FLIGHT_LIMIT: Final = _gauge(
+    "millstream_scorer_in_flight_limit", "Requests that may be inside at once, as the event loop keeps up"
+)
 MODEL: Final = _gauge(
     "millstream_scorer_model_info", "1 for the model that scores, 0 for those before it", "name", "version"
+)
+MODEL_STALE: Final = _gauge(
+    "millstream_scorer_model_stale",
+    "1 while the model the alias names cannot be used: the one before it goes on, or the fallback decides",
 )
 MODEL_REFUSED: Final = _counter(
     "millstream_scorer_model_refused_total", "Champions that could not be loaded; the one before goes on"

@@ -13,6 +13,7 @@ from feature_repo.errors import OnlineStoreError
 from feature_repo.privacy import Pseudonyms
 from serving.champion import Champion
 from serving.connection import StoreConnection
+from serving.fallback import Fallback
 from serving.freshness import check_features
 from serving.resp import pack
 from serving.settings import ScorerSettings
@@ -24,6 +25,9 @@ class Readiness:
     """Each check takes at most a second, all three at most about four."""
 
     champion: Champion
+    fallback: Fallback
+    single: StoreConnection
+    """The one payments are scored with: not asked here, but its breaker is looked at."""
     store: StoreConnection
     settings: ScorerSettings
     pseudonyms: Pseudonyms
@@ -45,11 +49,15 @@ class Readiness:
         model, problem = self.champion.current, self.champion.problem
         if model is None:
             return False, f"no model is loaded: {problem}"
+        if lacks := self.fallback.problem(model):
+            return False, f"{model.name} {model.version}: {lacks}"
         return True, f"{model.name} {model.version}" + (
             f"; the alias's model is not used: {problem}" if problem else ""
         )
 
     async def _store(self) -> tuple[bool, str]:
+        if problem := self.single.problem:
+            return False, problem
         began = time.perf_counter()
         try:
             await self.store.ask(pack([[b"PING"]]), 1, self.seconds)

@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from serving.model import Floats, Matrix, Model
+from serving.trees import Floats, Matrix, Trees
 
 _LEAST: Final = 1e-7
 """Scores are kept this far from 0 and 1, where log-odds end."""
 
 
-def explain(model: Model, vector: Matrix, most: int) -> list[dict[str, Any]]:
+def explain(model: Trees, vector: Matrix, most: int) -> list[dict[str, Any]]:
     """The features that raise the score of one vector, strongest first, at most `most`; in the shape of `answer.Reason`."""
     if most == 0:
         return []

@@ -30,7 +30,12 @@ _KEYED: Final[dict[int | str, dict[str, Any]]] = {
     },
 }
 _SCORING: Final[dict[int | str, dict[str, Any]]] = _KEYED | {
-    413: {"model": Problem, "description": "The body is larger than the settings allow"}
+    413: {"model": Problem, "description": "The body is larger than the settings allow"},
+    503: {
+        "model": Problem,
+        "description": "As many requests are inside as can be answered in time; ask again after `Retry-After` seconds",
+        "headers": {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds"}},
+    },
 }
 _WITH_KEY: Final = [Depends(HTTPBearer(auto_error=False, description="An API key"))]
 """For the documentation; `serving.guard` has asked before a route is reached."""

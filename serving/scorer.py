@@ -27,7 +27,7 @@ from feature_repo.stores.pending import MOST
 from feature_repo.stores.reader import Vector
 from serving import metrics
 from serving.champion import Champion
-from serving.connection import StoreConnection, StoreTimeout, StoreUnreachable
+from serving.connection import StoreConnection, StoreFailure
 from serving.fallback import Fallback
 from serving.model import Model
 from serving.payment import Payment
@@ -48,6 +48,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _IDS: Final = random.Random()
 """Seeded by the system once a process; asking it for every answer is a system call each."""
 _DECIDED: Final = {d: metrics.PAYMENTS.labels(d) for d in ("approve", "review", "decline")}
+_BY: Final = {by: metrics.DECIDED_BY.labels(by) for by in ("model", "fallback_model", "fallback_rules")}
 
 
 @dataclass(slots=True)
@@ -64,6 +65,7 @@ class Case:
     vector: Vector | None = None
     score: float | None = None
     decision: str = ""
+    decided_by: str = "model"
     reasons: list[dict[str, Any]] = field(default_factory=list)
     member: bytes = b""
     """The payment as the next ones of its keys find it."""
@@ -173,13 +175,7 @@ class Scorer:
         try:
             replies = await store.ask(request, len(reads) + len(pending), until - time.perf_counter())
         except OnlineStoreError as error:
-            code = (
-                "store_timeout"
-                if isinstance(error, StoreTimeout)
-                else "store_unreachable"
-                if isinstance(error, StoreUnreachable)
-                else "store_error"
-            )
+            code = error.code if isinstance(error, StoreFailure) else "store_error"
             for case in cases:
                 case.failure = (code, str(error))
             return False
@@ -271,7 +267,9 @@ class Scorer:
         """The answer, counted and logged."""
         failure, vector = case.failure, case.vector
         if failure is not None:
-            case.decision, case.reasons = self._fallback.decide(case.payment)
+            case.decision, case.reasons, case.score, case.decided_by = self._fallback.decide(
+                model, case.payment, case.row, case.as_of_us
+            )
             metrics.DEGRADED.labels(failure[0]).inc()
         newest = None if vector is None else vector.newest_us
         age = None if newest is None else (case.as_of_us - newest) / 1e6
@@ -280,6 +278,7 @@ class Scorer:
             "event_id": case.payment.event_id,
             "score": case.score,
             "decision": case.decision,
+            "decided_by": case.decided_by,
             "reasons": case.reasons,
             "model": None if model is None else {"name": model.name, "version": model.version},
             "as_of": _EPOCH + timedelta(microseconds=case.as_of_us),
@@ -301,7 +300,8 @@ class Scorer:
 
     def _count(self, case: Case, age: float | None) -> None:
         _DECIDED[case.decision].inc()
-        if case.score is not None:
+        _BY[case.decided_by].inc()
+        if case.score is not None and case.failure is None:
             metrics.SCORES.observe(case.score)
         if age is not None:
             metrics.FEATURE_AGE.observe(age)
@@ -329,6 +329,7 @@ class Scorer:
             **row,
             "score": case.score,
             "decision": case.decision,
+            "decided_by": case.decided_by,
             "model_name": None if model is None else model.name,
             "model_version": None if model is None else model.version,
             "degraded": answer["degraded"],

@@ -53,24 +53,36 @@ class ScorerSettings(RepoSettings):
         ge=0,
         description="A payment further than this ahead of the scorer's clock is refused (422), as the flow refuses it",
     )
+    most_in_flight: int = Field(
+        default=256,
+        ge=1,
+        le=4096,
+        description="Requests to score that may be inside at once; further ones get 503 with Retry-After, and so do fewer while the "
+        "event loop cannot keep up with the deadline",
+    )
     threads: int = Field(default=1, ge=1, le=64, description="Threads of the model runtime per call")
     reasons: int = Field(
         default=5, ge=0, le=50, description="Most reasons given for a review or a decline; 0 explains nothing"
     )
+    fallback: Literal["rules", "model", "auto"] = Field(
+        default="auto",
+        description="Who decides without features: `rules` (the limits below), the `model` on the payment alone that is trained beside "
+        "the champion, or `auto`: that model where the champion has one. `model` is not ready without one",
+    )
     fallback_review_amount: float = Field(
         default=1000.0,
         ge=0,
-        description="Without features: review payments of at least this amount (major units)",
+        description="Rules of the fallback: review payments of at least this amount (major units)",
     )
     fallback_review_balance_share: float = Field(
         default=0.9,
         ge=0,
-        description="Without features: review payments that take at least this share of the payer's balance, if it is known",
+        description="Rules of the fallback: review payments that take at least this share of the payer's balance, if it is known",
     )
     fallback_decline_amount: float | None = Field(
         default=None,
         ge=0,
-        description="Without features: decline payments of at least this amount; not set, the fallback never declines",
+        description="Rules of the fallback: decline payments of at least this amount; not set, they never decline",
     )
     pending_seconds: float = Field(
         default=900.0,
@@ -182,6 +194,11 @@ class ScorerSettings(RepoSettings):
     def store_seconds(self) -> float:
         """How long `/score` waits for the online store."""
         return (self.deadline_ms - self.reserve_ms) / 1000
+
+    @property
+    def late_seconds(self) -> float:
+        """How far the event loop may be behind: a request passes it about three times."""
+        return self.store_seconds / 3
 
     @property
     def batch_store_seconds(self) -> float:

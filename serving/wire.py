@@ -21,7 +21,7 @@ from feature_repo.stores.clock import to_us
 from serving import metrics
 from serving.api_keys import ApiKey
 from serving.bootstrap import Parts
-from serving.fast_route import JSON_OPTIONS
+from serving.fast_route import JSON_OPTIONS, RETRY_AFTER, TOO_BUSY
 from serving.gate import Refused
 from serving.patience import PatientProtocol
 from serving.payment import Payment
@@ -34,6 +34,10 @@ MOST_BYTES: Final = 16_384
 _VALIDATE: Final = TypeAdapter(Payment).validate_json
 _SECONDS: Final = metrics.REQUEST_SECONDS.labels(PATH)
 _ANSWERED: Final = metrics.REQUESTS.labels(PATH, "200")
+_REFUSED: Final = metrics.REQUESTS.labels(PATH, "503")
+_OK: Final = b"HTTP/1.1 200 OK\r\n"
+_SHED: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: %b\r\n" % RETRY_AFTER.encode()
+_TOO_BUSY: Final = orjson.dumps(TOO_BUSY)
 
 
 def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
@@ -57,17 +61,14 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
             except Refused:
                 super()._start_asgi_task(cycle, asgi)
                 return
-            task = self.loop.create_task(_serve(self, cycle, asgi, parts, key))
+            task = self.loop.create_task(_serve(cycle, asgi, parts, key, time.perf_counter()))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
 
     return ScoreProtocol
 
 
-async def _serve(
-    http: HttpToolsProtocol, cycle: RequestResponseCycle, asgi: Any, parts: Parts, key: ApiKey
-) -> None:
-    arrived = time.perf_counter()
+async def _serve(cycle: RequestResponseCycle, asgi: Any, parts: Parts, key: ApiKey, arrived: float) -> None:
     payment, now_us = None, 0
     while cycle.more_body and not cycle.disconnected and len(cycle.body) <= MOST_BYTES:
         await cycle.message_event.wait()
@@ -81,8 +82,14 @@ async def _serve(
         cycle.message_event.set()
         await cycle.run_asgi(asgi)
         return
+    if parts.door.turns_away():
+        _write(cycle, _SHED, _TOO_BUSY)
+        _REFUSED.inc()
+        return
+    until = arrived + parts.settings.store_seconds
     try:
-        made = await parts.scorer.score(payment, now_us, parts.store, arrived + parts.settings.store_seconds)
+        with parts.door:
+            made = await parts.scorer.score(payment, now_us, parts.store, until)
         content = orjson.dumps(made, option=JSON_OPTIONS)
     except Exception:  # whatever it is, the client is told, as by uvicorn
         log.exception("score.failed", event_id=payment.event_id)
@@ -91,7 +98,7 @@ async def _serve(
     if cycle.flow.write_paused:
         await cycle.flow.drain()
     if not cycle.disconnected:
-        _write(cycle, content)
+        _write(cycle, _OK, content)
     _SECONDS.observe(time.perf_counter() - arrived)
     _ANSWERED.inc()
 
@@ -113,8 +120,8 @@ def _checked(body: bytearray, now_us: int, parts: Parts, key: ApiKey) -> Payment
     return payment
 
 
-def _write(cycle: RequestResponseCycle, content: bytes) -> None:
-    parts = [b"HTTP/1.1 200 OK\r\n"]
+def _write(cycle: RequestResponseCycle, head: bytes, content: bytes) -> None:
+    parts = [head]
     for name, value in cycle.default_headers:
         parts += (name, b": ", value, b"\r\n")
     parts.append(b"content-length: %d\r\ncontent-type: application/json\r\n" % len(content))

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ class World:
         """Feast's stores of this process look here."""
         return _environment(MILLSTREAM_HOME=str(self.home), REDIS_URL=self.url)
 
-    def write_model(self, folder: Path, version: str, **changes: Any) -> Path:
-        """Train a small model and write it as training does."""
+    def write_model(self, folder: Path, version: str, *, rounds: int = 20, **changes: Any) -> Path:
+        """Train a small model and write it as training does, with a smaller one on the payment alone beside it."""
         matrix = self.vectors[list(self.plan.feature_names)].to_numpy(np.float64, na_value=np.nan)
         matrix = matrix.astype(np.float32)
         rng = np.random.default_rng(1)
@@ -76,29 +76,34 @@ class World:
         booster = xgb.train(
             {"max_depth": 3, "objective": "binary:logistic", "base_score": 0.5, "nthread": 1},
             xgb.DMatrix(matrix, target, feature_names=list(self.plan.feature_names)),
-            20,
+            rounds,
         )
         exported = export.export(booster, matrix)
-        scores = export.predict(exported.onnx, matrix)
+        places = [self.plan.feature_names.index(name) for name in self.plan.of_request]
+        alone = xgb.train(
+            {"max_depth": 3, "objective": "binary:logistic", "base_score": 0.5, "nthread": 1},
+            xgb.DMatrix(matrix[:, places], target, feature_names=list(self.plan.of_request)),
+            rounds,
+        )
+        fallback = export.export(alone, matrix[:, places])
         manifest = {
             "name": "fraud_detection",
             "created": "2026-11-22T04:19:55+00:00",
             "service": SERVICE,
             "schema_hash": self.plan.schema_hash,
-            "features": list(self.plan.feature_names),
-            "onnx": {"input": export.INPUT, "output": export.OUTPUT, "fraud_column": 1},
-            "threshold": {
-                "review": float(np.quantile(scores, 0.7)),
-                "decline": float(np.quantile(scores, 0.95)),
-            },
             "metrics": {"average_precision": {"value": 0.5}},
             "data": {"label_delay_days": 3},
-            "golden": export.golden(exported.onnx, matrix, scores),
+            **_said_of(exported.onnx, matrix, self.plan.feature_names),
+            "fallback": {
+                "file": "fallback.onnx",
+                **_said_of(fallback.onnx, matrix[:, places], self.plan.of_request),
+            },
         }
 
         def fill(building: Path) -> None:
             (building / "model.onnx").write_bytes(exported.onnx)
             (building / "model.ubj").write_bytes(bytes(booster.save_raw("ubj")))
+            (building / "fallback.onnx").write_bytes(fallback.onnx)
             self.plan.save(building / "plan.json")
 
         written = artefact.write(folder, version, {**manifest, **changes}, fill)
@@ -113,6 +118,7 @@ class World:
                 "score_log_flush_ms": 20,
                 "model_poll_seconds": 0,
                 "pending_seconds": 0,  # what is scored here is not logged, so it must not count for what is scored later
+                "fallback": "rules",
             }
             | changes
         )
@@ -140,6 +146,20 @@ class World:
         times = [end + timedelta(microseconds=int(us)) for us in rng.integers(-300_000_000, max(span, 1), n)]
         at = table.schema.get_field_index("event_timestamp")
         return table.set_column(at, "event_timestamp", pa.array(times, pa.timestamp("us", "UTC")))
+
+
+def _said_of(onnx: bytes, rows: Any, features: Sequence[str]) -> dict[str, Any]:
+    """What a manifest says of trees."""
+    scores = export.predict(onnx, rows)
+    return {
+        "features": list(features),
+        "onnx": {"input": export.INPUT, "output": export.OUTPUT, "fraud_column": 1},
+        "threshold": {
+            "review": float(np.quantile(scores, 0.7)),
+            "decline": float(np.quantile(scores, 0.95)),
+        },
+        "golden": export.golden(onnx, rows, scores),
+    }
 
 
 @functools.cache

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from feature_repo.alias import read_alias
 from feature_repo.errors import ArtefactError
 from serving import bootstrap
 from serving.champion import Champion
-from serving.model import champion_version, load_model
+from serving.model import load_model
 from serving.reasons import explain
 from tests.servingkit import VERSION, own_home, world
+from tests.soak import tampered_artefacts
 from training import artefact, export
+from training.promote import promote
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def test_on_demand_code_other_than_the_model_s_is_refused(place: Path, tmp_path:
 def test_an_alias_that_is_no_version_is_refused(place: Path, alias: str) -> None:
     (place.parent / "champion").write_text(alias)
     with pytest.raises(ArtefactError, match="is no version"):
-        champion_version(place.parent)
+        read_alias(place.parent)
 
 
 def test_a_newly_promoted_model_is_followed_and_a_bad_one_is_not(place: Path) -> None:
@@ -158,3 +161,42 @@ def test_a_typical_payment_is_the_middle_of_the_training_days_where_the_manifest
     assert typical[1:].tolist() == list(range(1, len(features)))
     edit(place, lambda manifest: manifest["typical"].pop(features[1]))
     refused(place, f"the manifest lacks something.*{features[1]}")
+
+
+@pytest.mark.parametrize("seed", range(2 * len(tampered_artefacts.KINDS)))
+def test_an_artefact_tampered_with_after_it_was_promoted_is_refused(seed: int) -> None:
+    tampered_artefacts.trial(seed)
+
+
+def test_a_champion_that_was_repaired_is_looked_at_again(place: Path) -> None:
+    champion = Champion(place.parent, bootstrap.REPO, threads=1)
+    content = (place / "model.onnx").read_bytes()
+    (place / "model.onnx").unlink()
+    champion.refresh()
+    assert (champion.current, champion.problem[:22]) == (None, "model.onnx is missing ")
+    (place / "model.onnx").write_bytes(content)
+    champion.refresh()
+    assert champion.current is not None
+    assert champion.problem == ""
+
+
+def test_a_version_is_promoted_by_name_and_one_that_was_changed_is_not(place: Path) -> None:
+    folder = place.parent
+    world().write_model(folder, "20261123T000000Z-00000002", rounds=2)
+    assert promote(folder, VERSION) == "20261123T000000Z-00000002"
+    assert read_alias(folder).version == VERSION
+    with pytest.raises(ArtefactError, match=f"there is no version 'x'; there are: {VERSION}, 2026"):
+        promote(folder, "x")
+    (place / "model.onnx").write_bytes(b"")
+    with pytest.raises(ArtefactError, match=r"model\.onnx was changed"):
+        promote(folder, VERSION)
+
+
+def test_a_fallback_that_wants_what_only_the_store_knows_is_refused(place: Path) -> None:
+    edit(place, lambda m: m["fallback"]["features"].__setitem__(0, "account_payment_count_1h"))
+    refused(place, "the fallback wants account_payment_count_1h, which only the store knows")
+
+
+def test_a_fallback_must_repeat_its_golden_predictions_too(place: Path) -> None:
+    edit(place, lambda m: m["fallback"]["golden"]["predictions"].__setitem__(0, 0.123))
+    refused(place, r"golden predictions are off by .*fallback\.onnx")

@@ -80,7 +80,7 @@ def score(
                 target[valid],
                 [names[place] for place in places],
                 settings,
-                _progress(step),
+                progress(step),
             )
             found[service] = (
                 grown.chosen.trees,
@@ -93,7 +93,8 @@ def score(
     return found
 
 
-def _progress(step: Step) -> model.Progress:
+def progress(step: Step) -> model.Progress:
+    """Tells a step about every tree."""
     return lambda _, tree, of, ap: step.advance(f"{ap:.4f}", tree, of)
 
 

@@ -1,7 +1,7 @@
 """One directory per trained model, never altered after it appears, and a `champion` file that names the one in use.
 
-    models/<name>/<version>/   model.ubj  model.onnx  plan.json  report.html  plots/*.svg  manifest.json
-    models/<name>/champion     text: a version
+    models/<name>/<version>/   model.ubj  model.onnx  fallback.onnx  plan.json  report.html  plots/*.svg  manifest.json
+    models/<name>/champion     text: a version, and the sha256 of its manifest
 
 The directory is built beside its place, flushed to disk, and renamed, so that a reader sees all of it or nothing. The
 manifest holds the sha256 of every other file: `verify` notices a file that was changed, lost or added. There is no pickle.
@@ -18,10 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from feature_repo.alias import MANIFEST, read_alias, write_alias
 from feature_repo.errors import ArtefactError
 
-MANIFEST: Final = "manifest.json"
-CHAMPION: Final = "champion"
 LIBRARIES: Final = (
     "feast", "great-expectations", "numpy", "onnx", "onnxmltools", "onnxruntime", "pyarrow", "scikit-learn", "xgboost",
 )  # fmt: skip
@@ -88,24 +87,15 @@ def verify(artefact: Path) -> dict[str, Any]:
 
 
 def promote(folder: Path, version: str) -> None:
-    """Make a complete version the champion; a reader of the alias sees the old name or the new one."""
+    """Make a complete version the champion; a reader of the alias sees the old line or the new one."""
     verify(folder / version)
-    handle, name = tempfile.mkstemp(prefix=f".{CHAMPION}.", dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as alias:
-        alias.write(version + "\n")
-        alias.flush()
-        os.fsync(alias.fileno())
-        os.fchmod(alias.fileno(), 0o644)
-    Path(name).replace(folder / CHAMPION)
+    write_alias(folder, version)
     _flush(folder)
 
 
 def champion(folder: Path) -> Path:
     """Directory of the model in use."""
-    try:
-        version = (folder / CHAMPION).read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        raise ArtefactError("there is no champion", where=folder, todo="train with --promote") from None
+    version = read_alias(folder).version
     if not (folder / version).is_dir():
         raise ArtefactError(
             f"the champion {version!r} does not exist", where=folder, todo="train with --promote"

@@ -5,7 +5,7 @@ it will be asked about. A service that holds a label view is refused: the model 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -59,6 +59,8 @@ class Feature:
     at_least: float | None = None
     joined: bool = False
     """Made from what was joined to the payment (a plain view), and so null for a customer or merchant nobody knows."""
+    of_request: bool = False
+    """Made from the payment alone: there even when nothing can be read."""
 
 
 class FeatureSource(LabelSource, Protocol):
@@ -100,8 +102,9 @@ class FeastSource:
         views = [_view(store, projection) for projection in self._service.feature_view_projections]
         where = f"feature service {service}"
         check_views(views, where=where)
+        alone = {*self._plan.of_request}
         self.features: Sequence[Feature] = tuple(
-            feature
+            replace(feature, of_request=feature.name in alone)
             for view, projection in zip(views, self._service.feature_view_projections, strict=True)
             for feature in _described(store, view, projection)
         )

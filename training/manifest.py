@@ -24,12 +24,7 @@ def manifest(found: Findings, features: Sequence[Feature], *, train: Matrix, tes
         "features": [feature.name for feature in features],
         "feature_types": {feature.name: feature.kind for feature in features},
         "typical": dict(zip((feature.name for feature in features), typical(train), strict=True)),
-        "onnx": {
-            "input": export.INPUT,
-            "output": export.OUTPUT,
-            "fraud_column": 1,
-            "tolerance": export.TOLERANCE,
-        },
+        "onnx": onnx_of(),
         "threshold": asdict(ours.thresholds),
         "cost": config.cost.model_dump(),
         "data": {
@@ -54,6 +49,16 @@ def manifest(found: Findings, features: Sequence[Feature], *, train: Matrix, tes
         },
         "libraries": dict(found.libraries),
         "golden": export.golden(found.exported.onnx, test, ours.scores.test),
+    }
+
+
+def onnx_of() -> dict[str, Any]:
+    """How the exported trees are asked."""
+    return {
+        "input": export.INPUT,
+        "output": export.OUTPUT,
+        "fraud_column": 1,
+        "tolerance": export.TOLERANCE,
     }
 
 

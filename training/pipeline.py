@@ -1,6 +1,6 @@
 """One run: log in, artefact out. Everything it depends on is an argument; the clock is read by the caller.
 
-payments, labels -> features -> gate -> split -> trees | logistic | rules | trees of smaller services -> thresholds -> evaluation
+payments, labels -> features -> gate -> split -> trees | logistic | rules | trees for the fallback | trees of smaller services -> thresholds -> evaluation
 -> artefact
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from feature_repo.settings import RepoSettings
-from training import ablation, artefact, baselines, evaluate, export, model, report
+from training import ablation, alone, artefact, baselines, evaluate, export, model, report
 from training.dataset import FeatureSource
 from training.gate import Failure, Gate
 from training.judge import Scores, gap, judge
@@ -68,6 +68,9 @@ def run(
     data = assemble(source, rows, split, config, settings, gate, steps, gated=gated)
     trained = _grow(data, source, config, steps)
     scores, unused = _score(data, source, trained, config, steps)
+    fallback = alone.grow(data, source, trained.chosen, config, steps)
+    if fallback is not None:
+        scores[alone.NAME] = fallback.scores
     without = ablation.score(data, source, services, trained.chosen, config, steps)
 
     with steps.step("evaluate", "Thresholds and evaluation") as step:
@@ -123,7 +126,10 @@ def run(
         manifest = make_manifest(
             found, source.features, train=data.matrix[data.of("train")], test=data.matrix[data.of("test")]
         )
-        place = _write(found, manifest, trees, source, settings.models / config.name)
+        files = {"model.ubj": trees, "model.onnx": exported.onnx}
+        if fallback is not None:
+            files[alone.FILE], manifest["fallback"] = alone.write(fallback, models[alone.NAME], data)
+        place = _write(found, manifest, files, source, settings.models / config.name)
         if promote:
             artefact.promote(place.parent, place.name)
         step.found = place.name + (", now champion" if promote else "")
@@ -182,11 +188,15 @@ def _score(
 
 
 def _write(
-    found: Findings, manifest: Mapping[str, Any], trees: bytes, source: FeatureSource, folder: Path
+    found: Findings,
+    manifest: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    source: FeatureSource,
+    folder: Path,
 ) -> Path:
     def fill(building: Path) -> None:
-        (building / "model.ubj").write_bytes(trees)
-        (building / "model.onnx").write_bytes(found.exported.onnx)
+        for name, content in files.items():
+            (building / name).write_bytes(content)
         source.save_plan(building / "plan.json")
         drawn = report.draw(found)
         (building / "plots").mkdir()

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from feature_repo.alias import read_alias
 from feature_repo.errors import DataError, MillstreamError
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
 from feature_repo.stores.plan import Plan
@@ -134,12 +135,7 @@ def show(report: SkewReport, console: Console) -> None:
 
 def _champion_plan(settings: RepoSettings, model: str) -> Plan:
     folder = settings.models / model
-    try:
-        version = (folder / "champion").read_text().strip()
-    except FileNotFoundError:
-        msg = f"there is no champion of model {model!r}"
-        raise DataError(msg, where=folder, todo="train one: python -m training.train") from None
-    return Plan.load(folder / version / "plan.json")
+    return Plan.load(folder / read_alias(folder).version / "plan.json")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

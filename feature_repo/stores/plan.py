@@ -70,6 +70,17 @@ class Plan:
         return tuple(name for name, _ in self.columns)
 
     @property
+    def of_request(self) -> tuple[str, ...]:
+        """The features made from the payment alone: nothing is read from a store for them."""
+        alone = {
+            name
+            for view in self.on_demand
+            if all(source == "" for _, source in view.inputs)
+            for name, _ in view.outputs
+        }
+        return tuple(name for name in self.feature_names if name in alone)
+
+    @property
     def schema_hash(self) -> str:
         """sha256 over everything that decides the values: definitions, functions, order."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
@@ -92,7 +103,16 @@ class Plan:
     def load(cls, path: Path) -> Plan:
         """Raises `DefinitionError` when the file is no plan."""
         try:
-            made = json.loads(path.read_text())
+            content = path.read_bytes()
+        except OSError as error:
+            raise _no_plan(error, path) from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, where: Path) -> Plan:
+        """Raises `DefinitionError` when the content is no plan."""
+        try:
+            made = json.loads(content)
             return cls(
                 project=made["project"],
                 service=made["service"],
@@ -110,11 +130,14 @@ class Plan:
                 request=_pairs(made["request"]),
                 columns=_pairs(made["columns"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            msg = f"not a reading plan: {error!r}"
-            raise DefinitionError(
-                msg, where=path, todo="train the model again, or restore its folder"
-            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _no_plan(error, where) from error
+
+
+def _no_plan(error: Exception, where: Path) -> DefinitionError:
+    return DefinitionError(
+        f"not a reading plan: {error!r}", where=where, todo="train the model again, or restore its folder"
+    )
 
 
 def compile_plan(store: FeatureStore, service: str, repo: Path | None = None) -> Plan:

@@ -68,6 +68,7 @@ class Reader:
         self.plan = plan
         self.pending = Pending(plan, PAYMENT.names)
         self._functions = [_Function(load(repo, view), view.inputs, view.outputs) for view in plan.on_demand]
+        self._of_request = [f for f in self._functions if not f.reads_features]
         groups: dict[tuple[tuple[str, ...], tuple[str, ...]], _Entity] = {}
         for windowed in plan.windowed:
             where = windowed.spec.join_keys, windowed.entity_columns
@@ -139,7 +140,7 @@ class Reader:
             states = list(by_view.values())
         finished, found = self._reads.finish(states, as_of_us, now_us)
         named.update(zip(self._reads.names, self._python(finished), strict=True))
-        self._on_demand(row, as_of_us, named)
+        self._on_demand(row, as_of_us, named, self._functions)
         values = np.full(len(self.plan.columns), np.nan)
         values[self._to] = finished[self._from]
         values[self._others_to] = _floats(list(map(named.get, self._others)))
@@ -179,11 +180,19 @@ class Reader:
             capped = tuple(view for view, flags in flagged if flags & CAPPED)
         return versions, None if newest == NOTHING else newest, incomplete, capped
 
-    def _on_demand(self, row: Mapping[str, Any], as_of_us: int, named: dict[str, Any]) -> None:
-        if not self._functions:
+    def of_request(self, row: Mapping[str, Any], as_of_us: int) -> dict[str, Any]:
+        """The features made from the payment alone (`Plan.of_request`), by name, without any reply of a store."""
+        named: dict[str, Any] = {}
+        self._on_demand(row, as_of_us, named, self._of_request)
+        return named
+
+    def _on_demand(
+        self, row: Mapping[str, Any], as_of_us: int, named: dict[str, Any], functions: Sequence[_Function]
+    ) -> None:
+        if not functions:
             return
         request = {**row, "event_timestamp": _EPOCH + timedelta(microseconds=as_of_us)}
-        for function in self._functions:
+        for function in functions:
             made = function(request, named)
             for feature in function.outputs:
                 named[feature] = made[feature][0]
@@ -232,6 +241,7 @@ class _Function:
             self.sources[column] = (column, bool(view))
             if view:
                 self.sources[f"{view}__{column}"] = (column, True)
+        self.reads_features = any(view for _, view in inputs)
         self.outputs = [feature for feature, _ in outputs]
         self._asked_for: list[tuple[str, str]] | None = None
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import redis
 
+from feature_repo.alias import MANIFEST, read_alias
 from feature_repo.errors import ArtefactError, DefinitionError
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.specs import read_views
@@ -170,8 +171,7 @@ def champion(settings: FlowSettings) -> dict[str, Any]:
     """The manifest of the model in use."""
     folder = settings.models / MODEL
     try:
-        version = (folder / "champion").read_text(encoding="utf-8").strip()
-        manifest: dict[str, Any] = orjson.loads((folder / version / "manifest.json").read_bytes())
+        manifest: dict[str, Any] = orjson.loads((folder / read_alias(folder).version / MANIFEST).read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise ArtefactError(
             f"there is no champion: {error}",

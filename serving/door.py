@@ -1,0 +1,60 @@
+"""How many requests may be inside at once, so that those that are get their answer in time, and the rest are told so at once.
+
+A scorer that takes in more than it can answer answers everybody too late and grows without end. The limit follows the event loop: while
+it lags behind (each request passes it about three times), the limit falls by a third at a time; when it keeps up, the limit rises again.
+Waiting for the online store is no work: a store that answers late does not make the loop late, and turns nobody away.
+Additive increase, multiplicative decrease: Chiu and Jain, Computer Networks 17 (1989).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Self
+
+from serving import metrics
+
+BEAT: Final = 0.01
+LEAST: Final = 64
+"""However late the loop is: what gathers during a pause of the machine must not be turned away."""
+_RISE: Final = 2
+_FULL: Final = metrics.SHED.labels("busy")
+
+
+class Door:
+    """`most` requests inside at once; fewer while the event loop is more than `late_seconds` behind."""
+
+    def __init__(self, most: int, late_seconds: float) -> None:
+        self.limit = most
+        self.inside = 0
+        self._most, self._late = most, late_seconds
+
+    def turns_away(self) -> bool:
+        """Whether one more would be too many; counts it."""
+        if self.inside < self.limit:
+            return False
+        _FULL.inc()
+        return True
+
+    def __enter__(self) -> Self:
+        self.inside += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.inside -= 1
+
+    def beat(self, behind: float) -> None:
+        """The loop was so many seconds late."""
+        if behind > self._late:
+            self.limit = max(min(LEAST, self._most), self.limit * 2 // 3)
+        else:
+            self.limit = min(self._most, self.limit + _RISE)
+        metrics.LOOP_BEHIND.set(behind)
+        metrics.IN_FLIGHT_LIMIT.set(self.limit)
+
+    async def watch(self) -> None:
+        """Measure the loop; for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + BEAT
+            await asyncio.sleep(BEAT)
+            self.beat(loop.time() - due)

@@ -1,0 +1,123 @@
+"""The online store stops, freezes, is slow, resets connections or is out of memory, and every payment is answered in time.
+
+A scorer process reads a real Valkey server through a proxy. Payments come at twice the normal load before, during and after the fault.
+All of them are answered with 200. What had to be decided without features says so (`degraded`, with a reason); a store that is slow but
+in time and one that refuses writes cost nothing; and within 2 s of the store being well again payments are scored with features.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final
+
+from flows.stack import EmbeddedServer
+from tests import faultkit
+from tests.faultkit import Client, Proxy, Tally
+from tests.servingkit import own_home, uvicorn, world
+
+REQUESTS: Final = 1_000
+"""During each fault."""
+NORMAL: Final = 100.0
+"""Payments a second; trials send twice as many."""
+DEADLINE: Final = 0.15
+NOISE: Final = 0.1
+"""Client, proxy and scorer share the machine with each other and with other work; what is said in the end are the times themselves."""
+HANGS: Final = 5.0
+"""No answer takes so long, on however busy a machine."""
+BACK_WITHIN, BUSY = 2.0, 1.0
+FEW: Final = 0.2
+"""Share of payments that a busy machine may make too late for features."""
+
+SECOND: Final = "20261123T000000Z-00000002"
+CORRUPT: Final = "20261124T000000Z-0000000c"
+OTHER_SCHEMA: Final = "20261124T000000Z-0000000d"
+
+Fault = Callable[[EmbeddedServer, Proxy], AbstractContextManager[Any]]
+
+FAULTS: Final[dict[str, Fault]] = {
+    "stopped": lambda server, _: faultkit.stopped(server),
+    "suspended (SIGSTOP)": lambda server, _: faultkit.suspended(server),
+    "network frozen": lambda _, proxy: faultkit.changed(proxy, frozen=True),
+    "slow by 50 ms": lambda _, proxy: faultkit.changed(proxy, delay=0.05),
+    "slow by 200 ms": lambda _, proxy: faultkit.changed(proxy, delay=0.2),
+    "slow by 2,000 ms": lambda _, proxy: faultkit.changed(proxy, delay=2.0),
+    "resetting connections": lambda _, proxy: faultkit.changed(proxy, resetting=True),
+    "out of memory": lambda server, _: faultkit.out_of_memory(server),
+}
+HARMLESS: Final = {"slow by 50 ms", "out of memory"}
+"""Reads still come in time."""
+GONE: Final = {"stopped", "suspended (SIGSTOP)", "network frozen", "slow by 200 ms", "slow by 2,000 ms"}
+"""No read comes in time."""
+CODES: Final = {"store_timeout", "store_unreachable", "store_slow", "deadline"}
+TRIALS: Final = len(FAULTS)
+
+
+class Rig:
+    """A server of its own, a proxy before it, and a scorer that knows only the proxy; used by all trials of a process."""
+
+    def __init__(self) -> None:
+        held = contextlib.ExitStack()
+        atexit.register(held.close)
+        home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="millstream-faults-")))
+        self.server = held.enter_context(EmbeddedServer(home / "server"))
+        self.proxy = held.enter_context(Proxy(faultkit.port_of(self.server.url)))
+        self.home = own_home(home)
+        self.models = self.home / "models" / "fraud_detection"
+        world().write_model(self.models, OTHER_SCHEMA, rounds=7, schema_hash="0" * 64)
+        (world().write_model(self.models, CORRUPT, rounds=7) / "model.onnx").write_bytes(b"not trees")
+        world().write_model(self.models, SECOND, rounds=7)
+        self.address = held.enter_context(
+            uvicorn(self.home, self.proxy.url, short=True, MILLSTREAM_MODEL_POLL_SECONDS="0.02")
+        )
+
+
+rig = functools.cache(Rig)
+
+
+def trial(seed: int, requests: int = REQUESTS) -> str:
+    """One fault, by the seed; the payments, and how long it lasts, are the seed's too."""
+    name = list(FAULTS)[seed % len(FAULTS)]
+    chance = random.Random(seed)
+    payments = [world().payment(chance.randrange(-2000, 0)) for _ in range(200)]
+    during, after, back = asyncio.run(_story(FAULTS[name], payments, requests))
+    assert set(during.statuses) == {200}, f"{name}: {during}"
+    assert set(after.statuses) == {200}, f"{name}, afterwards: {after}"
+    assert set(during.codes) <= CODES | {""}, f"{name}: {during}"
+    assert during.quantile(0.5) < 1000 * (DEADLINE + NOISE), f"{name}: {during}"
+    assert during.quantile(1) < 1000 * HANGS, f"{name}: {during}"
+    if name in HARMLESS:
+        assert during.degraded <= FEW * requests, f"{name}: {during}"
+    if name in GONE:
+        assert during.degraded == requests, f"{name}: {during}"
+    assert back < BACK_WITHIN + BUSY, f"{name}: well again after {back:.2f} s"
+    assert after.degraded <= FEW * after.n, f"{name}, afterwards: {after}"
+    assert rig().proxy.open_now <= 8, "connections pile up"
+    return f"{name}: {during}, {during.within(DEADLINE):.1%} within the deadline; well again after {back * 1000:.0f} ms"
+
+
+async def _story(fault: Fault, payments: list[dict[str, Any]], requests: int) -> tuple[Tally, Tally, float]:
+    """Answers during the fault and after it, and how long after its end the first payment was scored."""
+    parts = rig()
+    async with faultkit.clients(parts.address) as client:
+        await faultkit.seconds_until_well(client, payments[0])
+        await _load(client, payments, requests // 5)
+        with fault(parts.server, parts.proxy):
+            during = await _load(client, payments, requests)
+        ended = time.perf_counter()
+        await faultkit.seconds_until_well(client, payments[0])
+        back = time.perf_counter() - ended
+        after = await _load(client, payments, requests // 5)
+    return during, after, back
+
+
+async def _load(client: Client, payments: list[dict[str, Any]], requests: int) -> Tally:
+    return await faultkit.load(client, payments, rate=2 * NORMAL, requests=requests)
