@@ -1,7 +1,8 @@
 """kill -9 of a flow that reads Kafka, at random moments, while events arrive; at odd seeds the topic gets partitions meanwhile.
 
 Must hold: every event is in the log or among the dead letters, exactly once; the online store equals the fold of the log. And
-the topic read again from its earliest offsets into an empty home gives the same log and the same store, value for value.
+the topic read again from its earliest offsets into an empty home gives the same log and the same store, value for value; where partitions
+were added, but for the columns derived from an account's past, whose order across partitions is nobody's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import redis
 
 from flows.settings import FlowSettings
+from flows.streams import PAYMENTS
 from tests import kafkakit
 from tests.flowkit import (
     accounted,
@@ -66,7 +68,11 @@ def trial(seed: int, kills: int = KILLS) -> str:
     again = kafka_settings(folder / "again", topic)
     finish(again, len(sent))
     check(again, client, len(sent), None)
-    assert in_order(logged(again)).equals(first)
+    replayed = in_order(logged(again))
+    if grows_at is not None:
+        # Accounts have moved to other partitions: what is derived from their past goes by the order in which they are read.
+        first, replayed = first.select(PAYMENTS.decoded.names), replayed.select(PAYMENTS.decoded.names)
+    assert replayed.equals(first)
     assert stored_online(client) == states
     shutil.rmtree(folder)
     return f"{len(sent):,} events, {on_the_way} kills on the way" + (", partitions added" if grows_at else "")
