@@ -106,6 +106,7 @@ class Trial:
                     disk.crash()
                     disk.look()
                     continue
+                self._countdown = 0
                 break
             disk.look()
         self._check()
