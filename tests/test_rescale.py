@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
 from feature_repo.errors import RecoveryError
 from feature_repo.stores.versions import KeptVersions, versions_key
+from feature_repo.windows.state import KeyIndex
 from flows import recovery
+from flows.checkpoints import CheckpointFolder
 from flows.pipeline import build
 from flows.settings import FlowSettings
 from flows.streams import PAYMENTS
@@ -82,3 +85,14 @@ def test_fewer_than_there_were_are_refused(number: str, home: Path, redis_url: s
     with pytest.raises(RecoveryError, match=rf"{number} is 5, and was 6.*MILLSTREAM_{number.upper()}=6"):
         recovery.guard(flow, settings_of(redis_url, **{number: 5}), "payments", path)
     recovery.release(settings_of(redis_url), "payments")
+
+
+def test_a_checkpoint_that_is_damaged_or_of_other_shards_is_not_read(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, "account_id:00", "bus", 4)
+    name = folder.write(KeyIndex(), [], [], np.empty(0, np.int64))
+    assert folder.read(name, ()) is not None
+    assert CheckpointFolder(tmp_path, "account_id:00", "bus", 6).read(name, ()) is None
+    content = (tmp_path / name).read_bytes()
+    for cut in range(0, len(content), 97):
+        (tmp_path / name).write_bytes(content[:cut])
+        assert folder.read(name, ()) is None

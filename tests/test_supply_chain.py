@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import subprocess
+import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +66,42 @@ def test_every_locked_package_has_one_version_and_a_hash() -> None:
     for name, text in requirements().items():
         assert re.match(r"[\w.-]+(\[[\w,.-]+\])?==[\w.!+]+", text), name
         assert "--hash=sha256:" in text, name
+
+
+def test_a_package_other_than_the_locked_one_is_not_installed(tmp_path: Path) -> None:
+    wheel = tmp_path / "honest-1.0-py3-none-any.whl"
+    about = {
+        "METADATA": "Metadata-Version: 2.1\nName: honest\nVersion: 1.0\n",
+        "WHEEL": "Wheel-Version: 1.0\n",
+    }
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name, text in about.items():
+            file.writestr(f"honest-1.0.dist-info/{name}", text)
+        file.writestr("honest.py", "")
+        file.writestr("honest-1.0.dist-info/RECORD", "honest.py,,\n")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    for told, works in ((digest, True), ("0" * 64, False)):
+        (tmp_path / "lock").write_text(f"honest==1.0 --hash=sha256:{told}\n")
+        place = ["--no-index", "--find-links", str(tmp_path), "--target", str(tmp_path / told)]
+        uv = [
+            sys.executable,
+            "-m",
+            "uv",
+            "--no-config",
+            "--cache-dir",
+            str(tmp_path / "cache"),
+            "pip",
+            "install",
+        ]
+        done = subprocess.run(
+            [*uv, *place, "--require-hashes", "-r", str(tmp_path / "lock")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode == 0) is works, done.stderr
+        assert (tmp_path / told / "honest.py").exists() is works
+        assert works or (told in done.stderr and digest in done.stderr)
 
 
 def test_a_vulnerable_package_fails_the_audit(
