@@ -42,10 +42,11 @@ from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import logs
 from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
-from flows.connectors.online import connect, no_answer, send_patiently
+from flows.connectors.online import connect, no_answer
 from flows.dirty_slots import DirtySlots
 from flows.kept_views import read_handover, write_handover
 from flows.log_rows import LogFile, log_files
+from flows.patience import send_patiently
 from flows.replay import LogReplay
 from flows.settings import FlowSettings
 from flows.steps.route import EntityKeys, Slice, part_key

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final, TypedDict, TypeVar
+from typing import Final, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import structlog
@@ -53,6 +53,8 @@ class PartState(TypedDict):
     entity: list[str]
     shard: int
     checkpoint: str | None
+    written: NotRequired[int]
+    """How far the part's writes to the online store had come (`flows.store_watch`)."""
 
 
 @dataclass(frozen=True)

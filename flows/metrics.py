@@ -58,6 +58,11 @@ EVENTS_LOST: Final = _counter(
     "Bus entries that vanished unread and were given up by an operator",
     "partition",
 )
+BUS_WENT_BACK: Final = _counter(
+    "millstream_bus_went_back_total",
+    "Bus entries that the flow had read and the server lost, for it went back in time",
+    "partition",
+)
 BUS_ERRORS: Final = _counter("millstream_bus_errors_total", "Failed attempts to read the bus", "partition")
 SOURCE_LAG: Final = _gauge(
     "millstream_source_lag_records", "Kafka only: records of a partition that are not read yet", "partition"
@@ -80,6 +85,10 @@ STATES_WRITTEN: Final = _counter(
 )
 ONLINE_ERRORS: Final = _counter(
     "millstream_online_errors_total", "Failed attempts to write to the online store"
+)
+ONLINE_LOSSES: Final = _counter(
+    "millstream_online_losses_total",
+    "Times everything was written to the online store again, for it may have lost writes",
 )
 ONLINE_WRITE: Final = _histogram(
     "millstream_online_write_seconds", "Time to write one batch of states", "entity"

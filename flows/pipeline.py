@@ -35,6 +35,7 @@ from flows.steps.fold import FoldContext, folding
 from flows.steps.join import Joiner
 from flows.steps.limit import DeadLetterGauge
 from flows.steps.route import Router
+from flows.store_watch import StoreWatch
 from flows.streams import EventStream
 
 log = structlog.get_logger(__name__)
@@ -123,4 +124,5 @@ def _fold_context(
     projections = Projections(connect(settings) if applied else None, applied, settings.key_shards)
     for specs in entities.values():
         projections.of(specs)
-    return FoldContext(states, projections, live=not settings.files)
+    watch = StoreWatch(projections.client, applied, stream.name) if applied and not settings.files else None
+    return FoldContext(states, projections, live=not settings.files, watch=watch)

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from feature_repo.errors import OnlineStoreError
 from feature_repo.stores.keys import version_id
 from feature_repo.stores.projection import EntityProjection
-from feature_repo.stores.versions import mark_filled, publish
+from feature_repo.stores.versions import mark_filled, publish, unmark_filled
 from feature_repo.windows.spec import ViewSpec
 
 
@@ -46,6 +46,13 @@ class Projections:
         """Tell readers that a part has written all its states of these versions. Raises `OnlineStoreError`."""
         try:
             mark_filled(self.client, self._project, versions, shard, self._shards)
+        except RedisError as error:
+            raise _unwritten(error) from error
+
+    def unmark(self, versions: Iterable[str], shard: int) -> None:
+        """Tell readers that a part has to write its states of these versions again. Raises `OnlineStoreError`."""
+        try:
+            unmark_filled(self.client, self._project, versions, shard, self._shards)
         except RedisError as error:
             raise _unwritten(error) from error
 

@@ -50,6 +50,13 @@ def mark_filled(client: Any, project: str, versions: Iterable[str], shard: int, 
         client.hset(key, mapping=marks)
 
 
+def unmark_filled(client: Any, project: str, versions: Iterable[str], shard: int, shards: int) -> None:
+    """The store has lost states a part had written: until it has written them again, nobody may take a missing one for no events."""
+    names = [f"{name}:{shard:02d}/{shards:02d}" for name in versions]
+    if names:
+        client.hdel(versions_key(project), *names)
+
+
 @dataclass(frozen=True)
 class KeptVersions:
     """What the hash says: per view, per version, which parts of how many are filled."""

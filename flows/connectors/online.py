@@ -5,36 +5,30 @@ stored one changes nothing. The snapshot is None; the sink is partitioned all th
 sinks that take part in snapshots: an epoch is durable when its states are in the store.
 
 While the server is unreachable the sink waits and tries again, and the flow with it; after a minute it gives up, which
-ends the process, and the next start replays the epoch.
+ends the process, and the next start replays the epoch. How it is noticed that a server has lost what was written: `flows.store_watch`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from threading import get_ident
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import redis
-import structlog
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from feature_repo.errors import OnlineStoreError
 from feature_repo.windows.spec import ViewSpec
 from flows import metrics
 from flows.connectors.outbox import Outbox
+from flows.patience import send_patiently
 from flows.projections import Projections
 from flows.settings import FlowSettings
 from flows.steps.fold import OnlineRows
-
-log = structlog.get_logger(__name__)
-
-GIVE_UP_S: Final = 60.0
-Rows = TypeVar("Rows")
-_OUTAGE: Final = (redis.ConnectionError, redis.TimeoutError)
+from flows.store_watch import Mark, write_marks
 
 
 class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
@@ -73,6 +67,7 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
         self._projections = projections
         self._shard = shard
         self._outbox = outbox
+        self._marks: dict[str, Mark] = {}
 
     def write_batch(self, values: list[OnlineRows]) -> None:
         """Answers are read at the end of the epoch."""
@@ -83,6 +78,8 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
                 self._outbox.post(
                     states.rows, partial(send_patiently, self._projections.by(states.views).send)
                 )
+            if states.mark is not None:
+                self._marks[states.mark.field] = states.mark
             if states.filled:
                 self._outbox.settle()
                 self._mark(states.filled)
@@ -97,32 +94,14 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
         send_patiently(lambda filled: self._projections.mark(filled, self._shard), versions)
 
     def snapshot(self) -> None:
-        """Nothing to remember: what was sent is in the store."""
+        """Nothing to remember: what was sent is in the store, which is told so."""
         self._outbox.settle()
+        if self._marks and write_marks(self._outbox, self._marks, self._projections.client):
+            self._marks.clear()
 
     def close(self) -> None:
         """The end of the events."""
         self._outbox.settle()
-
-
-def send_patiently(send: Callable[[Rows], object], rows: Rows) -> None:
-    """Send rows; while the server is unreachable wait and try again, for a minute. Raises `OnlineStoreError`."""
-    give_up = time.monotonic() + GIVE_UP_S
-    wait = 0.05
-    while True:
-        try:
-            send(rows)
-        except OnlineStoreError as error:
-            if not isinstance(error.__cause__, _OUTAGE) or time.monotonic() > give_up:
-                raise
-            metrics.ONLINE_ERRORS.inc()
-            log.warning(
-                "online.unreachable", error=str(error.__cause__), todo="the flow waits; check REDIS_URL"
-            )
-            time.sleep(wait)
-            wait = min(wait * 2, 2.0)
-        else:
-            return
 
 
 def connect(settings: FlowSettings) -> Any:

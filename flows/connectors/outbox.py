@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from feature_repo.stores.commands import Calls
 
@@ -56,6 +56,21 @@ class Outbox:
     def settle(self) -> None:
         """Wait until the server has answered for all that was sent. Raises what `again` raises."""
         self._wait(0, 0)
+
+    def call(self, *command: str | int) -> Any:
+        """The answer to one command, after everything else was answered for. Raises redis-py's errors."""
+        self.settle()
+        try:
+            if self._connection is None:
+                self._connection = self._client.connection_pool.get_connection()
+            self._connection.send_command(*command)
+            return self._connection.read_response()
+        except ResponseError:
+            raise
+        except RedisError:
+            if self._connection is not None:
+                self._connection.disconnect()  # its answers are out of step; it connects again by itself
+            raise
 
     def _wait(self, most_calls: int, most_bytes: int) -> None:
         """Until no more than so much is unanswered: answers come in the order of the calls."""

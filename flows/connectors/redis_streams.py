@@ -8,6 +8,12 @@ Nothing is lost silently. The state also counts the entries read since the strea
 (XINFO STREAM: entries-added, length) then tell, atomically with a read, whether entries vanished that we never saw:
 trimmed because the flow was down too long, deleted, or gone with the whole server. The flow stops and says so.
 
+One case explains itself: a server that went back in time (restarted from an older file after a power cut, failed over to an older copy)
+counts fewer entries than we have read. It is told from a stream that was emptied or replaced by what we leave on the server once a
+second, how many entries we have read (`millstream:read:<stream>:<partition>`): that went back together with the stream. What is gone
+then was read, and is in the log: the flow goes on, with a warning. Of entries that the server acknowledged and lost before anybody read
+them no trace is left; a producer that cannot send again needs `appendfsync always`.
+
 With `trim`, entries leave the bus once they need not be read again: the bus holds events as they came, personal columns and
 all. An epoch's entries are removed when two later epochs have begun, so that their own is durable and published, and not
 before a minute after the bus accepted them, so that others see them (`/readyz` of the scorer, flows that join this stream). The
@@ -21,6 +27,7 @@ While the server is unreachable the source waits, with one log line per change a
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
@@ -125,6 +132,8 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._marks: tuple[int, ...] = ()
         self._epochs_since_mark: list[int] = []
         self.stream = part.replace("bus:", "millstream:", 1)
+        self._read_key = part.replace("bus:", "millstream:read:", 1)
+        self._noted = -1
         self._settings = settings
         self._reads = reads or BusReads(settings)
         self._reads.join(self)
@@ -234,8 +243,9 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
     def _read_checked(self, count: int, now: datetime) -> Entries:
         """Read, and hold the server's counters of the same instant against ours."""
         last_id = self._position.last_id if self._position else "0-0"
-        *_, (exists, info, reply) = self._reads.call(
+        *_, (noted, exists, info, reply) = self._reads.call(
             ("MULTI",),
+            ("GET", self._read_key),
             ("EXISTS", self.stream),
             ("XINFO", "STREAM", self.stream),
             ("XREAD", "COUNT", count, "STREAMS", self.stream, last_id),
@@ -251,13 +261,18 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         else:
             erased = self._erased_after(self._position.last_id)
             # How many entries came before the next one: known exactly once this read reached the end of the stream.
+            at_end = len(entries) < count
             before = (
-                added - len(entries) - erased
-                if len(entries) < count
-                else max(added - length - erased, self._position.read)
+                added - len(entries) - erased if at_end else max(added - length - erased, self._position.read)
             )
-            if before != self._position.read:
+            if before < self._position.read and noted is not None and int(noted) <= before:
+                self._went_back(before)
+            elif before != self._position.read:
                 self._gap(before, added)
+            if at_end and self._position.read != self._noted:
+                with contextlib.suppress(redis.ResponseError):  # no memory left: the next second
+                    self._reads.call(("SET", self._read_key, self._position.read))
+                    self._noted = self._position.read
         self._next_check = now + _CHECK_EVERY
         if len(self._passed) > TRIM_AFTER_EPOCHS and self._passed[0] != self._trimmed:
             self._remove_read(self._passed[0])
@@ -292,6 +307,20 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         if skipped:
             log.warning("bus.begins_late", partition=self._part, entries_trimmed_before_first_start=skipped)
         self._position = BusPosition("0-0", skipped)
+
+    def _went_back(self, before: int) -> None:
+        position = self._position
+        assert position is not None
+        log.warning(
+            "bus.went_back",
+            partition=self._part,
+            entries=position.read - before,
+            what="the server lost entries it had acknowledged (restarted from an older file, or failed over?)",
+            then="those entries were read before; the flow goes on",
+            todo="entries nobody had read yet are gone without a trace: let producers send the last seconds again",
+        )
+        metrics.BUS_WENT_BACK.labels(self._part).inc(position.read - before)
+        self._position = position._replace(read=before)
 
     def _gap(self, before: int, added: int) -> None:
         position = self._position
@@ -328,6 +357,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._failures += 1
         wait = min(0.1 * 2.0 ** min(self._failures - 1, 10), 5.0)
         self._awake = now + timedelta(seconds=wait)
+        self._noted = -1
         self._next_check = now  # another server, or an older one, may answer next time
         metrics.BUS_ERRORS.labels(self._part).inc()
         if self._failures == 1:

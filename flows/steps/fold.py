@@ -2,7 +2,8 @@
 
 How a part keeps its states and finds them again after a start: `flows.keyed_states`. States of touched keys leave as rows for the
 online store: at once where events come from the bus; in a run over files when many keys have gathered and at the end, since
-nobody waits for the states in between.
+nobody waits for the states in between. Where the store has lost writes (`flows.store_watch`), all states leave once more, in pieces,
+between those of touched keys.
 """
 
 from __future__ import annotations
@@ -21,21 +22,26 @@ from flows import metrics
 from flows.blocks import Int64s
 from flows.keyed_states import KeyedStates, PartState, StatesContext
 from flows.pace import Pace, Turn
+from flows.patience import send_patiently
 from flows.projections import Projections
-from flows.steps.route import EntityKeys, Slice
+from flows.steps.route import EntityKeys, Slice, part_key
+from flows.store_watch import CHECK_SECONDS, Mark, Standing, StoreWatch
 
 GATHERED_KEYS: Final = 20_000
 """A run over files hands a part's states on when so many of its keys have changed."""
 WORK_SECONDS: Final = 0.02
 """A part that takes a view over works so long at a time, and the process a third of its time."""
 _NAP: Final = timedelta(milliseconds=20)
+REWRITTEN_KEYS: Final = 4_000
+REWRITTEN_BYTES: Final = 4_000_000
+"""Most keys, and about how many bytes of their states, that leave at a time when everything is written again."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineRows:
     """States on their way to the online store, as the commands that write them.
 
-    `filled` are versions of which, with these rows, every state of the part is in the store.
+    `filled` are versions of which, with these rows, every state of the part is in the store; `mark` says that all it ever sent is.
     """
 
     entity: EntityKeys
@@ -43,6 +49,7 @@ class OnlineRows:
     rows: Calls
     oldest_accepted_us: int
     filled: tuple[str, ...] = ()
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class FoldContext:
     live: bool
     """States are handed on with every block (bus), not gathered (files)."""
     pace: Pace = field(default_factory=Pace)
+    watch: StoreWatch | None = None
+    """Notices that the store lost writes; None where nobody looks."""
 
 
 class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
@@ -65,6 +74,9 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         self._states: KeyedStates | None = None
         self._at_end = False
         self._turn = Turn(context.pace)
+        self._standing: Standing | None = None
+        self._rewritten, self._to_rewrite = 0, 0
+        """Slots below the one have been written again, those up to the other are to be."""
         if resumed is not None:
             self._open(tuple(resumed["entity"]), resumed["shard"], 0)
 
@@ -87,40 +99,85 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         return self._hand_on(0), StatefulBatchLogic.RETAIN
 
     def notify_at(self) -> datetime | None:
-        """Soon, while a view is being taken over; when the large states that wait may leave."""
+        """Soon, while there is work to do; when the large states that wait may leave; when to look at the store again."""
+        if self._rewriting:
+            return datetime.now(UTC)
         if self._states is not None and self._states.adopting:
             return datetime.now(UTC) + _NAP
-        if self._turn.at is None:
-            return None
-        return datetime.now(UTC) + timedelta(seconds=max(self._turn.at - time.monotonic(), 0.0))
+        wait = CHECK_SECONDS if self._standing is not None else None
+        if self._turn.at is not None:
+            wait = max(self._turn.at - time.monotonic(), 0.0)
+        return None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
 
     def on_notify(self) -> tuple[list[OnlineRows], bool]:
-        """A piece of work on the views that are being taken over, unless another part has just done some; large states leave."""
+        """A piece of work on the views that are being taken over, unless another part has just done some; states that waited leave."""
         views, states = self._context.states.views, self._states
         now = time.monotonic()
         if states is not None and states.adopting and views is not None and now >= views.busy_until:
             states.adopt(WORK_SECONDS)
             views.busy_until = time.monotonic() + 2 * (time.monotonic() - now)
-        return self._hand_on(0), StatefulBatchLogic.RETAIN
+        self._look_at_store()
+        return self._rewrite() + self._hand_on(0), StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> PartState:
         """A pointer. A part whose views were removed keeps the one it had."""
         if self._states is None:
             assert self._resumed is not None
             return self._resumed
-        return self._states.snapshot(at_end=self._at_end)
+        made = self._states.snapshot(at_end=self._at_end)
+        if self._standing is not None:
+            made["written"] = self._standing.number
+        return made
 
     def _open(self, entity: EntityKeys, shard: int, generation: int) -> KeyedStates | None:
         known = entity in self._context.states.entities or generation > 0
         if known:  # else its views were removed: nothing comes for it any more
             self._states = KeyedStates(self._context.states, entity, shard, self._resumed)
+            if self._context.watch is not None:
+                written = self._resumed.get("written", 0) if self._resumed else 0
+                self._stand(self._context.watch.begin(part_key(entity, shard), written))
         return self._states
+
+    def _look_at_store(self) -> None:
+        watch, standing = self._context.watch, self._standing
+        if watch is not None and standing is not None and (why := watch.trouble(standing)):
+            self._stand(watch.begin_anew(standing, why))
+
+    def _stand(self, standing: Standing) -> None:
+        """Begin with the store as it is: unless it has all that was sent, all states are sent."""
+        self._standing = standing
+        states, views = self._states, self._context.states.views
+        if standing.whole or states is None:
+            return
+        self._rewritten, self._to_rewrite = 0, len(states.index)
+        if views is not None:
+            send_patiently(self._context.projections.publish, views.applied.every_kept())
+        if standing.gone:
+            send_patiently(lambda gone: self._context.projections.unmark(gone, states.shard), states.versions)
+        states.unmarked[:] = states.versions
+
+    @property
+    def _rewriting(self) -> bool:
+        return self._rewritten < self._to_rewrite
+
+    def _rewrite(self) -> list[OnlineRows]:
+        """A piece of the states that are written again."""
+        states = self._states
+        if states is None or not self._rewriting:
+            return []
+        slots = np.arange(self._rewritten, min(self._rewritten + REWRITTEN_KEYS, self._to_rewrite))
+        sizes = np.zeros(len(slots), np.int64)
+        for state in states.states:
+            sizes += state.sizes(slots)
+        slots = slots[: max(int(np.searchsorted(np.cumsum(sizes), REWRITTEN_BYTES)), 1)]
+        self._rewritten += len(slots)
+        return [self._rows(states, slots, 0, ())]
 
     def _hand_on(self, oldest_accepted_us: int) -> list[OnlineRows]:
         states = self._states
         if states is None:
             return []
-        filled = tuple(states.unmarked) if states.complete else ()
+        filled = tuple(states.unmarked) if states.complete and not self._rewriting else ()
         slots = states.clean()
         if self._context.live and not (filled or self._at_end):
             slots, oldest_accepted_us = self._without_waiting(states, slots, oldest_accepted_us)
@@ -130,11 +187,21 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
             return []
         if filled:
             states.unmarked.clear()
+        return [self._rows(states, slots, oldest_accepted_us, filled)]
+
+    def _rows(
+        self, states: KeyedStates, slots: Int64s, oldest_accepted_us: int, filled: tuple[str, ...]
+    ) -> OnlineRows:
         rows = NO_CALLS
         if states.specs:
             rows = self._context.projections.of(states.specs).calls(states.index, states.states, slots)
         metrics.KEYS_HELD.labels(states.label, f"{states.shard:02d}").set(len(states.index))
-        return [OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled)]
+        mark = None
+        if self._standing is not None and self._context.watch is not None:
+            self._standing.count()
+            if not self._rewriting:
+                mark = self._standing.mark(self._context.watch.hash)
+        return OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled, mark)
 
     def _without_waiting(
         self, states: KeyedStates, slots: Int64s, oldest_accepted_us: int
