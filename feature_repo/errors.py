@@ -12,7 +12,8 @@ MillstreamError
 │   ├── OnlineStoreError     Redis is gone, slow, or refuses a write
 │   ├── StateError           the bytes of a window state are not what the view's layout says
 │   ├── OfflineStoreError    a query the offline store cannot answer exactly
-│   └── LogError             the event log, its staging folder or its recovery state disagree
+│   ├── LogError             the event log, its staging folder or its recovery state disagree, or a file of it is damaged
+│   └── DiskError            a disk is full, read-only or failing
 ├── FlowError                a dataflow must not go on
 │   ├── RecoveryError        recovery state of another flow, or of another shape of this one
 │   └── DeadLetterLimit      too many dead letters: a bad deploy must not dead-letter the world
@@ -27,6 +28,7 @@ __all__ = [
     "DeadLetterLimit",
     "DecodeError",
     "DefinitionError",
+    "DiskError",
     "FlowError",
     "LogError",
     "MappingError",
@@ -107,7 +109,11 @@ class OfflineStoreError(StoreError):
 
 
 class LogError(StoreError):
-    """The event log, its staging folder or its recovery state disagree."""
+    """The event log, its staging folder or its recovery state disagree, or a file of it is damaged."""
+
+
+class DiskError(StoreError):
+    """A disk is full, read-only or failing."""
 
 
 class FlowError(MillstreamError):

@@ -6,16 +6,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import structlog
 from bytewax.dataflow import Dataflow
-from bytewax.errors import BytewaxRuntimeError
 from bytewax.run import cli_main
 
 from feature_repo.errors import MillstreamError
-from flows import logs, metrics, recovery
+from flows import disk, logs, metrics, recovery
 from flows.settings import FlowSettings
 from flows.without_pandas import without_pandas
 
@@ -47,28 +48,39 @@ def module_flow(stream: str) -> Dataflow:
 def run(stream: str, settings: FlowSettings, workers: int = 1) -> None:
     """Run a flow in this process, on so many threads: to the end of its files, or until it is stopped."""
     name = recovery.run_name(settings)
-    keep_to_key(settings)
-    config = recovery.config(settings, stream, name)
-    flow = _built(stream, settings)
-    if config is not None:
-        recovery.guard(flow, settings, stream, recovery.folder(settings, stream, name))
-    metrics.serve(settings.metrics_host, settings.metrics_port)
-    log.info("flow.start", stream=stream, run=name, home=str(settings.home), epoch_ms=settings.epoch_ms)
+    with _in_our_words(settings):
+        with disk.writing("the home", settings.home):
+            keep_to_key(settings)
+            config = recovery.config(settings, stream, name)
+            flow = _built(stream, settings)
+            if config is not None:
+                recovery.guard(flow, settings, stream, recovery.folder(settings, stream, name))
+        metrics.serve(settings.metrics_host, settings.metrics_port)
+        log.info("flow.start", stream=stream, run=name, home=str(settings.home), epoch_ms=settings.epoch_ms)
+        try:
+            _cli_main(
+                flow,
+                workers_per_process=workers,
+                epoch_interval=settings.epoch_interval,
+                recovery_config=config,
+            )
+        finally:
+            recovery.release(settings, stream)
+    log.info("flow.end", stream=stream, run=name)
+
+
+@contextlib.contextmanager
+def _in_our_words(settings: FlowSettings) -> Iterator[None]:
+    """What Bytewax wraps comes out as it was raised; what its own store says of a disk, as a `DiskError`."""
     try:
-        _cli_main(
-            flow,
-            workers_per_process=workers,
-            epoch_interval=settings.epoch_interval,
-            recovery_config=config,
-        )
-    except BytewaxRuntimeError as error:
-        ours = _ours(error)
+        yield
+    except MillstreamError:
+        raise
+    except BaseException as error:  # a panic of Bytewax's is no Exception
+        ours = _ours(error) or disk.of_others(error, settings.home)
         if ours is None:
             raise
         raise ours from None
-    finally:
-        recovery.release(settings, stream)
-    log.info("flow.end", stream=stream, run=name)
 
 
 def _built(stream: str, settings: FlowSettings) -> Dataflow:

@@ -32,6 +32,7 @@ from feature_repo.stores.keys import version_id
 from feature_repo.windows.columns import Keys
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows.blocks import Int64s
+from flows.disk import writing
 
 log = structlog.get_logger(__name__)
 
@@ -185,11 +186,12 @@ class CheckpointFolder:
 
     def _store(self, name: str, arrays: dict[str, Any]) -> str:
         aside = self._folder / f".{name}.tmp"
-        with aside.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(self._folder / name)
+        with writing("a checkpoint", aside):
+            with aside.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.rename(self._folder / name)
         return name
 
     def read(self, name: str, versions: Collection[str]) -> Checkpoint | None:

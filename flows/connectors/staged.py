@@ -21,6 +21,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypedDict
@@ -34,6 +35,7 @@ from bytewax.outputs import StatefulSinkPartition
 
 from feature_repo.errors import LogError
 from flows import metrics
+from flows.disk import writing
 
 log = structlog.get_logger(__name__)
 
@@ -83,24 +85,29 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         self._buffer: list[pa.RecordBatch] = []
         self._seq = 0 if state is None else state["seq"]
         self._pending: list[str] = [] if state is None else list(state["pending"])
-        folders.published.mkdir(parents=True, exist_ok=True)
-        folders.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._refuse_what_state_does_not_know(state)
-        if for_ever:
-            self._refuse_gaps()
-        self._publish()
-        self._remove_undurable()
+        with self._writing(folders.published):
+            folders.published.mkdir(parents=True, exist_ok=True)
+            folders.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._refuse_what_state_does_not_know(state)
+            if for_ever:
+                self._refuse_gaps()
+            self._publish()
+            self._remove_undurable()
 
     def write_batch(self, values: list[pa.RecordBatch]) -> None:
         """Buffer rows until the epoch ends."""
         self._buffer += [rows for rows in values if rows.num_rows]
 
     def snapshot(self) -> StagedState:
-        """Publish earlier epochs, stage this one."""
-        self._publish()
+        """Publish earlier epochs, stage this one. Raises `DiskError`."""
+        with self._writing(self._folders.published):
+            self._publish()
         if self._buffer:
             self._pending = [self._stage()]
         return {"seq": self._seq, "pending": list(self._pending)}
+
+    def _writing(self, where: Path) -> AbstractContextManager[None]:
+        return writing(f"a file of {self._folders.stream}", where)
 
     def _stage(self) -> str:
         began = time.perf_counter()
@@ -113,10 +120,13 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         table = table.replace_schema_metadata({OFFSETS_KEY: json.dumps(offset_ranges(table)).encode()})
         name = f"{self._part}-{self._seq:010d}.parquet"
         aside = self._folders.staging / f".{name}.tmp"
-        pq.write_table(table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS, **encodings_of(table))
-        sync(aside)
-        aside.rename(self._folders.staging / name)
-        sync(self._folders.staging)
+        with self._writing(aside):
+            pq.write_table(
+                table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS, **encodings_of(table)
+            )
+            sync(aside)
+            aside.rename(self._folders.staging / name)
+            sync(self._folders.staging)
         self._seq += 1
         metrics.EPOCH_WRITE.labels(self._folders.stream).observe(time.perf_counter() - began)
         return name

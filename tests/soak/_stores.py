@@ -1,0 +1,186 @@
+"""What trials on the flow's stores share: a server that can be killed and set back in time, traffic, and what must hold at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from pydantic import SecretStr
+
+from feature_repo.stores.keys import encode_timestamp, encode_value, key_prefix, key_values, time_field
+from feature_repo.stores.specs import AppliedViews, PlainSpec
+from flows.settings import FlowSettings
+from flows.stack import EmbeddedServer
+from tests.flowkit import (
+    START,
+    VIEWS,
+    apply_views,
+    dead,
+    encoded,
+    folded_from_log,
+    logged,
+    payment,
+    stored_online,
+)
+
+PLAIN = PlainSpec(
+    "account_last", ("account_id",), ("account_id",), (("amount", "double", "c0ffee01"),), ttl_us=0
+)
+APPLIED = AppliedViews(VIEWS.project, VIEWS.streams, {"payments": (PLAIN,)})
+ACCOUNTS, MERCHANTS = 400, 37
+
+
+class BreakableServer(EmbeddedServer):
+    """An embedded server that may be killed like by a power cut, and started again, at the same address, from an older file."""
+
+    def kill(self) -> None:
+        """kill -9: the file stays as it is."""
+        client = redis.Redis.from_url(self.url)
+        os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)  # type: ignore[index]
+        client.close()
+        assert self._process is not None
+        self._process.wait()
+
+    @property
+    def file(self) -> Path:
+        """The append-only file that grows."""
+        return max(self.folder.glob("appendonlydir/*.incr.aof"), key=lambda path: path.stat().st_mtime)
+
+    def start_again(self, file_bytes: int | None = None) -> None:
+        """Start from the first bytes of the file; from all of it if nothing is said."""
+        if file_bytes is not None:
+            os.truncate(self.file, file_bytes)
+        port = int(self.url.rpartition(":")[2].partition("/")[0])
+        assert self._launch(port), "the server does not start again"
+
+
+class Traffic:
+    """A producer in a thread: payments in order of time, which it sends again when it is told that some may be lost."""
+
+    def __init__(self, url: str, settings: FlowSettings, a_second: int, seed: int) -> None:
+        self._client = redis.Redis.from_url(url)
+        self._partitions = settings.bus_partitions
+        self._pause = 1 / a_second
+        self._draw = random.Random(seed)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.sent: list[tuple[float, int, bytes]] = []
+        """When, to which partition, what."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._client.close()
+
+    def stop(self) -> None:
+        """No more events."""
+        self._stop.set()
+        self._thread.join()
+
+    def send_again(self, since: float) -> None:
+        """Everything sent since then: what a careful producer does when its server went back in time."""
+        with self._lock:
+            for _, partition, event in [s for s in self.sent if s[0] >= since]:
+                self._publish(partition, event)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(self._pause):
+            account = self._draw.randrange(ACCOUNTS)
+            at = START + timedelta(milliseconds=100 * number)
+            event = encoded(
+                payment(
+                    number,
+                    at,
+                    account_id=f"a{account}",
+                    merchant_id=f"m{self._draw.randrange(MERCHANTS)}",
+                    amount=self._draw.randrange(1, 90_000) / 100,
+                )
+            )
+            with self._lock:
+                began = time.monotonic()
+                self._publish(account % self._partitions, event)
+                self.sent.append((began, account % self._partitions, event))
+            number += 1
+
+    def _publish(self, partition: int, event: bytes) -> None:
+        give_up = time.monotonic() + 30
+        while True:
+            try:
+                self._client.xadd(f"millstream:payments:{partition}", {"v": event})
+            except redis.RedisError:
+                assert time.monotonic() < give_up, "the server does not come back"
+                time.sleep(0.05)
+            else:
+                return
+
+
+@contextlib.contextmanager
+def stage(**options: Any) -> Iterator[tuple[BreakableServer, FlowSettings]]:
+    """A home with views, and a server of its own."""
+    with tempfile.TemporaryDirectory() as folder, BreakableServer(Path(folder) / "server") as server:
+        yield server, home_settings(Path(folder) / "home", server.url, **options)
+
+
+def home_settings(home: Path, url: str, **options: Any) -> FlowSettings:
+    """A home with views."""
+    home.mkdir(parents=True, exist_ok=True)
+    settings = FlowSettings(
+        home=home,
+        redis_url=url,
+        pseudonym_key=SecretStr("off"),
+        **{"epoch_ms": 100, "checkpoint_seconds": 0.5, "bus_partitions": 2, **options},
+    )
+    apply_views(settings, APPLIED)
+    return settings
+
+
+def differing(settings: FlowSettings, client: redis.Redis) -> int:
+    """Keys whose states or plain rows on line are not those of the log, and keys on line that the log does not have."""
+    expected, stored = folded_from_log(settings, client), stored_online(client)
+    wrong = {key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key)}
+    newest: dict[str, dict[str, Any]] = {}
+    for row in logged(settings, ["account_id", "event_timestamp", "amount"]).to_pylist():
+        held = newest.get(row["account_id"])
+        if held is None or row["event_timestamp"] > held["event_timestamp"]:
+            newest[row["account_id"]] = row
+    for account, row in newest.items():
+        key = key_prefix(PLAIN.join_keys) + key_values([account]) + APPLIED.project.encode()
+        us = round(row["event_timestamp"].timestamp() * 1_000_000)
+        fields = (time_field(PLAIN.name), bytes.fromhex(PLAIN.features[0][2]))
+        held_time, value = client.execute_command("HMGET", key, *fields)
+        if (held_time, value) != (encode_timestamp(us), encode_value(row["amount"], "double")):
+            wrong.add(key)
+    return len(wrong)
+
+
+def require_exactly_once(settings: FlowSettings, sent: set[str]) -> None:
+    """Every event sent stands in the log once; what else was read is a duplicate among the dead letters."""
+    ids = logged(settings, ["event_id"])["event_id"].to_pylist()
+    assert len(ids) == len(set(ids)), f"{len(ids) - len(set(ids))} events stand twice in the log"
+    assert set(ids) == sent, (
+        f"{len(sent - set(ids))} events are not in the log, {len(set(ids) - sent)} are not known"
+    )
+    others = {letter["reason"] for letter in dead(settings)} - {"duplicate"}
+    assert not others, f"dead letters for {others}"
+
+
+def without_views(settings: FlowSettings) -> FlowSettings:
+    """The same home and server, for a flow that only writes the log."""
+    apply_views(settings, replace(APPLIED, streams={}, plain={}))
+    return settings

@@ -1,0 +1,139 @@
+"""The disk of a home runs full, or its log becomes read-only, while events come in.
+
+Three kinds in turn: a small tmpfs filled to its last byte; a limit on the size of files (`RLIMIT_FSIZE`), which needs no rights and
+stands in for a quota; log folders in which this user may not write. The flow stops by itself, with a message that names the place and
+what to do. With room or rights again it goes on, and every event stands in the log exactly once, and on line.
+Mounting needs root; without it the first kind is skipped for the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Literal
+
+import redis
+
+from feature_repo.errors import DiskError
+from flows.bootstrap import run
+from flows.settings import FlowSettings
+from tests.flowkit import _context, kill, logged, start, wait_for
+from tests.soak._stores import BreakableServer, Traffic, differing, home_settings, require_exactly_once, stage
+
+TRIALS = 30
+TMPFS_MB = 32
+Kind = Literal["full", "limit", "read-only"]
+
+
+def trial(seed: int) -> str:
+    """One disk."""
+    kind: Kind = ("full", "limit", "read-only")[seed % 3]  # type: ignore[assignment]
+    seconds = random.Random(seed).choice([0.5, 30.0])
+    with stage(checkpoint_seconds=seconds) as (server, settings), contextlib.ExitStack() as stack:
+        if kind == "full" and not _mount(stack, settings.home):
+            kind = "limit"
+        home_settings(settings.home, server.url)  # its views, once more: something may be mounted over them
+        return _trial(seed, kind, server, settings)
+
+
+def _trial(seed: int, kind: Kind, server: BreakableServer, settings: FlowSettings) -> str:
+    draw = random.Random(seed)
+    client = redis.Redis.from_url(server.url)
+    said = server.home / "said"
+    with Traffic(server.url, settings, 250, seed) as traffic:
+        bytes_a_file = draw.randrange(4_000, 60_000) if kind == "limit" else 0
+        flow = _start(settings, said)
+        try:
+            wait_for(lambda: logged(settings).num_rows > 200, flow)
+            time.sleep(draw.uniform(0.0, 1.0))
+            if bytes_a_file:
+                assert flow.pid is not None
+                resource.prlimit(flow.pid, resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))
+            with _trouble(kind, settings):
+                flow.join(30)
+                assert flow.exitcode is not None, "the flow does not stop"
+                before = said.read_text()
+                if draw.random() < 0.5:  # a start meanwhile says the same
+                    flow = _start(settings, said, bytes_a_file)
+                    flow.join(30)
+                    assert flow.exitcode is not None, "the flow goes on"
+            message = said.read_text()
+            assert "could not be written" in before, before
+            assert "could not be written" in message, message
+            flow = start(settings)
+            time.sleep(draw.uniform(0.2, 1.0))
+            traffic.stop()
+            expected = {f"p{n:010d}" for n in range(len(traffic.sent))}
+            wait_for(lambda: logged(settings).num_rows >= len(expected), flow)
+            wait_for(lambda: differing(settings, client) == 0, flow)
+        finally:
+            kill(flow)
+        require_exactly_once(settings, expected)
+    return f"{kind}: {len(expected):,} events once each; {message}"
+
+
+@contextlib.contextmanager
+def _trouble(kind: Kind, settings: FlowSettings) -> Iterator[None]:
+    """While it lasts, nothing can be written."""
+    filler = settings.home / "filler"
+    folders = [settings.log_dir / "payments", settings.staging / "payments"]
+    if kind == "full":
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                os.write(file.fileno(), bytes(4096))
+    elif kind == "read-only":
+        for folder in folders:
+            folder.chmod(0o500)
+    try:
+        yield
+    finally:
+        filler.unlink(missing_ok=True)
+        for folder in folders:
+            if folder.is_dir():
+                folder.chmod(0o700)
+
+
+def _mount(stack: contextlib.ExitStack, folder: Path) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
+    if mounted:
+        stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
+    return mounted
+
+
+def _start(settings: FlowSettings, said: Path, bytes_a_file: int = 0) -> BaseProcess:
+    process = _context.Process(target=_run, args=(settings, said, bytes_a_file), daemon=True)
+    process.start()
+    return process
+
+
+def _run(settings: FlowSettings, said: Path, bytes_a_file: int) -> None:
+    """A flow that leaves its last words in a file."""
+    said.write_text("")
+    if bytes_a_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))
+    if os.geteuid() == 0:
+        _give_up_overriding_rights()
+    try:
+        run("payments", settings)
+    except DiskError as error:
+        said.write_text(str(error))
+        raise SystemExit(2) from error
+
+
+def _give_up_overriding_rights() -> None:
+    """Root may write anywhere; without CAP_DAC_OVERRIDE (bit 1) its files' modes count (capset(2), version 3)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(header, data) == 0
+    data[0] &= ~0b10
+    assert libc.capset(header, data) == 0
