@@ -7,7 +7,6 @@ its flow starts, what never became durable is removed, perhaps while another pro
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,12 +15,17 @@ from typing import Final, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import structlog
 
 from feature_repo.errors import LogError
+from feature_repo.stores import checksums
 from flows.connectors.staged import ERASED_KEY, NEWEST_KEY, OFFSETS_KEY, offset_ranges
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
+log = structlog.get_logger(__name__)
+
+_told: set[Path] = set()
 _TIMES: Final = pa.timestamp("us", tz="UTC")
 _NO_COLUMNS: Final = pa.schema([])
 Found = TypeVar("Found")
@@ -50,7 +54,7 @@ class LogFile:
         held = set(self.columns())
         wanted = [c for c in columns if c in held]
         rows = self._wherever(
-            lambda path: pq.read_table(path, columns=wanted, filters=predicate),
+            lambda path: _rows_of(path, wanted, predicate),
             lambda: self._empty.select([c for c in wanted if c in self._empty.column_names]),
         )
         for field in self._schema or ():
@@ -109,17 +113,25 @@ class LogFile:
 
     def _footer(self) -> pq.FileMetaData:
         if self._metadata is None:
-            self._metadata = self._wherever(pq.read_metadata, lambda: _footer_of(self._empty))
+            self._metadata = self._wherever(_footer_of, lambda: _footer_without(self._empty))
         return self._metadata
 
     def _wherever(self, look: Callable[[Path], Found], nothing: Callable[[], Found]) -> Found:
         """What a look at the file finds; it may move from staging to the log before or while we look, hence twice."""
         for _ in range(2):
             for folder in self._folders:
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     found = look(folder / self.name)
-                    self._published |= folder == self._folders[0]
-                    return found
+                except FileNotFoundError:
+                    continue
+                except (pa.ArrowException, OSError) as error:
+                    raise LogError(
+                        f"a file of the log cannot be read: {error}",
+                        where=folder / self.name,
+                        todo="restore this file from a backup",
+                    ) from error
+                self._published |= folder == self._folders[0]
+                return found
         if not self._published:
             return nothing()
         raise LogError(
@@ -127,11 +139,21 @@ class LogFile:
         )
 
 
-def _footer_of(table: pa.Table) -> pq.FileMetaData:
+def _footer_without(table: pa.Table) -> pq.FileMetaData:
     """The footer of a file with these rows and no offsets."""
     file = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({OFFSETS_KEY: b"{}"}), file)
     return pq.read_metadata(pa.BufferReader(file.getvalue()))
+
+
+def _rows_of(path: Path, columns: list[str], predicate: pc.Expression | None) -> pa.Table:
+    checksums.check([path])
+    return pq.read_table(path, columns=columns, filters=predicate)
+
+
+def _footer_of(path: Path) -> pq.FileMetaData:
+    checksums.check_footer(path)
+    return pq.read_metadata(path)
 
 
 def log_files(
@@ -141,10 +163,30 @@ def log_files(
     published = stream.log_folder(settings)
     folders = (stream.staging_folder(settings), published) if staged else (published,)
     pattern = f"{part}-*.parquet" if part else "*.parquet"
-    names = {path.name for folder in folders if folder.is_dir() for path in folder.glob(pattern)}
+    names = {
+        path.name
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.glob(pattern)
+        if not (staged and folder == folders[0] and _is_damaged_tail(path))
+    }
     return [
         LogFile(name, folders[::-1], stream.log_schema) for name in sorted(names) if not name.startswith(".")
     ]
+
+
+def _is_damaged_tail(path: Path) -> bool:
+    """Whether a staged file is damaged. If its epoch is durable, the log's writer refuses to start; else its events are read again."""
+    try:
+        checksums.check([path])
+    except FileNotFoundError:
+        pass
+    except LogError as error:
+        if path not in _told:
+            _told.add(path)
+            log.warning("log.damaged_tail", error=str(error), then="it is passed over")
+        return True
+    return False
 
 
 def recent_rows(

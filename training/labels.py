@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from feature_repo.errors import DataError, LogError
 from feature_repo.schemas.label import FRAUD_TYPES
 from feature_repo.schemas.payment import PAYMENT, TIMESTAMP
+from feature_repo.stores import checksums
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -144,8 +145,10 @@ def _connect() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def log_files(folder: Path, what: str) -> str:
-    """The glob of a stream's log; raises when there is nothing in it."""
-    if not any(folder.glob("*.parquet")):
+def log_files(folder: Path, what: str) -> list[str]:
+    """The files of a stream's log. Raises `LogError` when there is nothing in it, or one is damaged."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
         raise LogError(f"the {what} log is empty", where=folder, todo=f"run the {what} flow first")
-    return (folder / "*.parquet").as_posix()
+    checksums.check(files)
+    return [path.as_posix() for path in files]

@@ -17,6 +17,7 @@ from feast import FeatureView, ValueType
 from feast.type_map import feast_value_type_to_pa
 
 from feature_repo.errors import OfflineStoreError
+from feature_repo.stores import checksums
 from feature_repo.stores.log import log_files
 from feature_repo.windows.columns import Ints
 
@@ -37,6 +38,7 @@ def asof_join(
     types = {f.name: _type(f.dtype.to_value_type()) for f in view.features}
     if not files:
         return {name: pa.nulls(rows.num_rows, types[feature]) for feature, name in output.items()}
+    checksums.check(files)
     in_file = {new: old for old, new in source.field_mapping.items()}
     keys = sorted(view.join_keys)
     asked = pa.table(

@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from feature_repo.errors import LogError
+from feature_repo.stores import checksums
 
 
 def log_files(log: Path) -> list[Path]:
@@ -51,6 +52,7 @@ def scan_log(
     files = log_files(log) if files is None else files
     if not files:
         return
+    checksums.check(files)
     schema = log_schema(files)
     missing = [c for c in columns if c not in schema.names]
     if missing:
@@ -117,6 +119,7 @@ def _between(kind: pa.DataType, column: str, start: int | None, end: int | None)
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
+        checksums.check_footer(path)
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise LogError(

@@ -34,7 +34,9 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo.errors import OfflineStoreError
 from feature_repo.settings import RepoSettings
+from feature_repo.stores import checksums
 from feature_repo.stores.asof import asof_join
+from feature_repo.stores.log import log_files
 from feature_repo.stores.on_demand_history import HistoricalOnDemand
 from feature_repo.stores.online import spec_of
 from feature_repo.stores.point_in_time import Lookup, point_in_time
@@ -191,6 +193,8 @@ def _entity_rows(entity_df: pd.DataFrame | str) -> pd.DataFrame:
     with duckdb.connect() as connection:
         for log in sorted(RepoSettings().log_dir.glob("*/")):
             if any(log.glob("*.parquet")):
+                if log.name in entity_df:
+                    checksums.check(log_files(log))
                 connection.execute(
                     f"CREATE VIEW \"{log.name}\" AS SELECT * FROM read_parquet('{log}/*.parquet', union_by_name=true)"
                 )

@@ -17,6 +17,7 @@ from bytewax.outputs import FixedPartitionedSink
 
 from feature_repo.privacy import Pseudonyms
 from feature_repo.privacy.policy import lost_without_key
+from feature_repo.stores import checksums
 from flows.blocks import DEAD_LETTER, Events, RawBlock, SourceBlock
 from flows.connectors.staged import Folders, StagedPart, StagedState, count_reasons
 from flows.sealing import Sealer, seal_letters, with_payloads
@@ -84,6 +85,7 @@ def folders(stream: EventStream, settings: FlowSettings) -> Folders:
 def read(stream: EventStream, settings: FlowSettings) -> Iterator[pa.Table]:
     """The published dead letters of a stream, a file at a time; payloads as they are stored."""
     for path in sorted((settings.dead_letters / stream.name).glob("*.parquet")):
+        checksums.check([path])
         yield pq.read_table(path, schema=DEAD_LETTER)
 
 

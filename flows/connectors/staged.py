@@ -7,11 +7,12 @@ epoch e, everything staged in an earlier epoch may be published:
     write_batch   buffers
     snapshot      publishes what earlier snapshots staged (rename), stages this epoch's rows as a file of its own
                   (write aside, fsync, rename) and returns {seq, pending}: the next number, the file just staged
-    build_part    publishes `pending` again, removes staged files of epochs that never became durable, and refuses
+    build_part    publishes `pending` again (refusing a damaged file), removes staged files of epochs that never became durable, and refuses
                   to start when the published files know more than the recovery state does
 
 Files are named `<part>-<seq>.parquet`; staging and published folder are on one file system. Each footer says which
-offsets of which source partition a file holds (`millstream.offsets`), so that a restart opens only what it needs.
+offsets of which source partition a file holds (`millstream.offsets`), so that a restart opens only what it needs, and what its bytes
+sum up to (`feature_repo.stores.checksums`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import structlog
 from bytewax.outputs import StatefulSinkPartition
 
 from feature_repo.errors import LogError
+from feature_repo.stores.checksums import CRC_KEY, UNSEALED, check, seal
 from flows import metrics
 from flows.disk import writing
 
@@ -91,6 +93,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
             self._refuse_what_state_does_not_know(state)
             if for_ever:
                 self._refuse_gaps()
+            check(path for name in self._pending if (path := folders.staging / name).exists())
             self._publish()
             self._remove_undurable()
 
@@ -117,13 +120,15 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         if np.any(times[1:] < times[:-1]):
             table = table.take(pa.array(np.argsort(times, kind="stable")))
         self._on_write(table)
-        table = table.replace_schema_metadata({OFFSETS_KEY: json.dumps(offset_ranges(table)).encode()})
+        notes = {OFFSETS_KEY: json.dumps(offset_ranges(table)).encode(), CRC_KEY: UNSEALED}
+        table = table.replace_schema_metadata(notes)
         name = f"{self._part}-{self._seq:010d}.parquet"
         aside = self._folders.staging / f".{name}.tmp"
         with self._writing(aside):
             pq.write_table(
                 table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS, **encodings_of(table)
             )
+            seal(aside)
             sync(aside)
             aside.rename(self._folders.staging / name)
             sync(self._folders.staging)

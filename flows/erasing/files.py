@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feature_repo.stores.checksums import CRC_KEY, UNSEALED, check, seal
 from feature_repo.windows.state import KeyIndex
 from flows.blocks import Mask
 from flows.checkpoints import CheckpointFolder
@@ -64,6 +65,7 @@ class LogFiles:
     def survey(self) -> Iterator[Affected]:
         """The files with rows to erase; learns from these rows."""
         for path in _files(self._folders):
+            check([path])
             with pq.ParquetFile(path) as file:
                 there = set(file.schema_arrow.names)
                 rows = file.read([c for c in (*PARTIES, PAYMENT) if c in there])
@@ -102,6 +104,7 @@ class DeadLetterFiles:
     def survey(self) -> Iterator[Affected]:
         """The files with letters to erase; learns from payments among them."""
         for path in _files(self._folders):
+            check([path])
             letters = pq.ParquetFile(path).read(["payload", "detail", "source_partition", "source_offset"])
             rows = int(self._found(letters, learn=True).sum())
             if rows:
@@ -144,11 +147,13 @@ def rewrite(path: Path, aside_in: Path, keep: Mask) -> int:
     erased = Counter(json.loads(notes.get(ERASED_KEY, b"{}")))
     erased.update(gone["source_partition"].to_pylist())
     notes[ERASED_KEY] = json.dumps(erased).encode()
+    notes[CRC_KEY] = UNSEALED
     aside_in.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = aside_in / f".{path.name}.tmp"
     pq.write_table(
         kept.replace_schema_metadata(notes), aside, compression="zstd", row_group_size=ROW_GROUP_ROWS
     )
+    seal(aside)
     sync(aside)
     aside.rename(path)
     sync(path.parent)

@@ -1,0 +1,127 @@
+"""Checksums of log files, so that a flipped bit is an error and never a feature.
+
+Parquet notices a file that was cut, and most of what is not Parquet any more; a bit that flips inside of a compressed column it does not.
+So whoever writes a log file seals it: its footer has `millstream.crc32`, eight hex digits of the CRC-32 (that of zip and PNG) of all
+bytes before the footer, and eight of the footer itself, these latter taken as zeros. To trust a footer the footer is read, to trust rows
+the whole file is, once per process. That costs half a second of CPU per gigabyte. Files of other writers have no checksum, and pass.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_repo.errors import LogError
+
+CRC_KEY: Final = b"millstream.crc32"
+UNSEALED: Final = b"0" * 16
+"""What the schema's metadata says under `CRC_KEY` until `seal` is called."""
+_FIELD: Final = CRC_KEY + b"\x18\x10"
+"""The key in a footer, then Thrift's compact header of a value of sixteen bytes (parquet.thrift, `KeyValue`)."""
+_END: Final = 8
+"""Length of the footer and magic number."""
+_CHUNK: Final = 1 << 20
+_Look = tuple[int, int, int]
+
+_lock: Final = Lock()
+_checked: Final[dict[Path, tuple[_Look, bool]]] = {}
+
+
+def seal(path: Path) -> None:
+    """Put the checksums into a file that was written with `UNSEALED`."""
+    with path.open("r+b") as file:
+        start, footer = _footer(file, path)
+        at = footer.find(_FIELD) + len(_FIELD)
+        sealed = b"%08x" % _crc(file, start) + b"0" * 8
+        footer = footer[:at] + sealed + footer[at + 16 :]
+        file.seek(start + at)
+        file.write(sealed[:8] + b"%08x" % zlib.crc32(footer))
+
+
+def check(files: Iterable[Path]) -> None:
+    """Refuse files whose bytes are not those that were written. Raises `LogError` naming the first, `FileNotFoundError`."""
+    for path in files:
+        _check(path, whole=True)
+
+
+def check_footer(path: Path) -> None:
+    """The same for the footer alone, of which little is read."""
+    _check(path, whole=False)
+
+
+def _check(path: Path, *, whole: bool) -> None:
+    with path.open("rb") as file:
+        stat = os.fstat(file.fileno())
+        look = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        with _lock:
+            known = _checked.get(path)
+        if known is not None and known[0] == look and known[1] >= whole:
+            return
+        start, footer = _footer(file, path)
+        at = footer.find(_FIELD) + len(_FIELD)
+        if at >= len(_FIELD):
+            said = footer[at : at + 16]
+            zeroed = footer[: at + 8] + b"0" * 8 + footer[at + 16 :]
+            if said[8:] != b"%08x" % zlib.crc32(zeroed):
+                raise _damaged(path, "its footer is not the one that was written")
+            if whole and said[:8] != b"%08x" % _crc(file, start):
+                raise _damaged(path, "its rows are not those that were written")
+        else:
+            _require_foreign(path)
+    with _lock:
+        _checked[path] = look, whole
+
+
+def _require_foreign(path: Path) -> None:
+    """A file without checksums is one that never had them; the schema in its footer, which is encoded, remembers the key, too."""
+    try:
+        footer = pq.read_metadata(path)
+        notes = {**(footer.metadata or {}), **(footer.schema.to_arrow_schema().metadata or {})}
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, f"its footer cannot be read: {error}") from error
+    if CRC_KEY in notes:
+        raise _damaged(path, "its footer is not the one that was written")
+
+
+def _footer(file: BinaryIO, path: Path) -> tuple[int, bytes]:
+    """Where the footer begins, and its bytes, those of its length and the magic number included."""
+    size = file.seek(0, os.SEEK_END)
+    if size < 4 + _END:
+        raise _damaged(path, f"it has {size} bytes")
+    file.seek(size - _END)
+    end = file.read(_END)
+    start = size - _END - int.from_bytes(end[:4], "little")
+    if end[4:] != b"PAR1" or start < 4:
+        raise _damaged(path, "it does not end as a Parquet file does: it was cut, or bytes have changed")
+    file.seek(start)
+    return start, file.read(size - start)
+
+
+def _crc(file: BinaryIO, size: int) -> int:
+    """Of the first bytes of a file."""
+    file.seek(0)
+    crc = 0
+    while size:
+        some = file.read(min(_CHUNK, size))
+        if not some:
+            break
+        crc = zlib.crc32(some, crc)
+        size -= len(some)
+    return crc
+
+
+def _damaged(path: Path, why: str) -> LogError:
+    return LogError(
+        f"a file is damaged: {why}",
+        where=path,
+        todo="restore this file from a backup; the others are not concerned",
+    )
