@@ -52,7 +52,7 @@ class Flow:
         self._second = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "flow.log"
-        self._environment = {
+        self.environment = {
             **{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
             "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
             "MILLSTREAM_HOME": str(self.settings.home),
@@ -63,25 +63,29 @@ class Flow:
             "PYTHONPATH": str(PROJECT_ROOT),
         }
         compiled = [sys.executable, "-c", "import bench.w1_stream, flows.run, flows.pipeline, pandas"]
-        subprocess.run(compiled, env=self._environment, cwd=PROJECT_ROOT, check=True)
+        subprocess.run(compiled, env=self.environment, cwd=PROJECT_ROOT, check=True)
 
     def start(self) -> float:
         """Seconds from the start of the process to the first event folded on line."""
         probe = int(np.random.default_rng(self._second).integers(0, len(self._seen)))
         self.publish(np.array([probe]))
         began = time.perf_counter()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _FLOW, w1_stream.NAME],
-            env=self._environment,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log.open("ab"),
-            cwd=PROJECT_ROOT,
-        )
+        self.launch()
         self.wait(lambda: self.version(probe) >= self._seen[probe], 0.005)
         taken = time.perf_counter() - began
         if self.version(probe) != self._seen[probe]:
             raise AssertionError("the state counts another number of payments than there were")
         return taken
+
+    def launch(self) -> None:
+        """Start the process."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _FLOW, w1_stream.NAME],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log.open("ab"),
+            cwd=PROJECT_ROOT,
+        )
 
     def kill(self) -> None:
         assert self._process is not None

@@ -1,0 +1,92 @@
+"""Empty the online store and take the time until the flow has written all of it again: keys per second, on the wall clock.
+
+The home is that of `bench.restart`: a log of ten payments of each account, views of workload W1 (account, merchant). First it is emptied
+under the running flow, which has the states in memory; then while the flow is down, so that it takes them from its checkpoints; then with
+the checkpoints gone, so that it folds the log. Keys are counted from the first that is there again until every part says that all are.
+The bus is on the same server and empty at the time, so nothing but the store is lost (`MILLSTREAM_BUS_GAP=accept`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from bench import million, w1_stream
+from bench.harness import console
+from bench.restart import Flow
+from feature_repo.stores.versions import KeptVersions, versions_key
+from flows.stack import EmbeddedServer
+
+ROUNDS = 3
+
+
+class Rebuild:
+    """One flow, and the clock."""
+
+    def __init__(self, folder: Path, url: str, accounts: int) -> None:
+        self.flow = Flow(folder, url, accounts)
+        self.flow.environment["MILLSTREAM_BUS_GAP"] = "accept"
+
+    def filled(self) -> bool:
+        """Whether every part says that all its states are there."""
+        kept = KeptVersions.of(self.flow.client.hkeys(versions_key(w1_stream.PROJECT)))  # type: ignore[arg-type]
+        return all(kept.is_filled(spec) for spec in w1_stream.VIEWS.streams[w1_stream.NAME])
+
+    def keys(self) -> int:
+        """How many keys are there, those of housekeeping too."""
+        return int(self.flow.client.dbsize())  # type: ignore[arg-type]
+
+    def timed(self, what: str, *, began: float) -> float:
+        """Wait until all is there again; returns keys per second."""
+        flow = self.flow
+        flow.wait(lambda: self.keys() > 1_000, 0.002)
+        first, there = time.perf_counter(), self.keys()
+        flow.wait(lambda: self.keys() >= flow.accounts and self.filled(), 0.005)
+        done = time.perf_counter()
+        rate = (self.keys() - there) / (done - first)
+        console.print(
+            f"{what}: first keys after {first - began:.2f} s, all {self.keys():,} after {done - began:.2f} s: {rate:,.0f} keys/s"
+        )
+        return rate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--accounts", type=int, default=million.ACCOUNTS)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "server") as server:
+        made = Rebuild(Path(folder), server.url, given.accounts)
+        flow = made.flow
+        try:
+            flow.start()
+            flow.wait(lambda: made.keys() >= flow.accounts and made.filled(), 0.1)
+            flow.wait(lambda: len(flow.checkpoints()) == 2 * flow.settings.key_shards, 0.1)
+            time.sleep(2.5)
+            for _ in range(given.rounds):
+                flow.client.flushall()
+                made.timed("states in memory", began=time.perf_counter())
+                time.sleep(2.5)
+            flow.kill()
+            flow.client.flushall()
+            began = time.perf_counter()
+            flow.launch()
+            made.timed("states in checkpoints", began=began)
+            time.sleep(2.5)
+            flow.kill()
+            flow.client.flushall()
+            shutil.rmtree(flow.settings.checkpoints)
+            began = time.perf_counter()
+            flow.launch()
+            made.timed("log alone", began=began)
+        finally:
+            flow.kill()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Redis is wiped, with everything in it, and the flow writes all of the online store again from what it knows.
+
+Every other trial wipes it under a running flow that may go on (`MILLSTREAM_BUS_GAP=accept`), else a flow that may not, and which stops
+because its bus is gone: with a message, and after the operator's word it goes on. In half of all trials the checkpoints are lost as well,
+so the log alone has to do. Two kinds of wiping: FLUSHALL, which the server survives, and a new, empty server at the same address.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+
+import redis
+
+from feature_repo.stores.versions import KeptVersions, versions_key
+from tests.flowkit import VIEWS, kill, logged, start, wait_for
+from tests.soak._stores import BreakableServer, Traffic, differing, require_exactly_once, stage
+
+TRIALS = 20
+
+
+def trial(seed: int) -> str:
+    """One loss of everything."""
+    draw = random.Random(seed)
+    accepts = seed % 2 == 0
+    with (
+        stage(bus_gap="accept" if accepts else "stop") as (server, settings),
+        Traffic(server.url, settings, 250, seed) as traffic,
+    ):
+        client = redis.Redis.from_url(server.url)
+        flow = start(settings)
+        try:
+            wait_for(lambda: logged(settings).num_rows > 300, flow)
+            time.sleep(draw.uniform(0.2, 1.5))
+            since = time.monotonic()
+            _wipe(server, client, flush=draw.random() < 0.5)
+            traffic.send_again(since - 1.5)
+            if not accepts:
+                flow.join(30)
+                assert flow.exitcode, "the flow goes on without its bus"
+                if draw.random() < 0.5:
+                    shutil.rmtree(settings.checkpoints)
+                since = time.monotonic()
+                flow = start(settings.model_copy(update={"bus_gap": "accept"}))
+            time.sleep(draw.uniform(0.2, 1.0))
+            traffic.stop()
+            expected = {f"p{n:010d}" for n in range(len(traffic.sent))}
+            wait_for(lambda: logged(settings).num_rows >= len(expected), flow)
+            wait_for(lambda: differing(settings, client) == 0, flow)
+            wait_for(lambda: _all_filled(client), flow)
+            seconds = time.monotonic() - since
+        finally:
+            kill(flow)
+        require_exactly_once(settings, expected)
+        assert differing(settings, client) == 0
+        keys = int(client.dbsize())  # type: ignore[arg-type]
+    return f"{len(expected):,} events once each, {keys:,} keys, none different, {seconds:.1f} s after"
+
+
+def _wipe(server: BreakableServer, client: redis.Redis, *, flush: bool) -> None:
+    if flush:
+        client.flushall()
+        return
+    server.kill()
+    shutil.rmtree(server.folder / "appendonlydir")
+    server.start_again()
+
+
+def _all_filled(client: redis.Redis) -> bool:
+    """Whether readers are told again that what is missing had no events."""
+    kept = KeptVersions.of(client.hkeys(versions_key(VIEWS.project)))  # type: ignore[arg-type]
+    return all(kept.is_filled(spec) for spec in VIEWS.streams["payments"])
