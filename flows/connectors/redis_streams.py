@@ -10,7 +10,7 @@ trimmed because the flow was down too long, deleted, or gone with the whole serv
 
 One case explains itself: a server that went back in time (restarted from an older file after a power cut, failed over to an older copy)
 counts fewer entries than we have read. It is told from a stream that was emptied or replaced by what we leave on the server once a
-second, how many entries we have read (`millstream:read:<stream>:<partition>`): that went back together with the stream. What is gone
+second, how many entries we have read (in the hash `millstream:read:<stream>`): that went back together with the stream. What is gone
 then was read, and is in the log: the flow goes on, with a warning. Of entries that the server acknowledged and lost before anybody read
 them no trace is left; a producer that cannot send again needs `appendfsync always`.
 
@@ -132,7 +132,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         self._marks: tuple[int, ...] = ()
         self._epochs_since_mark: list[int] = []
         self.stream = part.replace("bus:", "millstream:", 1)
-        self._read_key = part.replace("bus:", "millstream:read:", 1)
+        self._read_key = f"millstream:read:{part.split(':')[1]}"
         self._noted = -1
         self._settings = settings
         self._reads = reads or BusReads(settings)
@@ -245,7 +245,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         last_id = self._position.last_id if self._position else "0-0"
         *_, (noted, exists, info, reply) = self._reads.call(
             ("MULTI",),
-            ("GET", self._read_key),
+            ("HGET", self._read_key, self._part),
             ("EXISTS", self.stream),
             ("XINFO", "STREAM", self.stream),
             ("XREAD", "COUNT", count, "STREAMS", self.stream, last_id),
@@ -271,7 +271,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
                 self._gap(before, added)
             if at_end and self._position.read != self._noted:
                 with contextlib.suppress(redis.ResponseError):  # no memory left: the next second
-                    self._reads.call(("SET", self._read_key, self._position.read))
+                    self._reads.call(("HSET", self._read_key, self._part, self._position.read))
                     self._noted = self._position.read
         self._next_check = now + _CHECK_EVERY
         if len(self._passed) > TRIM_AFTER_EPOCHS and self._passed[0] != self._trimmed:

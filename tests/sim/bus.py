@@ -28,6 +28,7 @@ class Streams:
         self._entries: dict[str, list[tuple[Id, bytes]]] = {}
         self._added: dict[str, int] = {}
         self._last: dict[str, Id] = {}
+        self._notes: dict[tuple[str, str], bytes] = {}
 
     def add(self, stream: str, payload: bytes) -> Id:
         """XADD with the server's own id."""
@@ -63,6 +64,11 @@ class Streams:
             case ("XREAD", "COUNT", int(count), "STREAMS", str(stream), str(after)):
                 found = self.read(stream, after, count)
                 return [[stream.encode(), found]] if found else None
+            case ("HGET", str(key), str(field)):
+                return self._notes.get((key, field))
+            case ("HSET", str(key), str(field), int(value)):
+                self._notes[key, field] = b"%d" % value
+                return 1
             case ("TIME",):
                 return [self._clock() // 1_000_000, self._clock() % 1_000_000]
             case ("XTRIM", str(stream), "MINID", "=", str(first)):

@@ -92,6 +92,11 @@ class World:
             put(online, "get_ident", lambda: self.worker)
             for module in (pipeline, plain_online):
                 put(module, "connect", lambda _: Client(self.store))
+            for module in (
+                pipeline,
+                plain_online,
+            ):  # this store loses nothing; real ones do in tests.soak.redis_older
+                put(module, "StoreWatch", lambda *_: None)
             put(pipeline, "op", Operators)
             put(pipeline, "Dataflow", Graph)
             put(staged, "sync", self._sync)
