@@ -22,7 +22,7 @@ from feature_repo.errors import LogError
 
 CRC_KEY: Final = b"millstream.crc32"
 UNSEALED: Final = b"0" * 16
-"""What the schema's metadata says under `CRC_KEY` until `seal` is called."""
+"""What the schema's metadata says under `CRC_KEY` until `seal` is called, and in a copy that somebody made with other tools."""
 _FIELD: Final = CRC_KEY + b"\x18\x10"
 """The key in a footer, then Thrift's compact header of a value of sixteen bytes (parquet.thrift, `KeyValue`)."""
 _END: Final = 8
@@ -66,15 +66,15 @@ def _check(path: Path, *, whole: bool) -> None:
             return
         start, footer = _footer(file, path)
         at = footer.find(_FIELD) + len(_FIELD)
-        if at >= len(_FIELD):
-            said = footer[at : at + 16]
+        said = footer[at : at + 16]
+        if at < len(_FIELD):
+            _require_foreign(path)
+        elif said != UNSEALED:
             zeroed = footer[: at + 8] + b"0" * 8 + footer[at + 16 :]
             if said[8:] != b"%08x" % zlib.crc32(zeroed):
                 raise _damaged(path, "its footer is not the one that was written")
             if whole and said[:8] != b"%08x" % _crc(file, start):
                 raise _damaged(path, "its rows are not those that were written")
-        else:
-            _require_foreign(path)
     with _lock:
         _checked[path] = look, whole
 
