@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from feature_repo.errors import LogError
 
 CRC_KEY: Final = b"millstream.crc32"
-UNSEALED: Final = b"0" * 16
+UNSEALED: Final = b"-" * 16
 """What the schema's metadata says under `CRC_KEY` until `seal` is called, and in a copy that somebody made with other tools."""
 _FIELD: Final = CRC_KEY + b"\x18\x10"
 """The key in a footer, then Thrift's compact header of a value of sixteen bytes (parquet.thrift, `KeyValue`)."""

@@ -21,6 +21,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from feature_repo.errors import OnlineStoreError
 from feature_repo.windows.spec import ViewSpec
 from flows import metrics
 from flows.connectors.outbox import Outbox
