@@ -57,7 +57,7 @@ def test_the_champion_changes_under_load_and_no_payment_is_dropped() -> None:
 
 
 def test_three_times_what_it_takes_is_answered_or_turned_away_and_memory_stays_flat() -> None:
-    scorer_overload.trial(0, seconds=3.0)
+    scorer_overload.trial(0, seconds=2.0)
 
 
 def test_a_door_closes_while_the_loop_is_late_and_opens_again() -> None:

@@ -325,3 +325,29 @@ def _small(x: list[float | None], target: list[int]) -> pa.Table:
 def test_a_wrong_setting_is_named(values: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         TrainingConfig.checked(values, where="test")
+
+
+def test_a_smaller_model_on_the_payment_alone_is_trained_beside_it_for_when_nothing_can_be_read(
+    world: World,
+) -> None:
+    alone = ("account_balance_share", "noise_0")
+    features = [replace(feature, of_request=feature.name in alone) for feature in world.source.features]
+    made = _run(
+        world, source=replace(world.source, features=features), promote=False, now=NOW + timedelta(hours=2)
+    )
+    manifest = artefact.verify(made.path)
+    said = manifest["fallback"]
+    assert said["features"] == list(alone)
+    assert said["file"] in manifest["files"]
+    assert 0 <= said["threshold"]["review"] <= said["threshold"]["decline"]
+    assert 0.1 < said["metrics"]["average_precision"] < made.metrics["average_precision"]
+    session = ort.InferenceSession(made.path / said["file"])
+    inputs = np.array(said["golden"]["inputs"], np.float32)
+    (probabilities,) = session.run([said["onnx"]["output"]], {said["onnx"]["input"]: inputs})
+    np.testing.assert_allclose(probabilities[:, 1], said["golden"]["predictions"], atol=1e-6)
+    assert "payment alone" in made.report.read_text(encoding="utf-8")
+
+
+def test_a_service_without_features_of_the_payment_alone_has_no_fallback(manifest: dict[str, Any]) -> None:
+    assert "fallback" not in manifest
+    assert "fallback.onnx" not in manifest["files"]
