@@ -207,10 +207,20 @@ class Client:
         return Said(status, time.perf_counter() - due, orjson.loads(body), headers.get("retry-after", ""))
 
     async def _post(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        if self._idle:
+        while self._idle:
             reader, writer = self._idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection(self._at.hostname, self._at.port)
+            if not reader.at_eof() and not writer.is_closing():
+                try:
+                    return await self._over(reader, writer, body)
+                except (ConnectionError, asyncio.IncompleteReadError) as error:
+                    if getattr(error, "partial", b""):
+                        raise  # the server hangs up on idle connections, but never within an answer
+        reader, writer = await asyncio.open_connection(self._at.hostname, self._at.port)
+        return await self._over(reader, writer, body)
+
+    async def _over(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
         try:
             writer.write(
                 b"POST /score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
