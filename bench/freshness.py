@@ -30,7 +30,7 @@ from flows.stack import EmbeddedServer
 
 RATES = {1_000: 30.0, 10_000: 50.0, 50_000: 150.0}
 """Payments a second, and the target in milliseconds."""
-SECONDS = 4.0
+SECONDS = 3.0
 WARM_SECONDS = 1.0
 SAMPLES_A_SECOND = 150
 LOOK_EVERY_S = 0.002

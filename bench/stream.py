@@ -36,7 +36,7 @@ from flows.demo.live import free_port
 from flows.settings import FlowSettings
 from flows.stack import EmbeddedServer
 
-EVENTS = 400_000
+EVENTS = 300_000
 REFERENCE_EVENTS = 30_000
 STEPS_EVENTS = 131_072
 BLOCK_EVENTS = 16_384
