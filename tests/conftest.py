@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 
 os.environ["MILLSTREAM_PSEUDONYM_KEY"] = (
     "off"  # before anything reads settings; a test of pseudonyms sets its own key
@@ -21,6 +22,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Valkey server of this test session (one for each xdist worker), always an embedded one."""
     with EmbeddedServer(tmp_path_factory.mktemp("redis-home")) as server:
         yield server.url
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A command run inside a test sets up logs for its process, onto a stream that ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -333,7 +333,7 @@ def test_a_smaller_model_on_the_payment_alone_is_trained_beside_it_for_when_noth
     alone = ("account_balance_share", "noise_0")
     features = [replace(feature, of_request=feature.name in alone) for feature in world.source.features]
     made = _run(
-        world, source=replace(world.source, features=features), promote=False, now=NOW + timedelta(hours=2)
+        world, source=replace(world.source, features=features), promote=False, now=NOW + timedelta(hours=7)
     )
     manifest = artefact.verify(made.path)
     said = manifest["fallback"]
