@@ -53,7 +53,7 @@ class Built:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """Payments as a client sends them, their times right after the history's end."""
+        """Payments as a client sends them, of the last 30 s of the history."""
         sent: list[dict[str, Any]] = orjson.loads((self.home / "requests.json").read_bytes())
         return sent
 
@@ -103,7 +103,7 @@ def _sources() -> str:
         repo / name
         for name in ("services.py", "sources.py", "entities.py", "windows/layout.py", "windows/spec.py")
     ]
-    sizes = f"{PAYMENTS} {ACCOUNTS} {MERCHANTS} {TREES} {DEPTH} {TRAINED_ON} {REQUESTS}"
+    sizes = f"{PAYMENTS} {ACCOUNTS} {MERCHANTS} {TREES} {DEPTH} {TRAINED_ON} {REQUESTS} requests logged"
     return hashlib.sha256(b"".join(path.read_bytes() for path in files) + sizes.encode()).hexdigest()
 
 
@@ -129,11 +129,13 @@ def build() -> None:
             scale = stages.Scale(PAYMENTS, ACCOUNTS, MERCHANTS, fraud_share=0.02)
             stages.generate(steps, scale, HOME / "generated", now)
             stages.end_apply(processes, steps, settings, began)
+        with steps.step("requests", "Payments to be scored"):
+            _add_requests(settings)
         stages.backfill(steps, settings, HOME / "generated")
         with steps.step("train", "Train a champion") as step:
             version, step.found = _train(settings)
-        with steps.step("requests", "Requests, answered off line"):
-            _write_requests(settings)
+        with steps.step("answers", "Their vectors, off line"):
+            _answer_requests(settings)
     MARK.write_text(json.dumps({"sources": _sources(), "ends": now.timestamp(), "version": version}))
 
 
@@ -204,33 +206,53 @@ def _train(settings: Any) -> tuple[str, str]:
     )
 
 
-def _write_requests(settings: Any) -> None:
-    """Payments of the last days as a client sends them, a little after the history's end; and their vectors, by the offline store."""
+def _add_requests(settings: Any) -> None:
+    """Let history end with the payments that will be scored, a few in a thousand of its last quarter, made once more within 30 s.
+
+    So they are in the log and in the states when they are scored, as a payment is some milliseconds after: each counts for those after
+    it, whoever looks, and a round of requests finds what the one before found.
+    """
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
+
+    from feature_repo.schemas.payment import PAYMENT
+
+    generated = settings.home / "generated"
+    payments = pq.read_table(generated / "payments.parquet", schema=PAYMENT)
+    rng = np.random.default_rng(7)
+    first = payments.num_rows * 3 // 4
+    drawn = payments.take(np.sort(rng.choice(np.arange(first, payments.num_rows), REQUESTS, replace=False)))
+    end = payments["event_timestamp"][-1].cast(pa.int64()).as_py()
+    times = pa.array(end + np.sort(rng.integers(1, 30_000_000, REQUESTS)), pa.timestamp("us", "UTC"))
+    made = {"event_timestamp": times, "event_id": pc.binary_join_element_wise("r", drawn["event_id"], "-")}
+    for name, values in made.items():
+        drawn = drawn.set_column(drawn.schema.get_field_index(name), PAYMENT.field(name), values)
+    pq.write_table(pa.concat_tables([payments, drawn.cast(PAYMENT)]), generated / "payments.parquet")
+    sent = [{k: v for k, v in row.items() if v is not None} for row in drawn.to_pylist()]
+    (settings.home / "requests.json").write_bytes(orjson.dumps(sent, option=orjson.OPT_UTC_Z))
+
+
+def _answer_requests(settings: Any) -> None:
+    """The vectors of the requests, by the offline store."""
+    import numpy as np
+    import pyarrow as pa
 
     from feature_repo import privacy
     from feature_repo.schemas.payment import PAYMENT, PERSONAL
     from feature_repo.stores.plan import compile_plan
     from feature_repo.stores.repo import open_store
 
-    payments = pq.read_table(settings.home / "generated" / "payments.parquet", schema=PAYMENT)
-    rng = np.random.default_rng(7)
-    first = payments.num_rows * 3 // 4
-    drawn = payments.take(np.sort(rng.choice(np.arange(first, payments.num_rows), REQUESTS, replace=False)))
-    end = payments["event_timestamp"][-1].cast(pa.int64()).as_py()
-    times = pa.array(end + rng.integers(0, 30_000_000, REQUESTS), pa.timestamp("us", "UTC"))
-    drawn = drawn.set_column(drawn.schema.get_field_index("event_timestamp"), "event_timestamp", times)
-    sent = [{k: v for k, v in row.items() if v is not None} for row in drawn.to_pylist()]
-    (settings.home / "requests.json").write_bytes(orjson.dumps(sent, option=orjson.OPT_UTC_Z))
+    requests = orjson.loads((settings.home / "requests.json").read_bytes())
     pseudonyms = privacy.of_settings(settings)
-    for column in PERSONAL:
-        replaced = pa.array([pseudonyms.of(v, privacy.domain_of(column)) for v in drawn[column].to_pylist()])
-        drawn = drawn.set_column(drawn.schema.get_field_index(column), column, replaced)
+    for row in requests:
+        row["event_timestamp"] = datetime.fromisoformat(row["event_timestamp"])
+        row |= {column: pseudonyms.of(row[column], privacy.domain_of(column)) for column in PERSONAL}
+    sent = pa.Table.from_pylist(requests, schema=PAYMENT)
     store = open_store(settings)
     plan = compile_plan(store, SERVICE)
-    rows = drawn.append_column("payment_id", drawn["event_id"]).to_pandas()
+    rows = sent.append_column("payment_id", sent["event_id"]).to_pandas()
     rows["at"] = range(REQUESTS)
     made = store.get_historical_features(rows, store.get_feature_service(SERVICE)).to_df().sort_values("at")
     np.save(

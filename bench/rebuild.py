@@ -1,8 +1,9 @@
 """Empty the online store and take the time until the flow has written all of it again: keys per second, on the wall clock.
 
 The home is that of `bench.restart`: a log of ten payments of each account, views of workload W1 (account, merchant). First it is emptied
-under the running flow, which has the states in memory; then while the flow is down, so that it takes them from its checkpoints; then with
-the checkpoints gone, so that it folds the log. Keys are counted from the first that is there again until every part says that all are.
+under the running flow, which has the states in memory: replaced by a new, empty server at the same address, then by FLUSHALL, after which
+the server frees what it had in the background; then while the flow is down, so that it takes them from its checkpoints; then with the
+checkpoints gone, so that it folds the log. Keys are counted from the first that is there again until every part says that all are.
 The bus is on the same server and empty at the time, so nothing but the store is lost (`MILLSTREAM_BUS_GAP=accept`).
 """
 
@@ -18,7 +19,8 @@ from bench import million, w1_stream
 from bench.harness import console
 from bench.restart import Flow
 from feature_repo.stores.versions import KeptVersions, versions_key
-from flows.stack import EmbeddedServer
+from tests.soak._stores import BreakableServer
+from tests.soak.redis_wiped import wipe
 
 ROUNDS = 3
 
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--accounts", type=int, default=million.ACCOUNTS)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "server") as server:
+    with tempfile.TemporaryDirectory() as folder, BreakableServer(Path(folder) / "server") as server:
         made = Rebuild(Path(folder), server.url, given.accounts)
         flow = made.flow
         try:
@@ -69,9 +71,10 @@ def main() -> None:
             flow.wait(lambda: len(flow.checkpoints()) == 2 * flow.settings.key_shards, 0.1)
             time.sleep(2.5)
             for _ in range(given.rounds):
-                flow.client.flushall()
-                made.timed("states in memory", began=time.perf_counter())
-                time.sleep(2.5)
+                for flush, what in ((False, "new server"), (True, "FLUSHALL")):
+                    wipe(server, flow.client, flush=flush)
+                    made.timed(f"{what}, states in memory", began=time.perf_counter())
+                    time.sleep(2.5)
             flow.kill()
             flow.client.flushall()
             began = time.perf_counter()

@@ -74,6 +74,8 @@ class Standing:
     """Whether everything up to `number` is in the store, or on its way. Else all states have to be written."""
     gone: bool = False
     """Whether the store is known to lack writes: more than perhaps the last moments before a restart."""
+    empty: bool = False
+    """Whether it knows nothing of this part: it was emptied, as a rule."""
     seen: int = _REPAIRING
     """The highest number found in the store."""
 
@@ -152,7 +154,7 @@ class StoreWatch:
             ) from error
         with self._lock:
             self._server, self._found[before.field] = server, value
-        return Standing(before.field, lineage, number, whole, gone)
+        return Standing(before.field, lineage, number, whole, gone, empty=not stored)
 
     def _look(self) -> None:
         now = time.monotonic()

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numba as nb
 import numpy as np
 
+from feature_repo.stores.packing import MOST_TIME, as_bytes, decimal, encode, line_end, number, put, timestamp
 from feature_repo.windows.columns import Bytes, Ints, Keys
 from feature_repo.windows.state import ViewState
 
@@ -24,8 +25,6 @@ BATCH: Final = 32
 """Rows a call."""
 _LENGTH: Final = 16
 """Bytes that `$<length>` and the two line ends around an argument take at most."""
-_TIME: Final = 24
-"""Bytes a protobuf Timestamp takes at most."""
 
 Row = tuple[bytes, list[Any]]
 """Redis key, and the script's arguments for it."""
@@ -46,16 +45,6 @@ class Calls:
 NO_CALLS: Final = Calls(np.empty(0, np.uint8), 0, 0)
 
 
-def encode(argument: Any) -> bytes:
-    r"""One argument in RESP.
-
-    >>> encode("EVALSHA"), encode(7)
-    (b'$7\r\nEVALSHA\r\n', b'$1\r\n7\r\n')
-    """
-    data = argument if isinstance(argument, bytes) else str(argument).encode()
-    return b"$%d\r\n%b\r\n" % (len(data), data)
-
-
 def row_calls(sha: str, head: Sequence[Any], rows: Sequence[Row]) -> Calls:
     """The calls for rows that are objects: where a row costs much more than this anyway."""
     start, fixed = encode("EVALSHA") + encode(sha), b"".join(map(encode, head))
@@ -66,16 +55,16 @@ def row_calls(sha: str, head: Sequence[Any], rows: Sequence[Row]) -> Calls:
         arguments += [encode(argument) for _, row in some for argument in row]
         n = 3 + len(head) + sum(1 + len(row) for _, row in some)
         calls.append(b"*%d\r\n%b%b%b" % (n, start, encode(len(some)), b"".join(arguments)))
-    return Calls(_bytes(b"".join(calls)), len(calls), len(rows))
+    return Calls(as_bytes(b"".join(calls)), len(calls), len(rows))
 
 
 class StateCalls:
     """Packs the states of one entity's views. `prefix` and `suffix` make a Redis key of a key's bytes."""
 
     def __init__(self, sha: str, head: Sequence[Any], prefix: bytes, suffix: bytes) -> None:
-        self._script = _bytes(encode("EVALSHA") + encode(sha))
-        self._head, self._head_arguments = _bytes(b"".join(map(encode, head))), len(head)
-        self._prefix, self._suffix = _bytes(prefix), _bytes(suffix)
+        self._script = as_bytes(encode("EVALSHA") + encode(sha))
+        self._head, self._head_arguments = as_bytes(b"".join(map(encode, head))), len(head)
+        self._prefix, self._suffix = as_bytes(prefix), as_bytes(suffix)
 
     def pack(self, names: Keys, states: Sequence[ViewState], slots: Ints) -> Calls:
         """The calls that write the states of `slots`; `names` are the keys in slot order."""
@@ -87,7 +76,7 @@ class StateCalls:
             times[v] = state.newest(slots)
         calls = -(-n // BATCH)
         lengths = names.offsets[slots + 1] - names.offsets[slots]
-        a_row = len(self._prefix) + len(self._suffix) + _LENGTH + views * (2 * _LENGTH + _TIME)
+        a_row = len(self._prefix) + len(self._suffix) + _LENGTH + views * (2 * _LENGTH + MOST_TIME)
         a_call = len(self._script) + len(self._head) + 3 * _LENGTH
         out = np.empty(int(sizes.sum() + lengths.sum()) + n * a_row + calls * a_call, np.uint8)
         places = np.empty((views, n), np.int64)
@@ -109,10 +98,6 @@ class StateCalls:
         for v, state in enumerate(states):
             state.pack_into(slots, out, places[v])
         return Calls(out[:used], calls, n)
-
-
-def _bytes(data: bytes) -> Bytes:
-    return np.frombuffer(data, np.uint8).copy()
 
 
 @nb.njit(cache=True)
@@ -138,81 +123,28 @@ def _frame(
     for start in range(0, n, batch):
         end = min(start + batch, n)
         rows = end - start
-        at = _number(out, at, 42, 3 + rows + head_arguments + rows * 2 * views)  # *
-        at = _put(out, at, script)
+        at = number(out, at, 42, 3 + rows + head_arguments + rows * 2 * views)  # *
+        at = put(out, at, script)
         digits = 1
         while 10**digits <= rows:
             digits += 1
-        at = _decimal(out, _number(out, at, 36, digits), rows)  # $
+        at = decimal(out, number(out, at, 36, digits), rows)  # $
         for i in range(start, end):
             a, b = name_offsets[slots[i]], name_offsets[slots[i] + 1]
-            at = _number(out, at, 36, len(prefix) + b - a + len(suffix))
-            at = _put(out, at, prefix)
-            at = _put(out, at, names[a:b])
-            at = _put(out, at, suffix)
-            at = _line_end(out, at)
-        at = _put(out, at, head)
+            at = number(out, at, 36, len(prefix) + b - a + len(suffix))
+            at = put(out, at, prefix)
+            at = put(out, at, names[a:b])
+            at = put(out, at, suffix)
+            at = line_end(out, at)
+        at = put(out, at, head)
         for i in range(start, end):
             for v in range(views):
-                at = _number(out, at, 36, sizes[v, i])
+                at = number(out, at, 36, sizes[v, i])
                 places[v, i] = at
-                at = _line_end(out, at + sizes[v, i])
+                at = line_end(out, at + sizes[v, i])
             for v in range(views):
-                length = _timestamp(time, times[v, i])
-                at = _number(out, at, 36, length)
-                at = _put(out, at, time[:length])
-                at = _line_end(out, at)
-    return at
-
-
-@nb.njit(cache=True)
-def _put(out: Bytes, at: int, data: Bytes) -> int:
-    target = out[at : at + len(data)]
-    for k in range(len(data)):
-        target[k] = data[k]
-    return at + len(data)
-
-
-@nb.njit(cache=True)
-def _line_end(out: Bytes, at: int) -> int:
-    out[at], out[at + 1] = 13, 10
-    return at + 2
-
-
-@nb.njit(cache=True)
-def _number(out: Bytes, at: int, mark: int, value: int) -> int:
-    """A mark, a number and a line end."""
-    out[at] = mark
-    return _decimal(out, at + 1, value)
-
-
-@nb.njit(cache=True)
-def _decimal(out: Bytes, at: int, value: int) -> int:
-    digits = 1
-    rest = value // 10
-    while rest:
-        digits += 1
-        rest //= 10
-    for k in range(digits - 1, -1, -1):
-        out[at + k] = 48 + value % 10
-        value //= 10
-    return _line_end(out, at + digits)
-
-
-@nb.njit(cache=True)
-def _timestamp(out: Bytes, us: int) -> int:
-    """As `keys.encode_timestamp`; returns the bytes used."""
-    at = 0
-    for part in range(2):
-        value = np.uint64(us // 1_000_000) if part == 0 else np.uint64(us % 1_000_000 * 1000)
-        if value == 0:
-            continue
-        out[at] = 8 if part == 0 else 16
-        at += 1
-        while value > np.uint64(127):
-            out[at] = np.uint8(value & np.uint64(127)) | 128
-            value >>= np.uint64(7)
-            at += 1
-        out[at] = np.uint8(value)
-        at += 1
+                length = timestamp(time, times[v, i])
+                at = number(out, at, 36, length)
+                at = put(out, at, time[:length])
+                at = line_end(out, at)
     return at

@@ -16,6 +16,7 @@ import numpy as np
 
 from feature_repo.stores.commands import Calls, StateCalls
 from feature_repo.stores.keys import key_prefix, state_field, time_field
+from feature_repo.stores.new_hashes import NewHashes
 from feature_repo.stores.scripted import ScriptedWrites
 from feature_repo.windows.columns import Ints
 from feature_repo.windows.spec import ViewSpec
@@ -70,12 +71,14 @@ class EntityProjection:
     """
 
     def __init__(self, client: Any, project: str, specs: Sequence[ViewSpec], *, behind: bool = False) -> None:
-        names = [state_field(s) for s in specs] + [time_field(s.name) for s in specs]
+        fields = [(state_field(s), time_field(s.name)) for s in specs]
+        names = [state for state, _ in fields] + [time for _, time in fields]
         seconds = max(s.lifetime_us for s in specs) // 1_000_000 + 1
         head = [len(specs), *names, seconds, int(behind)]
         self._writes = ScriptedWrites(client, _WRITE, head, "window states")
         self._prefix, self._suffix = key_prefix(specs[0].join_keys), project.encode()
         self._calls = StateCalls(self._writes.sha, head, self._prefix, self._suffix)
+        self._new = NewHashes(fields, seconds, self._prefix, self._suffix)
 
     def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:
         """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""
@@ -85,6 +88,10 @@ class EntityProjection:
     def calls(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> Calls:
         """The states of `slots`, ready for `send`: bytes only, so they may travel between steps of a flow."""
         return self._calls.pack(index.export(), states, slots)
+
+    def new(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> Calls:
+        """The states of `slots` as commands that make their keys and are refused where one is there: for a store that was emptied."""
+        return self._new.pack(index.export(), states, slots)
 
     def key(self, name: bytes) -> bytes:
         """The Redis key of a key of the index."""

@@ -76,9 +76,11 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
             entity = "+".join(states.entity)
             began = time.perf_counter()
             if states.rows:
-                self._outbox.post(
-                    states.rows, partial(send_patiently, self._projections.by(states.views).send)
-                )
+                again = partial(send_patiently, self._projections.by(states.views).send)
+                if states.new:
+                    self._outbox.post_new(states.new, states.rows, again)
+                else:
+                    self._outbox.post(states.rows, again)
             if states.mark is not None:
                 self._marks[states.mark.field] = states.mark
             if states.filled:

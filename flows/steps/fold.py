@@ -41,7 +41,8 @@ REWRITTEN_BYTES: Final = 4_000_000
 class OnlineRows:
     """States on their way to the online store, as the commands that write them.
 
-    `filled` are versions of which, with these rows, every state of the part is in the store; `mark` says that all it ever sent is.
+    `new` are the same rows as commands that make a key where there is none, which is tried first if there are any. `filled` are versions
+    of which, with these rows, every state of the part is in the store; `mark` says that all it ever sent is.
     """
 
     entity: EntityKeys
@@ -50,6 +51,7 @@ class OnlineRows:
     oldest_accepted_us: int
     filled: tuple[str, ...] = ()
     mark: Mark | None = None
+    new: Calls = NO_CALLS
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
             sizes += state.sizes(slots)
         slots = slots[: max(int(np.searchsorted(np.cumsum(sizes), REWRITTEN_BYTES)), 1)]
         self._rewritten += len(slots)
-        return [self._rows(states, slots, 0, ())]
+        return [self._rows(states, slots, 0, (), new=self._standing is not None and self._standing.empty)]
 
     def _hand_on(self, oldest_accepted_us: int) -> list[OnlineRows]:
         states = self._states
@@ -190,18 +192,27 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         return [self._rows(states, slots, oldest_accepted_us, filled)]
 
     def _rows(
-        self, states: KeyedStates, slots: Int64s, oldest_accepted_us: int, filled: tuple[str, ...]
+        self,
+        states: KeyedStates,
+        slots: Int64s,
+        oldest_accepted_us: int,
+        filled: tuple[str, ...],
+        *,
+        new: bool = False,
     ) -> OnlineRows:
-        rows = NO_CALLS
+        rows, made = NO_CALLS, NO_CALLS
         if states.specs:
-            rows = self._context.projections.of(states.specs).calls(states.index, states.states, slots)
+            projection = self._context.projections.of(states.specs)
+            rows = projection.calls(states.index, states.states, slots)
+            if new:
+                made = projection.new(states.index, states.states, slots)
         metrics.KEYS_HELD.labels(states.label, f"{states.shard:02d}").set(len(states.index))
         mark = None
         if self._standing is not None and self._context.watch is not None:
             self._standing.count()
             if not self._rewriting:
                 mark = self._standing.mark(self._context.watch.hash)
-        return OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled, mark)
+        return OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled, mark, made)
 
     def _without_waiting(
         self, states: KeyedStates, slots: Int64s, oldest_accepted_us: int

@@ -1,9 +1,12 @@
-"""`python -m tests.soak [name ...] [--seed N] [--trials N]`: heavy trials, each with a seed of its own that brings it back."""
+"""`python -m tests.soak [name ...] [--seed N] [--trials N] [--jobs N]`: heavy trials, each with a seed of its own that brings it back."""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
+import subprocess
+import sys
 import time
 import traceback
 from typing import Annotated, Any
@@ -27,19 +30,42 @@ def main(
         int, typer.Option(help="The first trial's seed; each further trial has the next one")
     ] = 0,
     trials: Annotated[int | None, typer.Option(min=1, help="How many; a full run if it is not said")] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes that share the seeds of a kind; kinds that speak of times run in one"
+        ),
+    ] = 1,
 ) -> None:
     """Run trials; ends with 1 if one failed, and says which seed brings it back."""
     if unknown := sorted({*(names or ())} - {*kinds()}):
         raise typer.BadParameter(f"no such trials: {', '.join(unknown)}; there are {', '.join(kinds())}")
     failed = 0
     for name in names or kinds():
-        failed += _run(name, seed, trials)
+        kind: Any = importlib.import_module(f"tests.soak.{name}")
+        n = trials or kind.TRIALS
+        together = 1 if getattr(kind, "ALONE", False) else min(jobs, n)
+        failed += _shared(name, seed, n, together) if together > 1 else _run(name, kind, seed, n)
     raise typer.Exit(1 if failed else 0)
 
 
-def _run(name: str, first: int, trials: int | None) -> int:
-    kind: Any = importlib.import_module(f"tests.soak.{name}")
-    n = trials or kind.TRIALS
+def _shared(name: str, first: int, n: int, jobs: int) -> int:
+    """Trials in several processes, each with its share of the seeds; returns in how many of them one failed."""
+    bounds = [first + n * job // jobs for job in range(jobs + 1)]
+    shares = [
+        [sys.executable, "-m", "tests.soak", name, "--seed", f"{begin}", "--trials", f"{end - begin}"]
+        for begin, end in itertools.pairwise(bounds)
+    ]
+    running = [subprocess.Popen(share) for share in shares]
+    try:
+        return sum(process.wait() != 0 for process in running)
+    finally:
+        for process in running:
+            process.terminate()
+
+
+def _run(name: str, kind: Any, first: int, n: int) -> int:
+    """Trials one after the other; returns how many failed."""
     console.rule(f"{name}: {n:,} trials")
     began, said, failed = time.monotonic(), 0.0, 0
     for seed in range(first, first + n):

@@ -34,7 +34,7 @@ def trial(seed: int) -> str:
             wait_for(lambda: logged(settings).num_rows > 300, flow)
             time.sleep(draw.uniform(0.2, 1.5))
             since = time.monotonic()
-            _wipe(server, client, flush=draw.random() < 0.5)
+            wipe(server, client, flush=draw.random() < 0.5)
             traffic.send_again(since - 1.5)
             if not accepts:
                 flow.join(30)
@@ -58,7 +58,8 @@ def trial(seed: int) -> str:
     return f"{len(expected):,} events once each, {keys:,} keys, none different, {seconds:.1f} s after"
 
 
-def _wipe(server: BreakableServer, client: redis.Redis, *, flush: bool) -> None:
+def wipe(server: BreakableServer, client: redis.Redis, *, flush: bool) -> None:
+    """Everything is gone: by FLUSHALL, or because another server has come in its place."""
     if flush:
         client.flushall()
         return

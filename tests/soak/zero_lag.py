@@ -28,6 +28,7 @@ from flows.settings import FlowSettings
 from flows.streams import PAYMENTS
 
 TRIALS = 1
+ALONE = True
 PAYMENTS_SCORED = 10_000
 SECONDS = 60.0
 

@@ -1,0 +1,84 @@
+r"""What commands to the server are written with: RESP (redis.io/docs/reference/protocol-spec) into a buffer of bytes, without an object.
+
+An argument is `$<length>`, a line end, its bytes and a line end; a command is `*<arguments>`, a line end, and these. The kernels take a
+buffer and where they begin in it, and return where they ended.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numba as nb
+import numpy as np
+
+from feature_repo.windows.columns import Bytes
+
+MOST_TIME: Final = 24
+"""Bytes a protobuf Timestamp takes at most."""
+
+
+def encode(argument: Any) -> bytes:
+    r"""One argument in RESP.
+
+    >>> encode("EVALSHA"), encode(7)
+    (b'$7\r\nEVALSHA\r\n', b'$1\r\n7\r\n')
+    """
+    data = argument if isinstance(argument, bytes) else str(argument).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def as_bytes(data: bytes) -> Bytes:
+    return np.frombuffer(data, np.uint8).copy()
+
+
+@nb.njit(cache=True)
+def put(out: Bytes, at: int, data: Bytes) -> int:
+    target = out[at : at + len(data)]
+    for k in range(len(data)):
+        target[k] = data[k]
+    return at + len(data)
+
+
+@nb.njit(cache=True)
+def line_end(out: Bytes, at: int) -> int:
+    out[at], out[at + 1] = 13, 10
+    return at + 2
+
+
+@nb.njit(cache=True)
+def number(out: Bytes, at: int, mark: int, value: int) -> int:
+    """A mark, a number and a line end."""
+    out[at] = mark
+    return decimal(out, at + 1, value)
+
+
+@nb.njit(cache=True)
+def decimal(out: Bytes, at: int, value: int) -> int:
+    digits = 1
+    rest = value // 10
+    while rest:
+        digits += 1
+        rest //= 10
+    for k in range(digits - 1, -1, -1):
+        out[at + k] = 48 + value % 10
+        value //= 10
+    return line_end(out, at + digits)
+
+
+@nb.njit(cache=True)
+def timestamp(out: Bytes, us: int) -> int:
+    """As `keys.encode_timestamp`; returns the bytes used."""
+    at = 0
+    for part in range(2):
+        value = np.uint64(us // 1_000_000) if part == 0 else np.uint64(us % 1_000_000 * 1000)
+        if value == 0:
+            continue
+        out[at] = 8 if part == 0 else 16
+        at += 1
+        while value > np.uint64(127):
+            out[at] = np.uint8(value & np.uint64(127)) | 128
+            value >>= np.uint64(7)
+            at += 1
+        out[at] = np.uint8(value)
+        at += 1
+    return at
