@@ -313,11 +313,12 @@ def test_no_line_is_lost_of_a_scorer_that_goes_on_writing(tmp_path: Path) -> Non
     people = People([PSEUDONYM], [], NAMES)
     log = ScoreLog(settings.scores, NOW, flush_seconds=1.0, buffer=10)
     lines = [{"n": n, "account_id": PSEUDONYM if n % 3 == 0 else "other"} for n in range(600)]
-    log._write(lines[:30])
+    written = [json.dumps(line).encode() + b"\n" for line in lines]
+    log._write(written[:30])
 
     def go_on() -> None:
         for n in range(30, 600, 2):
-            log._write(lines[n : n + 2])
+            log._write(written[n : n + 2])
 
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(go_on)

@@ -1,6 +1,7 @@
 """The scorer over HTTP, on a real store and a real model: what it answers, and that it is what Feast's own stores say."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from feature_repo.errors import SettingsError
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
@@ -24,6 +26,7 @@ from serving.address import Address
 from serving.answer import Answer, BatchAnswer, ModelCard, Ready
 from serving.app import create_app
 from serving.model import load_model
+from serving.score_log import ScoreLog
 from serving.settings import ScorerSettings
 from tests.servingkit import SERVICE, VERSION, own_home, score_lines, uvicorn, world
 
@@ -193,6 +196,21 @@ def test_score_log_can_be_switched_off_and_drops_rather_than_waits(tmp_path: Pat
         assert client.post("/score", json=world().payment()).status_code == 200
 
 
+def test_score_log_on_a_disk_that_is_full_half_way_through_has_whole_lines_only(tmp_path: Path) -> None:
+    log = ScoreLog(tmp_path, datetime.now(UTC), flush_seconds=1.0, buffer=10)
+    log._write([b'{"n": 0}\n'])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(b'{"n": 0}\n') + 4, hard))
+    try:
+        with capture_logs() as said:  # the limit is for the terminal's file, too
+            log._write([b'{"n": 1}\n', b'{"n": 2}\n'])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [line["event"] for line in said] == ["score_log.unwritable"]
+    log._write([b'{"n": 3}\n'])
+    assert [line["n"] for line in score_lines(tmp_path)] == [0, 3]
+
+
 def _count(client: TestClient, name: str) -> float:
     lines = [x for x in client.get("/metrics").text.splitlines() if x.startswith(name)]
     return float(lines[0].rsplit(" ", 1)[1]) if lines else 0.0
@@ -256,6 +274,7 @@ def test_scoring_never_imports_feast(tmp_path: Path) -> None:
     code = """
 import sys
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 from serving.app import app
 assert "feast" not in sys.modules
 with TestClient(app) as client:

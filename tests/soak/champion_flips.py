@@ -18,7 +18,7 @@ from tests.soak.scorer_faults import CORRUPT, FEW, OTHER_SCHEMA, SECOND, rig
 from training import artefact
 
 TRIALS: Final = 20
-ALONE = True
+ALONE: Final = True
 FLIPS: Final = 20
 RATE: Final = 200.0
 PAUSE: Final = 0.15

@@ -40,7 +40,7 @@ from tests.flowkit import (
 from tests.memory import resident_mb
 
 TRIALS: Final = 3
-ALONE = True
+ALONE: Final = True
 OVERLOAD: Final = 3.0
 NORMAL: Final = 1 / 3
 BLOCK_EVENTS: Final = 32

@@ -59,7 +59,7 @@ GONE: Final = {"stopped", "suspended (SIGSTOP)", "network frozen", "slow by 200 
 """No read comes in time."""
 CODES: Final = {"store_timeout", "store_unreachable", "store_slow", "deadline"}
 TRIALS: Final = len(FAULTS)
-ALONE = True
+ALONE: Final = True
 
 
 class Rig:

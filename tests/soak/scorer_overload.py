@@ -16,7 +16,7 @@ from tests.faultkit import Tally
 from tests.servingkit import own_home, uvicorn, world
 
 TRIALS: Final = 2
-ALONE = True
+ALONE: Final = True
 SECONDS: Final = 600.0
 TIMES: Final = 3.0
 MOST_GROWTH_MB: Final = 48.0
