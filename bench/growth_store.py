@@ -94,7 +94,7 @@ def write_cost(url: str, clock: CpuClock, keys: int, events: int, views: int) ->
 def restored(folder: Path, keys: int) -> tuple[float, float]:
     """CPU seconds to read back a checkpoint of so many keys with ten events each, and its bytes."""
     kept = Kept(keys, 10)
-    part = CheckpointFolder(folder / str(keys), "account_id:00", "bus")
+    part = CheckpointFolder(folder / str(keys), "account_id:00", "bus", 1)
     name = part.write(kept.index, kept.states, [{}], np.empty(0, np.int64))
     clock = CpuClock()
     before = clock()

@@ -6,16 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
-
-import uvicorn
-
-from feature_repo.errors import MillstreamError, SettingsError
-from serving.app import app
-from serving.gate import Gate
-from serving.settings import ScorerSettings
-from serving.wire import protocol
+import gc
 
 
 def main() -> None:
@@ -25,44 +16,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--log-level", default="warning")
     asked = parser.parse_args()
-    try:
-        settings = ScorerSettings()
-        gate = Gate.of(settings)
-        gate.require_keys_beyond_loopback(asked.host)
-        config = _config(settings, asked.host, asked.port, asked.log_level)
-        configs = [config]
-        if settings.admin_port:
-            gate.require_keys_beyond_loopback(settings.admin_host)
-            configs.append(_config(settings, settings.admin_host, settings.admin_port, asked.log_level))
-    except MillstreamError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    # One server on two sockets: the gate tells by the port what a connection may ask for.
-    sockets = [each.bind_socket() for each in configs]
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets)
+    gc.disable()  # nothing that is imported is garbage, and looking for it is a tenth of the start; on again when the scorer has started
+    from serving.server import serve
 
-
-def _config(settings: ScorerSettings, host: str, port: int, log_level: str) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_level=log_level,
-        http=protocol(app),
-        ws="none",
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
-    try:
-        config.load()
-    except OSError as error:  # no such file, or not what it should be
-        raise SettingsError(
-            f"TLS is not to be had: {error}",
-            where=f"MILLSTREAM_TLS_CERT={settings.tls_cert}",
-            todo="name PEM files of a certificate and of its key (MILLSTREAM_TLS_KEY)",
-        ) from error
-    return config
+    serve(asked.host, asked.port, asked.log_level)
 
 
 if __name__ == "__main__":

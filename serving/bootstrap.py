@@ -71,8 +71,8 @@ class Parts:
         if self.settings.model_poll_seconds:
             self._tasks.append(asyncio.create_task(self.champion.follow(self.settings.model_poll_seconds)))
         sys.setswitchinterval(SWITCH_SECONDS)
-        gc.collect()
         gc.freeze()  # a full collection over all modules would stop the loop for tens of milliseconds
+        gc.enable()
 
     async def stop(self) -> None:
         """Stop asking, then write what is still to be logged."""

@@ -1,0 +1,56 @@
+"""Uvicorn, set up for the shortest way from socket to score (`serving.wire`), for TLS and for the admin port."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+import uvicorn
+
+from feature_repo.errors import MillstreamError, SettingsError
+from serving.app import app
+from serving.gate import Gate
+from serving.settings import ScorerSettings
+from serving.wire import protocol
+
+
+def serve(host: str, port: int, log_level: str) -> None:
+    """Serve until interrupted."""
+    try:
+        settings = ScorerSettings()
+        gate = Gate.of(settings)
+        gate.require_keys_beyond_loopback(host)
+        config = _config(settings, host, port, log_level)
+        configs = [config]
+        if settings.admin_port:
+            gate.require_keys_beyond_loopback(settings.admin_host)
+            configs.append(_config(settings, settings.admin_host, settings.admin_port, log_level))
+    except MillstreamError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    # One server on two sockets: the gate tells by the port what a connection may ask for.
+    sockets = [each.bind_socket() for each in configs]
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets)
+
+
+def _config(settings: ScorerSettings, host: str, port: int, log_level: str) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=log_level,
+        http=protocol(app),
+        ws="none",
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except OSError as error:  # no such file, or not what it should be
+        raise SettingsError(
+            f"TLS is not to be had: {error}",
+            where=f"MILLSTREAM_TLS_CERT={settings.tls_cert}",
+            todo="name PEM files of a certificate and of its key (MILLSTREAM_TLS_KEY)",
+        ) from error
+    return config
