@@ -187,18 +187,31 @@ class Tally:
 
 
 class Client:
-    """Keep-alive connections to one scorer, as many as answers are awaited at once; `headers` go with every request."""
+    """Keep-alive connections to one scorer, as many as answers are awaited at once; `headers` go with every request.
 
-    def __init__(self, address: str, *, patience: float = 20.0, most: int = 2_000, headers: str = "") -> None:
+    Answers take time from when they were due; with `from_sent`, for a load that may be more than the client can send, from when it was sent.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        patience: float = 20.0,
+        most: int = 2_000,
+        headers: str = "",
+        from_sent: bool = False,
+    ) -> None:
         self._at = urlsplit(address)
         self._patience = patience
         self._most = asyncio.Semaphore(most)
         self._headers = headers
+        self._from_sent = from_sent
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, payment: dict[str, Any], due: float) -> Said:
         """One POST /score."""
         async with self._most:
+            due = time.perf_counter() if self._from_sent else due
             try:
                 async with asyncio.timeout(self._patience):
                     status, headers, body = await self._post(orjson.dumps(payment))

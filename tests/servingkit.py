@@ -151,7 +151,9 @@ class World:
 def _said_of(onnx: bytes, rows: Any, features: Sequence[str]) -> dict[str, Any]:
     """What a manifest says of trees."""
     scores = export.predict(onnx, rows)
-    above = scores[scores > scores.min()].min()  # in some worlds most payments share the lowest score: it is approved
+    above = scores[
+        scores > scores.min()
+    ].min()  # in some worlds most payments share the lowest score: it is approved
     return {
         "features": list(features),
         "onnx": {"input": export.INPUT, "output": export.OUTPUT, "fraud_column": 1},
