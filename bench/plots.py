@@ -42,7 +42,7 @@ def _ratios(found: list[dict[str, Any]], path: Path) -> None:
     axes.margins(x=0.12)
     axes.axvline(1, color=_TARGET, linewidth=1)
     axes.set_xlabel(
-        "times better than the reference in the same run (log scale); black: the target; red: missed"
+        "times better than the reference in the same run\n(log scale; black: the target, red: missed)"
     )
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
