@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+import flows.pipeline  # noqa: F401  a flow imports it when it starts
+from feature_repo.stores.projection import EntityProjection
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows.blocks import RawBlock
 from flows.steps.decode import Decoder
@@ -14,9 +16,14 @@ from tests.flowkit import VIEWS, encoded, payment
 _payloads = [encoded(payment(n)) for n in range(8)]
 _rows = Decoder(PAYMENTS)(RawBlock("warm", -1, np.arange(8), np.arange(8), _payloads)).rows
 for _piece in cut(_rows, VIEWS.entities("payments"), 2):
-    _index = KeyIndex()
+    _index, _states = KeyIndex(), []
     _slots = _index.slots(_piece.keys)
-    for _spec, _columns in zip(VIEWS.entities("payments")[_piece.entity], _piece.columns, strict=True):
-        _state = ViewState(_spec)
-        _state.fold(_slots, _columns)
-        ViewState(_spec).load(np.arange(len(_index)), *_state.pack(np.arange(len(_index))))
+    _specs = VIEWS.entities("payments")[_piece.entity]
+    for _spec, _columns in zip(_specs, _piece.columns, strict=True):
+        _states.append(ViewState(_spec))
+        _states[-1].fold(_slots, _columns)
+        ViewState(_spec).load(np.arange(len(_index)), *_states[-1].pack(np.arange(len(_index))))
+        ViewState(_spec).read_then_fold(_slots, _columns)
+    _projection = EntityProjection(None, VIEWS.project, _specs)
+    _projection.calls(_index, _states, np.arange(len(_index)))
+    _projection.new(_index, _states, np.arange(len(_index)))
