@@ -191,7 +191,7 @@ def kill(process: BaseProcess) -> None:
     process.join()
 
 
-def wait_for(reached: Callable[[], bool], process: BaseProcess | None = None, seconds: float = 60.0) -> None:
+def wait_for(reached: Callable[[], bool], process: BaseProcess | None = None, seconds: float = 180.0) -> None:
     give_up = time.monotonic() + seconds
     while not reached():
         assert process is None or process.is_alive(), "the flow ended before its time"
