@@ -69,11 +69,7 @@ class StateCalls:
     def pack(self, names: Keys, states: Sequence[ViewState], slots: Ints) -> Calls:
         """The calls that write the states of `slots`; `names` are the keys in slot order."""
         n, views = len(slots), len(states)
-        sizes = np.empty((views, n), np.int64)
-        times = np.empty((views, n), np.int64)
-        for v, state in enumerate(states):
-            sizes[v] = state.sizes(slots)
-            times[v] = state.newest(slots)
+        sizes, times = sizes_and_times(states, slots)
         calls = -(-n // BATCH)
         lengths = names.offsets[slots + 1] - names.offsets[slots]
         a_row = len(self._prefix) + len(self._suffix) + _LENGTH + views * (2 * _LENGTH + MOST_TIME)
@@ -98,6 +94,16 @@ class StateCalls:
         for v, state in enumerate(states):
             state.pack_into(slots, out, places[v])
         return Calls(out[:used], calls, n)
+
+
+def sizes_and_times(states: Sequence[ViewState], slots: Ints) -> tuple[Ints, Ints]:
+    """[views, slots]: bytes of each packed state, and its newest event time."""
+    sizes = np.empty((len(states), len(slots)), np.int64)
+    times = np.empty_like(sizes)
+    for v, state in enumerate(states):
+        sizes[v] = state.sizes(slots)
+        times[v] = state.newest(slots)
+    return sizes, times
 
 
 @nb.njit(cache=True)

@@ -26,7 +26,7 @@ from typing import Final
 import numba as nb
 import numpy as np
 
-from feature_repo.stores.commands import Calls
+from feature_repo.stores.commands import Calls, sizes_and_times
 from feature_repo.stores.packing import MOST_TIME, as_bytes, encode, line_end, number, put, timestamp
 from feature_repo.windows.columns import Bytes, Ints, Keys
 from feature_repo.windows.state import ViewState
@@ -67,18 +67,14 @@ class NewHashes:
         self._lifetime = as_bytes(encode(seconds * 1000))
         self._prefix, self._suffix = as_bytes(prefix), as_bytes(suffix)
         self._states = _texts([state for state, _ in fields])
-        # Versions of a view share its time field, and a field may stand in a hash only once.
-        times = {time: view for view, (_, time) in reversed([*enumerate(fields)])}
+        # Versions of a view share its time field, and a field may stand in a hash only once: the last one's, as with HSET.
+        times = {time: view for view, (_, time) in enumerate(fields)}
         self._times, self._time_of = _texts(list(times)), np.array(list(times.values()), np.int64)
 
     def pack(self, names: Keys, states: Sequence[ViewState], slots: Ints) -> Calls:
         """A command per slot; `names` are the keys in slot order."""
         n, views = len(slots), len(states)
-        sizes = np.empty((views, n), np.int64)
-        times = np.empty((views, n), np.int64)
-        for v, state in enumerate(states):
-            sizes[v] = state.sizes(slots)
-            times[v] = state.newest(slots)
+        sizes, times = sizes_and_times(states, slots)
         lengths = names.offsets[slots + 1] - names.offsets[slots]
         a_row = len(self._command) + len(self._lifetime) + len(self._prefix) + len(self._suffix) + _LENGTHS
         a_row += len(self._states[0]) + len(self._times[0]) + 2 * views * _LENGTH + views * MOST_TIME + _FRAME

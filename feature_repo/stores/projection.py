@@ -10,6 +10,7 @@ never expires, does not expire.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -78,7 +79,7 @@ class EntityProjection:
         self._writes = ScriptedWrites(client, _WRITE, head, "window states")
         self._prefix, self._suffix = key_prefix(specs[0].join_keys), project.encode()
         self._calls = StateCalls(self._writes.sha, head, self._prefix, self._suffix)
-        self._new = NewHashes(fields, seconds, self._prefix, self._suffix)
+        self._fields, self._seconds = fields, seconds
 
     def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:
         """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""
@@ -92,6 +93,11 @@ class EntityProjection:
     def new(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> Calls:
         """The states of `slots` as commands that make their keys and are refused where one is there: for a store that was emptied."""
         return self._new.pack(index.export(), states, slots)
+
+    @cached_property
+    def _new(self) -> NewHashes:
+        """Made when a store has to be filled, which is seldom."""
+        return NewHashes(self._fields, self._seconds, self._prefix, self._suffix)
 
     def key(self, name: bytes) -> bytes:
         """The Redis key of a key of the index."""
