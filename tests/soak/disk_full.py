@@ -118,6 +118,9 @@ def _start(settings: FlowSettings, said: Path, bytes_a_file: int = 0) -> BasePro
 def _run(settings: FlowSettings, said: Path, bytes_a_file: int) -> None:
     """A flow that leaves its last words in a file."""
     said.write_text("")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # may be a file, and then the limit is for it, too
+        os.dup2(nowhere, stream)
     if bytes_a_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))
     if os.geteuid() == 0:
