@@ -37,7 +37,7 @@ def uvicorn(home: Path, url: str, *, short: bool = False, **variables: str) -> I
         stderr=(home / "uvicorn.log").open("ab"),
     )
     try:
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 180  # the first one compiles kernels
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
@@ -47,4 +47,4 @@ def uvicorn(home: Path, url: str, *, short: bool = False, **variables: str) -> I
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
