@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
@@ -22,7 +24,9 @@ times = st.integers(-(10**15), 10**16) | st.sampled_from([0, 1, 999_999, 1_000_0
 events = st.lists(st.tuples(st.text(max_size=12), times), min_size=1, max_size=3 * BATCH)
 
 
-def folded(events: list[tuple[str, int]]) -> tuple[KeyIndex, list[ViewState]]:
+def folded(
+    events: list[tuple[str, int]], specs: Sequence[ViewSpec] = (EXACT, TILED)
+) -> tuple[KeyIndex, list[ViewState]]:
     rows = pa.table(
         {
             "event_id": [f"e{i}" for i in range(len(events))],
@@ -33,7 +37,7 @@ def folded(events: list[tuple[str, int]]) -> tuple[KeyIndex, list[ViewState]]:
     )
     block, index = BlockColumns(rows.combine_chunks()), KeyIndex()
     slots = index.slots(block.keys(("a",)))
-    states = [ViewState(EXACT), ViewState(TILED)]
+    states = [ViewState(spec) for spec in specs]
     for state in states:
         state.fold(slots, block.events(state.spec))
     return index, states

@@ -274,7 +274,6 @@ def test_scoring_never_imports_feast(tmp_path: Path) -> None:
     code = """
 import sys
 from starlette.testclient import TestClient
-from structlog.testing import capture_logs
 from serving.app import app
 assert "feast" not in sys.modules
 with TestClient(app) as client:

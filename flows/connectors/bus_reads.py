@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from flows.connectors.entries import NO_ENTRIES, Entries, EntryReader, StrangeReplyError
+from flows.connectors.raw_replies import receive
 from flows.settings import FlowSettings
 
 
@@ -115,17 +116,7 @@ class BusReads:
             self._connection.disconnect()  # it connects again by itself
 
     def _receive(self, buffer: memoryview) -> int:
-        try:
-            n: int = self._connection._sock.recv_into(
-                buffer
-            )  # the client connects, replies we read ourselves
-        except TimeoutError as error:
-            raise redis.TimeoutError(str(error)) from error
-        except OSError as error:
-            raise redis.ConnectionError(str(error)) from error
-        if not n:
-            raise redis.ConnectionError("the server closed the connection")
-        return n
+        return receive(self._connection, buffer)
 
 
 def entries_of(reply: Any) -> Entries:

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from feature_repo.stores.commands import Calls
+from flows.connectors.raw_replies import receive
 
 MOST_CALLS: Final = 2_000
 MOST_BYTES: Final = 1 << 20
@@ -119,17 +118,11 @@ class Outbox:
     def _all_made(self, commands: int) -> bool:
         """Whether so many commands are answered with OK; an object per answer would cost more than the server's work."""
         made, begun = True, 0
+        buffer = memoryview(bytearray(min(_ANSWER * commands, 1 << 16)))
         while commands:
             # An answer has five bytes or more: so this is never a byte more than these commands'.
             most = _ANSWER * commands - min(begun, _ANSWER - 1)
-            try:
-                answers = self._connection._sock.recv(min(most, 1 << 16))
-            except TimeoutError as error:
-                raise RedisTimeoutError(str(error)) from error
-            except OSError as error:
-                raise RedisConnectionError(str(error)) from error
-            if not answers:
-                raise RedisConnectionError("the server closed the connection")
+            answers = bytes(buffer[: receive(self._connection, buffer[:most])])
             made = made and b"-" not in answers
             ended = answers.count(b"\n")
             commands -= ended
