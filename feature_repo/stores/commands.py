@@ -10,19 +10,31 @@ in RESP (redis.io/docs/reference/protocol-spec): `*<arguments>`, then `$<length>
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numba as nb
 import numpy as np
 
-from feature_repo.stores.packing import MOST_TIME, as_bytes, decimal, encode, line_end, number, put, timestamp
+from feature_repo.stores.packing import (
+    MOST_TIME,
+    as_bytes,
+    decimal,
+    encode,
+    key,
+    line_end,
+    number,
+    put,
+    timestamp,
+)
 from feature_repo.windows.columns import Bytes, Ints, Keys
 from feature_repo.windows.state import ViewState
 
 BATCH: Final = 32
 """Rows a call."""
+_PIECE: Final = 1 << 20
+"""Bytes handed to a socket at a time."""
 _LENGTH: Final = 16
 """Bytes that `$<length>` and the two line ends around an argument take at most."""
 
@@ -40,6 +52,12 @@ class Calls:
 
     def __len__(self) -> int:
         return self.rows
+
+    def pieces(self) -> Iterator[memoryview]:
+        """As they are handed to a socket, whose timeout is for one piece, not for a flush of any size."""
+        whole = memoryview(self.data)  # type: ignore[arg-type]  # an array is a buffer, which its type does not say
+        for start in range(0, len(whole), _PIECE):
+            yield whole[start : start + _PIECE]
 
 
 NO_CALLS: Final = Calls(np.empty(0, np.uint8), 0, 0)
@@ -137,11 +155,7 @@ def _frame(
         at = decimal(out, number(out, at, 36, digits), rows)  # $
         for i in range(start, end):
             a, b = name_offsets[slots[i]], name_offsets[slots[i] + 1]
-            at = number(out, at, 36, len(prefix) + b - a + len(suffix))
-            at = put(out, at, prefix)
-            at = put(out, at, names[a:b])
-            at = put(out, at, suffix)
-            at = line_end(out, at)
+            at = key(out, at, prefix, names[a:b], suffix)
         at = put(out, at, head)
         for i in range(start, end):
             for v in range(views):

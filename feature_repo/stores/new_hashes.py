@@ -27,7 +27,7 @@ import numba as nb
 import numpy as np
 
 from feature_repo.stores.commands import Calls, sizes_and_times
-from feature_repo.stores.packing import MOST_TIME, as_bytes, encode, line_end, number, put, timestamp
+from feature_repo.stores.packing import MOST_TIME, as_bytes, encode, key, line_end, number, put, timestamp
 from feature_repo.windows.columns import Bytes, Ints, Keys
 from feature_repo.windows.state import ViewState
 
@@ -220,11 +220,7 @@ def _frame(
         at = number(out, at, 42, 4)  # *
         at = put(out, at, command)
         a, b = name_offsets[slots[i]], name_offsets[slots[i] + 1]
-        at = number(out, at, 36, len(prefix) + b - a + len(suffix))  # $
-        at = put(out, at, prefix)
-        at = put(out, at, names[a:b])
-        at = put(out, at, suffix)
-        at = line_end(out, at)
+        at = key(out, at, prefix, names[a:b], suffix)
         at = put(out, at, lifetime)
         size = 6 + len(state_texts) + len(time_texts) + 1
         for v in range(views):
@@ -233,7 +229,7 @@ def _frame(
             lengths[t] = timestamp(packed[t], times[time_of[t], i])
             size += _text_bytes(lengths[t])
         whole = 1 + (1 if size < 64 else (2 if size < 16384 else 5)) + size + 10
-        at = number(out, at, 36, whole)
+        at = number(out, at, 36, whole)  # $
         payloads[i, 0], payloads[i, 1] = at, at + whole - 8
         out[at] = 16
         at = _length(out, at + 1, size)

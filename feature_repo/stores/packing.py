@@ -66,6 +66,15 @@ def decimal(out: Bytes, at: int, value: int) -> int:
 
 
 @nb.njit(cache=True)
+def key(out: Bytes, at: int, prefix: Bytes, name: Bytes, suffix: Bytes) -> int:
+    """A Redis key, made of three parts, as an argument."""
+    at = number(out, at, 36, len(prefix) + len(name) + len(suffix))  # $
+    at = put(out, at, prefix)
+    at = put(out, at, name)
+    return line_end(out, put(out, at, suffix))
+
+
+@nb.njit(cache=True)
 def timestamp(out: Bytes, us: int) -> int:
     """As `keys.encode_timestamp`; returns the bytes used."""
     at = 0

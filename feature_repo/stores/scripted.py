@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from feature_repo.errors import OnlineStoreError
 from feature_repo.stores.commands import Calls
-
-_PIECE: Final = 1 << 20
-"""Bytes handed to the socket at a time: its timeout is for one piece, not for a flush of any size."""
 
 
 class ScriptedWrites:
@@ -54,7 +51,7 @@ class ScriptedWrites:
         written, sent, refused = 0, 0, None
         try:
             for calls in parts:
-                connection.send_packed_command(_pieces(calls))
+                connection.send_packed_command(calls.pieces())
                 sent += calls.calls
             for _ in range(sent):  # all of them, or the connection is of no use to the next
                 try:
@@ -66,9 +63,3 @@ class ScriptedWrites:
         if refused is not None:
             raise refused
         return written
-
-
-def _pieces(calls: Calls) -> Iterator[memoryview]:
-    whole = memoryview(calls.data)  # type: ignore[arg-type]  # an array is a buffer, which its type does not say
-    for start in range(0, len(whole), _PIECE):
-        yield whole[start : start + _PIECE]

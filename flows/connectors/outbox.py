@@ -10,7 +10,7 @@ so a second time changes nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,6 @@ its way."""
 MOST_NEW: Final = 16_000
 MOST_NEW_BYTES: Final = 6_000_000
 """The same for commands that make keys: one piece is packed while the server works on another."""
-_PIECE: Final = 1 << 20
 _ANSWER: Final = len(b"+OK\r\n")
 
 Again = Callable[[Calls], object]
@@ -94,7 +93,7 @@ class Outbox:
         try:
             if self._connection is None:
                 self._connection = self._client.connection_pool.get_connection()
-            self._connection.send_packed_command(_pieces(sent.calls))
+            self._connection.send_packed_command(sent.calls.pieces())
         except RedisError:
             self._repeat()
 
@@ -136,10 +135,3 @@ class Outbox:
             sent.again(sent.rows)
         self._unanswered.clear()
         self._calls = self._bytes = 0
-
-
-def _pieces(calls: Calls) -> Iterator[memoryview]:
-    """A socket's timeout is for one piece, not for a flush of any size."""
-    whole = memoryview(calls.data)  # type: ignore[arg-type]  # an array is a buffer, which its type does not say
-    for start in range(0, len(whole), _PIECE):
-        yield whole[start : start + _PIECE]
