@@ -13,7 +13,8 @@ import argparse
 import asyncio
 import json
 import time
-from collections import deque
+from array import array
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ class Connection(asyncio.Protocol):
         size = int(lowered[at:].split(b"\r\n", 1)[0])
         if len(self.received) < head + 4 + size:
             return
-        status, body, self.received = lowered[9:12], self.received[head + 4 :], b""
-        self.load.answered(self, status, body)
+        body, self.received = self.received[head + 4 :], b""
+        self.load.answered(self, lowered, body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.load.lost += 1
@@ -64,10 +65,12 @@ class Load:
 
     def __init__(self, requests: list[bytes], seconds: float, rate: float) -> None:
         self.requests, self.seconds, self.rate = requests, seconds, rate
-        self.latencies: list[float] = []
+        self.latencies, self.refusals = array("d"), array("d")
+        """Seconds until an answer with 200, and until any other."""
+        self.statuses: Counter[str] = Counter()
         self.idle: deque[Connection] = deque()
         self.waiting: deque[tuple[bytes, float]] = deque()
-        self.sent = self.lost = self.refused = self.degraded = 0
+        self.sent = self.lost = self.degraded = self.no_retry_after = 0
         self.began = self.end = 0.0
 
     async def run(self, host: str, port: int, connections: int) -> None:
@@ -84,8 +87,12 @@ class Load:
                 self._send(time.perf_counter())
             await asyncio.sleep(self.seconds)
         give_up = time.perf_counter() + DRAIN_S
-        while len(self.latencies) + self.refused < self.sent and time.perf_counter() < give_up:  # noqa: ASYNC110  a few looks at the end, where an event would be one more thing per answer
+        while self.unanswered and time.perf_counter() < give_up:  # noqa: ASYNC110  a few looks at the end, where an event would be one more thing per answer
             await asyncio.sleep(0.01)
+
+    @property
+    def unanswered(self) -> int:
+        return self.sent - len(self.latencies) - len(self.refusals)
 
     async def _open_loop(self) -> None:
         due, step = self.began, 1 / self.rate
@@ -104,13 +111,15 @@ class Load:
         else:
             self.waiting.append((request, due))
 
-    def answered(self, connection: Connection, status: bytes, body: bytes) -> None:
-        now = time.perf_counter()
+    def answered(self, connection: Connection, head: bytes, body: bytes) -> None:
+        now, status = time.perf_counter(), head[9:12]
+        self.statuses[status.decode()] += 1
         if status == b"200":
             self.latencies.append(now - connection.due)
             self.degraded += b'"degraded":true' in body
         else:
-            self.refused += 1
+            self.refusals.append(now - connection.due)
+            self.no_retry_after += b"\r\nretry-after:" not in head
         if self.waiting:
             connection.send(*self.waiting.popleft())
         else:
@@ -132,22 +141,32 @@ def main() -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: {asked.host}\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     load = Load([head.encode() % len(body) + body for body in bodies], asked.seconds, asked.rate)
     uvloop.run(load.run(asked.host, asked.port, asked.connections))
-    milliseconds = [1e3 * latency for latency in load.latencies] or [float("nan")]
     print(
         json.dumps(
             {
+                "sent": load.sent,
+                "statuses": load.statuses,
                 "answered": len(load.latencies),
-                "refused": load.refused,
+                "refused": len(load.refusals),
+                "no_retry_after": load.no_retry_after,
                 "lost": load.lost,
                 "degraded": load.degraded,
-                "unanswered": load.sent - len(load.latencies) - load.refused,
+                "unanswered": load.unanswered,
                 "rate": len(load.latencies) / asked.seconds,
-                "p50_ms": percentile(milliseconds, 50),
-                "p99_ms": percentile(milliseconds, 99),
-                "max_ms": max(milliseconds),
+                **_milliseconds("", load.latencies),
+                **_milliseconds("refused_", load.refusals),
             }
         )
     )
+
+
+def _milliseconds(prefix: str, seconds: array[float]) -> dict[str, float]:
+    found = [1e3 * second for second in seconds] or [float("nan")]
+    return {
+        f"{prefix}p50_ms": percentile(found, 50),
+        f"{prefix}p99_ms": percentile(found, 99),
+        f"{prefix}max_ms": max(found),
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 A scorer that takes in more than it can answer answers everybody too late and grows without end. The limit follows the event loop: while
 it lags behind (each request passes it about three times), the limit falls by a third at a time; when it keeps up, the limit rises again.
+Who is turned away costs a tenth of who is answered, since nobody looks into what was sent: at three times what the scorer takes, that is what leaves
+time for the others.
 Waiting for the online store is no work: a store that answers late does not make the loop late, and turns nobody away.
 Additive increase, multiplicative decrease: Chiu and Jain, Computer Networks 17 (1989).
 """
@@ -9,13 +11,14 @@ Additive increase, multiplicative decrease: Chiu and Jain, Computer Networks 17 
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Self
+from typing import Final
 
 from serving import metrics
 
 BEAT: Final = 0.01
-LEAST: Final = 64
-"""However late the loop is: what gathers during a pause of the machine must not be turned away."""
+LEAST: Final = 32
+"""However late the loop is: what gathers during a pause of the machine must not be turned away. With 64, a turn of the loop took so long
+that four of five answers under overload were the fallback's, past the deadline."""
 _RISE: Final = 2
 _FULL: Final = metrics.SHED.labels("busy")
 
@@ -35,11 +38,12 @@ class Door:
         _FULL.inc()
         return True
 
-    def __enter__(self) -> Self:
+    def enter(self) -> None:
+        """One more is inside, until it leaves."""
         self.inside += 1
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """One less."""
         self.inside -= 1
 
     def beat(self, behind: float) -> None:

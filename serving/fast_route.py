@@ -49,7 +49,7 @@ def too_busy() -> Response:
 
 
 class FastRoute(APIRoute):
-    """Counts and times its requests, too; those with a body are turned away when the door is full."""
+    """Counts and times its requests, too; those with a body are turned away when the door is full, before anybody looks into it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[..., Awaitable[Response]] = self.endpoint
@@ -66,13 +66,17 @@ class FastRoute(APIRoute):
                 if validate is None:
                     response = await endpoint(request)
                 else:
-                    body = _checked(validate, await _body(request, self.path))
+                    content = await _body(request, self.path)
                     door = request.app.state.parts.door
-                    if door.turns_away():
+                    if door.turns_away():  # it was open when the headers came (`serving.guard`)
                         response = too_busy()
                     else:
-                        with door:
+                        body = _checked(validate, content)
+                        door.enter()
+                        try:
                             response = await endpoint(request, body)
+                        finally:
+                            door.leave()
                 status = response.status_code
             except RequestValidationError:
                 status = 422

@@ -89,7 +89,7 @@ class Gate:
 
     def admit(self, scope: Mapping[str, Any]) -> ApiKey:
         """The key of a request, by its ASGI scope; raises `Refused`. Its payments are not counted yet."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = route_of(scope)
         host, port = scope.get("server") or ("", 0)
         key = ANYONE
         if path != OPEN:
@@ -181,6 +181,12 @@ class Gate:
                 {"www-authenticate": "Bearer"},
             )
         return key
+
+
+def route_of(scope: Mapping[str, Any]) -> str:
+    """The path asked for, without what is mounted before the application."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _mark(path: Path | None) -> tuple[int, int, int] | None:

@@ -1,4 +1,4 @@
-"""The gate in front of every route, and what a refused client is told, as an ASGI middleware."""
+"""The gate in front of every route, and what a refused client is told, as an ASGI middleware; before a full door nothing else is done."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.fast_route import refusal
-from serving.gate import Refused
+from serving import metrics
+from serving.fast_route import refusal, too_busy
+from serving.gate import NEEDED, Refused, route_of
 
 KEY: Final = "millstream.key"
 """Key of a request's scope: the `ApiKey` it came with."""
@@ -22,10 +23,14 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http":
-            gate = scope["app"].state.parts.gate
+            parts, route = scope["app"].state.parts, route_of(scope)
             try:
-                scope[KEY] = key = gate.admit(scope)
-                gate.take(key)
+                scope[KEY] = key = parts.gate.admit(scope)
+                if NEEDED.get(route) == "score" and scope["method"] == "POST" and parts.door.turns_away():
+                    metrics.REQUESTS.labels(route, "503").inc()
+                    await too_busy()(scope, receive, send)
+                    return
+                parts.gate.take(key)
             except Refused as refused:
                 await refusal(refused)(scope, receive, send)
                 return

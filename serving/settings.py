@@ -197,8 +197,8 @@ class ScorerSettings(RepoSettings):
 
     @property
     def late_seconds(self) -> float:
-        """How far the event loop may be behind: a request passes it about three times."""
-        return self.store_seconds / 3
+        """How far the event loop may be behind: a request passes it about three times, and half of its time is left for what is in the way."""
+        return self.store_seconds / 6
 
     @property
     def batch_store_seconds(self) -> float:

@@ -44,6 +44,9 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
     """Uvicorn's HTTP protocol with a way of its own for this application's `POST /score`."""
 
     class ScoreProtocol(PatientProtocol):
+        _awaited: tuple[ApiKey, float] | None = None
+        """The key and the arrival of a payment whose body is not all here; it is that of `cycle`."""
+
         def _start_asgi_task(self, cycle: RequestResponseCycle, asgi: Any) -> None:
             scope = cycle.scope
             if (
@@ -52,49 +55,66 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
                 or asgi is not self.app
                 or cycle.access_log
                 or cycle.waiting_for_100_continue
+                or cycle.flow.write_paused  # a client that does not read waits there
             ):
                 super()._start_asgi_task(cycle, asgi)
                 return
-            parts = app.state.parts
+            arrived = time.perf_counter()
             try:
-                key = parts.gate.admit(scope)
+                key = app.state.parts.gate.admit(scope)
             except Refused:
                 super()._start_asgi_task(cycle, asgi)
                 return
-            task = self.loop.create_task(_serve(cycle, asgi, parts, key, time.perf_counter()))
+            if cycle.more_body:
+                self._awaited = key, arrived
+            else:
+                self._score(cycle, key, arrived)
+
+        def on_body(self, body: bytes) -> None:
+            super().on_body(body)
+            if self._awaited is not None and len(self.cycle.body) > MOST_BYTES:
+                self._awaited = None
+                super()._start_asgi_task(self.cycle, self.app)
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            if self._awaited is not None:
+                (key, arrived), self._awaited = self._awaited, None
+                self._score(self.cycle, key, arrived)
+
+        def _score(self, cycle: RequestResponseCycle, key: ApiKey, arrived: float) -> None:
+            """Turned away before anything is made of it, if the door is full; counted as inside before the next one is looked at."""
+            parts: Parts = app.state.parts
+            if parts.door.turns_away():
+                _write(cycle, _SHED, _TOO_BUSY)
+                _REFUSED.inc()
+                return
+            now_us = parts.clock()
+            payment = _checked(cycle.body, now_us, parts, key)
+            if payment is None:
+                super()._start_asgi_task(cycle, self.app)
+                return
+            parts.door.enter()
+            task = self.loop.create_task(_serve(cycle, parts, payment, now_us, arrived))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
 
     return ScoreProtocol
 
 
-async def _serve(cycle: RequestResponseCycle, asgi: Any, parts: Parts, key: ApiKey, arrived: float) -> None:
-    payment, now_us = None, 0
-    while cycle.more_body and not cycle.disconnected and len(cycle.body) <= MOST_BYTES:
-        await cycle.message_event.wait()
-        cycle.message_event.clear()
-    if cycle.disconnected:
-        return
-    if not cycle.more_body:
-        now_us = parts.clock()
-        payment = _checked(cycle.body, now_us, parts, key)
-    if payment is None:
-        cycle.message_event.set()
-        await cycle.run_asgi(asgi)
-        return
-    if parts.door.turns_away():
-        _write(cycle, _SHED, _TOO_BUSY)
-        _REFUSED.inc()
-        return
+async def _serve(
+    cycle: RequestResponseCycle, parts: Parts, payment: Payment, now_us: int, arrived: float
+) -> None:
     until = arrived + parts.settings.store_seconds
     try:
-        with parts.door:
-            made = await parts.scorer.score(payment, now_us, parts.store, until)
+        made = await parts.scorer.score(payment, now_us, parts.store, until)
         content = orjson.dumps(made, option=JSON_OPTIONS)
     except Exception:  # whatever it is, the client is told, as by uvicorn
         log.exception("score.failed", event_id=payment.event_id)
         await cycle.send_500_response()
         return
+    finally:
+        parts.door.leave()
     if cycle.flow.write_paused:
         await cycle.flow.drain()
     if not cycle.disconnected:

@@ -20,13 +20,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import orjson
 import redis
 
 from flows.stack import EmbeddedServer
+
+MOST_AT_ONCE: Final = 2_000
+"""Answers a client awaits."""
 
 
 class Proxy:
@@ -131,12 +134,11 @@ class Proxy:
 
 @dataclass
 class Said:
-    """One answer: HTTP status (0: none), seconds from when it was due, body, and `retry-after`."""
+    """One answer: HTTP status (0: none), seconds from when it was due, and body."""
 
     status: int
     seconds: float
     body: Any
-    retry_after: str = ""
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -156,8 +158,6 @@ class Tally:
     """Answers by the reason they are degraded for; "" are those that are not."""
     versions: Counter[str] = field(default_factory=Counter)
     degraded: int = 0
-    unasked: int = 0
-    """Refused with 429 or 503, and not told when to ask again."""
     seconds: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, said: Said) -> None:
@@ -168,8 +168,6 @@ class Tally:
             self.degraded += said.body["degraded"]
             self.codes.update(said.codes or ("",))
             self.versions[(said.body["model"] or {"version": ""})["version"]] += 1
-        elif said.status in {429, 503} and not said.retry_after.isdigit():
-            self.unasked += 1
 
     def within(self, seconds: float) -> float:
         """Share of answers within a time."""
@@ -187,39 +185,32 @@ class Tally:
 
 
 class Client:
-    """Keep-alive connections to one scorer, as many as answers are awaited at once; `headers` go with every request.
-
-    Answers take time from when they were due; with `from_sent`, for a load that may be more than the client can send, from when it was sent.
-    """
+    """Keep-alive connections to one scorer, as many as answers are awaited at once; `headers` go with every request."""
 
     def __init__(
         self,
         address: str,
         *,
         patience: float = 20.0,
-        most: int = 2_000,
         headers: str = "",
-        from_sent: bool = False,
     ) -> None:
         self._at = urlsplit(address)
         self._patience = patience
-        self._most = asyncio.Semaphore(most)
+        self._most = asyncio.Semaphore(MOST_AT_ONCE)
         self._headers = headers
-        self._from_sent = from_sent
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, payment: dict[str, Any], due: float) -> Said:
         """One POST /score."""
         async with self._most:
-            due = time.perf_counter() if self._from_sent else due
             try:
                 async with asyncio.timeout(self._patience):
-                    status, headers, body = await self._post(orjson.dumps(payment))
+                    status, body = await self._post(orjson.dumps(payment))
             except (OSError, EOFError, TimeoutError):
                 return Said(0, time.perf_counter() - due, None)
-        return Said(status, time.perf_counter() - due, orjson.loads(body), headers.get("retry-after", ""))
+        return Said(status, time.perf_counter() - due, orjson.loads(body))
 
-    async def _post(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def _post(self, body: bytes) -> tuple[int, bytes]:
         while self._idle:
             reader, writer = self._idle.pop()
             if not reader.at_eof() and not writer.is_closing():
@@ -233,7 +224,7 @@ class Client:
 
     async def _over(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
+    ) -> tuple[int, bytes]:
         try:
             writer.write(
                 b"POST /score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
@@ -249,7 +240,7 @@ class Client:
             writer.close()
         else:
             self._idle.append((reader, writer))
-        return int(head[0].split()[1]), headers, said
+        return int(head[0].split()[1]), said
 
     def close(self) -> None:
         for _, writer in self._idle:
@@ -272,20 +263,6 @@ async def load(client: Client, payments: Sequence[dict[str, Any]], *, rate: floa
         task.add_done_callback(waiting.discard)
     await asyncio.gather(*waiting)
     return tally
-
-
-async def most_a_second(client: Client, payment: dict[str, Any], *, at_once: int, seconds: float) -> float:
-    """Answers with 200 a second, when so many clients ask again as soon as they are answered."""
-    until, answered = time.perf_counter() + seconds, 0
-
-    async def ask() -> None:
-        nonlocal answered
-        while (now := time.perf_counter()) < until:
-            said = await client.ask(payment, now)
-            answered += said.status == 200
-
-    await asyncio.gather(*(ask() for _ in range(at_once)))
-    return answered / seconds
 
 
 async def seconds_until_well(client: Client, payment: dict[str, Any], patience: float = 20.0) -> float:

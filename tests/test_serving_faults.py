@@ -62,8 +62,9 @@ def test_three_times_what_it_takes_is_answered_or_turned_away_and_memory_stays_f
 
 def test_a_door_closes_while_the_loop_is_late_and_opens_again() -> None:
     door = Door(most=100, late_seconds=0.05)
-    with door:
-        assert not door.turns_away()
+    door.enter()
+    assert not door.turns_away()
+    door.leave()
     for _ in range(20):
         door.beat(0.06)
     assert door.limit == LEAST  # never shut
@@ -79,10 +80,12 @@ def test_who_is_turned_away_is_told_when_to_ask_again(path: str, tmp_path: Path)
     payment = world().payment()
     with world().scorer(home=own_home(tmp_path), most_in_flight=1) as client:
         asked = payment if path == "/score" else {"payments": [payment]}
-        with client.app.state.parts.door:  # type: ignore[attr-defined]
-            refused = client.post(path, json=asked)
-            assert client.post(path, json={}).status_code == 422  # to be told so costs nothing
-            assert client.get("/healthz").status_code == 200
+        door = client.app.state.parts.door  # type: ignore[attr-defined]
+        door.enter()
+        refused = client.post(path, json=asked)
+        assert client.post(path, json={}).status_code == 503  # nobody looks into what is turned away
+        assert client.get("/healthz").status_code == 200
+        door.leave()
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert "too many" in refused.json()["detail"]
         assert client.post(path, json=asked).status_code == 200
