@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import time
 from array import array
@@ -58,6 +59,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.load.lost += 1
+        with contextlib.suppress(ValueError):
+            self.load.idle.remove(self)
 
 
 class Load:

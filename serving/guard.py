@@ -27,6 +27,7 @@ class Guard:
             try:
                 scope[KEY] = key = parts.gate.admit(scope)
                 if NEEDED.get(route) == "score" and scope["method"] == "POST" and parts.door.turns_away():
+                    await _read_off(receive, parts.settings.most_bytes(route))
                     metrics.REQUESTS.labels(route, "503").inc()
                     await too_busy()(scope, receive, send)
                     return
@@ -35,3 +36,12 @@ class Guard:
                 await refusal(refused)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+async def _read_off(receive: Receive, most: int) -> None:
+    """Wait for the body's end, or for more than it may have: a client that is answered while it sends may never see the answer."""
+    size, more = 0, True
+    while more and size <= most:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)  # a client that is gone has no more

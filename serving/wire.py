@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from feature_repo.stores.clock import to_us
 from serving import metrics
-from serving.api_keys import ApiKey
+from serving.api_keys import ApiKey, Keys
 from serving.bootstrap import Parts
 from serving.fast_route import JSON_OPTIONS, RETRY_AFTER, TOO_BUSY
 from serving.gate import Refused
@@ -39,13 +39,16 @@ _OK: Final = b"HTTP/1.1 200 OK\r\n"
 _SHED: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: %b\r\n" % RETRY_AFTER.encode()
 _TOO_BUSY: Final = orjson.dumps(TOO_BUSY)
 
+Admitted = tuple[ApiKey, Keys | None, float]
+"""The key of a request, the keys it was found among, and when its head came (`time.perf_counter`)."""
+
 
 def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
     """Uvicorn's HTTP protocol with a way of its own for this application's `POST /score`."""
 
     class ScoreProtocol(PatientProtocol):
-        _awaited: tuple[ApiKey, float] | None = None
-        """The key and the arrival of a payment whose body is not all here; it is that of `cycle`."""
+        _awaited: Admitted | None = None
+        """Whose body is not all here; it is that of `cycle`."""
 
         def _start_asgi_task(self, cycle: RequestResponseCycle, asgi: Any) -> None:
             scope = cycle.scope
@@ -59,16 +62,16 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
             ):
                 super()._start_asgi_task(cycle, asgi)
                 return
-            arrived = time.perf_counter()
+            arrived, gate = time.perf_counter(), app.state.parts.gate
             try:
-                key = app.state.parts.gate.admit(scope)
+                admitted = gate.admit(scope), gate.keys, arrived
             except Refused:
                 super()._start_asgi_task(cycle, asgi)
                 return
             if cycle.more_body:
-                self._awaited = key, arrived
+                self._awaited = admitted
             else:
-                self._score(cycle, key, arrived)
+                self._score(cycle, admitted)
 
         def on_body(self, body: bytes) -> None:
             super().on_body(body)
@@ -79,42 +82,55 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
         def on_message_complete(self) -> None:
             super().on_message_complete()
             if self._awaited is not None:
-                (key, arrived), self._awaited = self._awaited, None
-                self._score(self.cycle, key, arrived)
+                admitted, self._awaited = self._awaited, None
+                self._score(self.cycle, admitted)
 
-        def _score(self, cycle: RequestResponseCycle, key: ApiKey, arrived: float) -> None:
-            """Turned away before anything is made of it, if the door is full; counted as inside before the next one is looked at."""
+        def _score(self, cycle: RequestResponseCycle, admitted: Admitted) -> None:
+            """Nothing is made of it if the door is full; else it counts as inside before the next one is looked at.
+
+            Either way the answer comes in a later turn of the loop: many requests in one piece are answered in turn with those of others.
+            """
             parts: Parts = app.state.parts
-            if parts.door.turns_away():
-                _write(cycle, _SHED, _TOO_BUSY)
-                _REFUSED.inc()
-                return
-            now_us = parts.clock()
-            payment = _checked(cycle.body, now_us, parts, key)
-            if payment is None:
+            key, keys, arrived = admitted
+            if parts.gate.keys is not keys:  # while the body came
                 super()._start_asgi_task(cycle, self.app)
-                return
-            parts.door.enter()
-            task = self.loop.create_task(_serve(cycle, parts, payment, now_us, arrived))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+            elif parts.door.turns_away():
+                self.loop.call_soon(_turn_away, cycle)
+            else:
+                parts.door.enter()
+                task = self.loop.create_task(_serve(cycle, self.app, parts, key, arrived))
+                task.add_done_callback(self.tasks.discard)
+                self.tasks.add(task)
 
     return ScoreProtocol
 
 
-async def _serve(
-    cycle: RequestResponseCycle, parts: Parts, payment: Payment, now_us: int, arrived: float
-) -> None:
-    until = arrived + parts.settings.store_seconds
+def _turn_away(cycle: RequestResponseCycle) -> None:
+    if not cycle.disconnected:
+        _write(cycle, _SHED, _TOO_BUSY)
+    _REFUSED.inc()
+
+
+async def _serve(cycle: RequestResponseCycle, asgi: Any, parts: Parts, key: ApiKey, arrived: float) -> None:
+    now_us, content = parts.clock(), b""
+    payment, failed = None, False
     try:
-        made = await parts.scorer.score(payment, now_us, parts.store, until)
-        content = orjson.dumps(made, option=JSON_OPTIONS)
+        payment = _checked(cycle.body, now_us, parts, key)
+        if payment is not None:
+            until = arrived + parts.settings.store_seconds
+            made = await parts.scorer.score(payment, now_us, parts.store, until)
+            content = orjson.dumps(made, option=JSON_OPTIONS)
     except Exception:  # whatever it is, the client is told, as by uvicorn
-        log.exception("score.failed", event_id=payment.event_id)
-        await cycle.send_500_response()
-        return
+        log.exception("score.failed", event_id=payment and payment.event_id)
+        failed = True
     finally:
         parts.door.leave()
+    if failed:
+        await cycle.send_500_response()
+        return
+    if payment is None:
+        await cycle.run_asgi(asgi)
+        return
     if cycle.flow.write_paused:
         await cycle.flow.drain()
     if not cycle.disconnected:

@@ -32,9 +32,18 @@ async def app(
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
-async def talk(*pieces: bytes, pause: float = 0.0, seconds: float = 1.0) -> tuple[bytes, bool]:
+async def talk(
+    *pieces: bytes, pause: float = 0.0, seconds: float = 1.0, of: Any = app, keep_alive: int = 5
+) -> tuple[bytes, bool]:
     """What is answered to pieces of a request, and whether the connection was closed within so many seconds."""
-    config = uvicorn.Config(app, http=patience.PatientProtocol, log_level="error", ws="none", lifespan="off")
+    config = uvicorn.Config(
+        of,
+        http=patience.PatientProtocol,
+        log_level="error",
+        ws="none",
+        lifespan="off",
+        timeout_keep_alive=keep_alive,
+    )
     config.load()
     state = uvicorn.server.ServerState()
     loop = asyncio.get_running_loop()
@@ -99,3 +108,19 @@ def test_a_large_body_in_pieces_a_slow_answer_and_a_quiet_connection_are_fine() 
     assert (said.count(b"200 OK"), closed) == (1, False)
     said, _ = asyncio.run(talk(POST[:10], POST[10:], b"12", b"345" + POST + b"12345", pause=TICK / 4))
     assert said.count(b"200 OK") == 2
+
+
+async def hasty(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """Answers before it has read anything."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+@pytest.mark.parametrize("rest", [b"", b"12", b"12345"])
+def test_a_client_that_was_answered_early_is_hung_up_on_too(rest: bytes) -> None:
+    """Whether it owes the rest of its body, or has sent it and says nothing more."""
+    said, closed = asyncio.run(talk(POST, rest, pause=TICK / 4, seconds=20, of=hasty, keep_alive=1))
+    assert said.count(b"200 OK") == 1
+    assert closed

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from uvicorn import Config, Server
 
+from serving.wire import protocol
 from tests.servingkit import own_home, uvicorn, world
 from tests.soak import fuzz_http, tenants
 from tests.test_redis_rights import as_user, documented
@@ -97,6 +100,69 @@ def test_a_body_in_pieces_requests_in_a_row_and_a_last_one(both: tuple[str, str]
         assert said.count(b"HTTP/1.1 200 OK") == 7
         assert said.count(b'"degraded":false') == 7
         assert said.count(b"connection: close") == 1
+
+
+def test_an_offer_of_http_2_is_passed_over(both: tuple[str, str]) -> None:
+    """As Java's HttpClient makes it, with head and body in two packets; uvicorn's own protocol loses the body."""
+    body = json.dumps(world().payment()).encode()
+    head = b"POST /score HTTP/1.1\r\nconnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\ncontent-length: %d\r\n\r\n"
+    netloc = urlsplit(both[0])
+    with socket.create_connection((netloc.hostname, netloc.port), 20) as client:
+        for _ in range(2):
+            client.sendall(head % len(body))
+            time.sleep(0.05)
+            client.sendall(body)
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            assert answer.status == 200
+            assert json.loads(answer.read())["degraded"] is False
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """Where a scorer listens (`serving.wire`) whose door is full."""
+    with world().scorer(home=own_home(tmp_path), most_in_flight=1) as client, socket.socket() as listening:
+        app: Any = client.app
+        app.state.parts.door.enter()
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        server = Server(Config(app, http=protocol(app), ws="none", lifespan="off", log_level="error"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def test_many_requests_in_one_piece_are_turned_away_in_turn_with_those_of_others(
+    full: tuple[str, int],
+) -> None:
+    one = b"POST /score HTTP/1.1\r\n\r\n"  # nobody looks for a body; all of them are one read
+    alive = b"GET /healthz HTTP/1.1\r\n\r\n"
+    with socket.create_connection(full, 20) as client, socket.create_connection(full, 20) as other:
+        client.sendall(alive + one * 1_000 + alive)
+        other.sendall(one)
+        assert other.recv(65_536).startswith(b"HTTP/1.1 503")
+        said = b""
+        while said.count(b'{"status":"alive"}') < 2:
+            said += client.recv(65_536)
+    assert said.count(b"HTTP/1.1 503") == said.count(b"retry-after: 1") == 1_000
+    assert said.count(b"HTTP/1.1 200") == 2
+
+
+def test_who_still_sends_when_turned_away_reads_the_answer(full: tuple[str, int]) -> None:
+    body = b" " * 1_500_000
+    connection = http.client.HTTPConnection(*full, timeout=20)
+    connection.putrequest("POST", "/score/batch")
+    connection.putheader("connection", "close")
+    connection.putheader("content-length", f"{len(body)}")
+    connection.endheaders()
+    time.sleep(0.1)
+    connection.send(body)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
 
 def test_the_short_way_counts_and_logs_its_answers(tmp_path: Path) -> None:
