@@ -77,9 +77,10 @@ class Keys:
         """The column that names somebody else's: a payer that is not the tenant's, or a payee that is another tenant's account."""
         if not key.accounts:
             return None
-        if not account.startswith(key.accounts):
+        foreign = self._foreign.get(key.tenant)
+        if foreign is None or not account.startswith(key.accounts):  # None: these are not the keys it is of
             return "account_id"
-        if merchant.startswith(self._foreign[key.tenant]) and not merchant.startswith(key.accounts):
+        if merchant.startswith(foreign) and not merchant.startswith(key.accounts):
             return "merchant_id"
         return None
 

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import metrics
-from serving.gate import Refused
+from serving.gate import KEY, Refused
 
 ARRIVED: Final = "millstream.arrived"
 """Key of the request's scope: `time.perf_counter` when its headers had come."""
@@ -66,8 +66,11 @@ class FastRoute(APIRoute):
                 if validate is None:
                     response = await endpoint(request)
                 else:
+                    parts = request.app.state.parts
+                    keys, door = parts.gate.keys, parts.door
                     content = await _body(request, self.path)
-                    door = request.app.state.parts.door
+                    if parts.gate.keys is not keys:  # other ones, while the body came
+                        request.scope[KEY] = parts.gate.admit(request.scope)
                     if door.turns_away():  # it was open when the headers came (`serving.guard`)
                         response = too_busy()
                     else:

@@ -24,6 +24,8 @@ from serving.settings import ScorerSettings
 
 log = structlog.get_logger(__name__)
 
+KEY: Final = "millstream.key"
+"""Where a request's ASGI scope has the `ApiKey` it came with."""
 POLL_SECONDS: Final = 1.0
 OPEN: Final = "/healthz"
 """The only route that asks for no key."""

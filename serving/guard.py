@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import metrics
 from serving.fast_route import refusal, too_busy
-from serving.gate import NEEDED, Refused, route_of
-
-KEY: Final = "millstream.key"
-"""Key of a request's scope: the `ApiKey` it came with."""
+from serving.gate import KEY, NEEDED, Refused, route_of
 
 
 class Guard:
@@ -33,6 +28,8 @@ class Guard:
                     return
                 parts.gate.take(key)
             except Refused as refused:
+                if KEY in scope:  # of who is not known nothing is read
+                    await _read_off(receive, parts.settings.most_bytes(route))
                 await refusal(refused)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -16,7 +16,7 @@ from feature_repo.stores.clock import to_us
 from serving.answer import Alive, Answer, BatchAnswer, ModelCard, Problem, Ready
 from serving.bootstrap import Parts
 from serving.fast_route import ARRIVED, FastRoute, answer
-from serving.guard import KEY
+from serving.gate import KEY
 from serving.payment import Batch, Payment
 
 router = APIRouter(route_class=FastRoute)

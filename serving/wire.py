@@ -106,8 +106,7 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
 
 
 def _turn_away(cycle: RequestResponseCycle) -> None:
-    if not cycle.disconnected:
-        _write(cycle, _SHED, _TOO_BUSY)
+    _write(cycle, _SHED, _TOO_BUSY)
     _REFUSED.inc()
 
 
@@ -133,8 +132,7 @@ async def _serve(cycle: RequestResponseCycle, asgi: Any, parts: Parts, key: ApiK
         return
     if cycle.flow.write_paused:
         await cycle.flow.drain()
-    if not cycle.disconnected:
-        _write(cycle, _OK, content)
+    _write(cycle, _OK, content)
     _SECONDS.observe(time.perf_counter() - arrived)
     _ANSWERED.inc()
 
@@ -157,6 +155,8 @@ def _checked(body: bytearray, now_us: int, parts: Parts, key: ApiKey) -> Payment
 
 
 def _write(cycle: RequestResponseCycle, head: bytes, content: bytes) -> None:
+    if cycle.transport.is_closing():  # nobody is there any more
+        return
     parts = [head]
     for name, value in cycle.default_headers:
         parts += (name, b": ", value, b"\r\n")

@@ -30,6 +30,7 @@ from serving.payment import SMALLEST
 from serving.routes import router
 from serving.settings import ScorerSettings
 from tests import tlskit
+from tests.flowkit import wait_for
 from tests.scorerkit import uvicorn
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -386,6 +387,29 @@ def test_both_ways_count_against_the_rate(both: tuple[list[str], dict[str, str]]
             429,
             429,
         ]
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["short", "ordinary"])
+def test_a_key_that_goes_while_a_body_comes_is_not_let_in(short: bool, home: Path, redis_url: str) -> None:
+    add(home, "stays")
+    leaving = bearer(add(home, "leaves", "score", "--tenant", "eu", "--accounts", "eu-"))
+    with uvicorn(home, redis_url, short=short) as address, ExitStack() as stack:
+        asked = []
+        for path in ("/score", "/score/batch"):
+            assert ask(address, "POST", path, payload(path, account_id="eu-1"), leaving)[0] == 200
+            body = json.dumps(payload(path, account_id="eu-1")).encode()
+            connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+            stack.callback(connection.close)
+            connection.putrequest("POST", path)
+            connection.putheader("authorization", leaving["authorization"])
+            connection.putheader("content-length", f"{len(body)}")
+            connection.endheaders(body[:10])
+            asked.append((connection, body[10:]))
+        CliRunner().invoke(keys.app, ["remove", "--name", "leaves"], env={"MILLSTREAM_HOME": str(home)})
+        wait_for(lambda: ask(address, "POST", "/score", SMALLEST, leaving)[0] == 401)
+        for connection, rest in asked:
+            connection.send(rest)
+            assert connection.getresponse().status == 401
 
 
 def test_https_an_admin_port_and_no_docs_in_production(redis_url: str, home: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.server import ServerState
 
 from serving import patience
 
@@ -32,10 +34,9 @@ async def app(
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
-async def talk(
-    *pieces: bytes, pause: float = 0.0, seconds: float = 1.0, of: Any = app, keep_alive: int = 5
-) -> tuple[bytes, bool]:
-    """What is answered to pieces of a request, and whether the connection was closed within so many seconds."""
+@contextlib.asynccontextmanager
+async def served(of: Any, keep_alive: int = 5) -> AsyncIterator[tuple[ServerState, tuple[str, int]]]:
+    """An application behind the protocol: the server's state, and where it listens."""
     config = uvicorn.Config(
         of,
         http=patience.PatientProtocol,
@@ -45,26 +46,36 @@ async def talk(
         timeout_keep_alive=keep_alive,
     )
     config.load()
-    state = uvicorn.server.ServerState()
+    state = ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: config.http_protocol_class(config, state, {}), "127.0.0.1", 0)  # type: ignore[call-arg, arg-type, return-value]
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
-    said, closed = b"", False
     try:
-        for piece in pieces:
-            writer.write(piece)
-            await asyncio.sleep(pause)
-        async with asyncio.timeout(seconds):
-            while part := await reader.read(65_536):
-                said += part
-            closed = True
-    except TimeoutError:
-        pass
-    except ConnectionError:
-        closed = True
+        yield state, server.sockets[0].getsockname()[:2]
     finally:
-        writer.close()
         server.close()
+
+
+async def talk(
+    *pieces: bytes, pause: float = 0.0, seconds: float = 1.0, of: Any = app, keep_alive: int = 5
+) -> tuple[bytes, bool]:
+    """What is answered to pieces of a request, and whether the connection was closed within so many seconds."""
+    said, closed = b"", False
+    async with served(of, keep_alive) as (_, address):
+        reader, writer = await asyncio.open_connection(*address)
+        try:
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(pause)
+            async with asyncio.timeout(seconds):
+                while part := await reader.read(65_536):
+                    said += part
+                closed = True
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            closed = True
+        finally:
+            writer.close()
     return said, closed
 
 
@@ -114,6 +125,7 @@ async def hasty(
     scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
 ) -> None:
     """Answers before it has read anything."""
+    await asyncio.sleep(8 * TICK if scope["path"] == "/slow" else 0)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body"})
 
@@ -124,3 +136,49 @@ def test_a_client_that_was_answered_early_is_hung_up_on_too(rest: bytes) -> None
     said, closed = asyncio.run(talk(POST, rest, pause=TICK / 4, seconds=20, of=hasty, keep_alive=1))
     assert said.count(b"200 OK") == 1
     assert closed
+
+
+def test_what_ends_a_body_may_begin_a_request_that_takes_its_time() -> None:
+    slow = b"GET /slow HTTP/1.1\r\n\r\n"
+    said, _ = asyncio.run(
+        talk(POST, b"12345" + slow, pause=TICK / 4, seconds=12 * TICK, of=hasty, keep_alive=1)
+    )
+    assert said.count(b"200 OK") == 2
+
+
+def test_requests_sent_without_waiting_are_read_as_they_are_answered() -> None:
+    """One read ahead, 256 KB; whatever else is sent waits with the client."""
+
+    async def story() -> tuple[int, int]:
+        async with served(app) as (state, address):
+            reader, writer = await asyncio.open_connection(*address)
+            one = b"GET / HTTP/1.1\r\n\r\n"
+            writer.write(one * 100_000)
+            answered = most = 0
+            while answered < 2_000:
+                answered += (await reader.read(4_096)).count(b"200 OK")
+                most = max(most, *(len(connection.pipeline) for connection in state.connections), 0)
+            writer.transport.abort()
+            return answered, most
+
+    answered, most = asyncio.run(story())
+    assert 0 < most <= 262_144 // 18 + 1, (answered, most)
+
+
+OFFER = b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\ncontent-length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (OFFER + b"12345",),
+        (OFFER, b"12345"),
+        (OFFER.upper().replace(b"H2C", b"h2c"), b"12345"),
+        (OFFER[:37], OFFER[37:], b"12345"),
+        (OFFER[:38], OFFER[38:], b"12345"),
+    ],
+    ids=["one piece", "two pieces", "capitals", "cut in the line's end", "cut behind it"],
+)
+def test_an_offer_of_another_protocol_costs_no_body(pieces: tuple[bytes, ...]) -> None:
+    said, _ = asyncio.run(talk(*pieces, pause=TICK / 4))
+    assert said.endswith(b"\r\n\r\n5")

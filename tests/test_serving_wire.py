@@ -116,6 +116,17 @@ def test_an_offer_of_http_2_is_passed_over(both: tuple[str, str]) -> None:
             answer.begin()
             assert answer.status == 200
             assert json.loads(answer.read())["degraded"] is False
+        # A chunk that begins like that header is a payment's, as it is.
+        first, name, rest = json.dumps(world().payment(event_id="an upgrade: 1")).partition("upgrade")
+        pieces = (first.encode(), (name + rest).encode())
+        client.sendall(
+            b"POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+            + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+            + b"0\r\n\r\n"
+        )
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert json.loads(answer.read())["event_id"] == "an upgrade: 1"
 
 
 @pytest.fixture
