@@ -28,7 +28,7 @@ class Guard:
                     return
                 parts.gate.take(key)
             except Refused as refused:
-                if KEY in scope:  # of who is not known nothing is read
+                if refused.reason in {"scope", "rate"}:  # of who is not known nothing is read
                     await _read_off(receive, parts.settings.most_bytes(route))
                 await refusal(refused)(scope, receive, send)
                 return

@@ -2,15 +2,11 @@
 
 Uvicorn on httptools keeps a head of any size in memory, waits for ever for the rest of a head or a body, and reads on with every answer to a
 client that sends requests without waiting for answers. All of it is to be had without an API key, so it is limited before anybody asks for one.
-
-And with patience for clients that offer HTTP/2 with an `Upgrade` header, as Java's `HttpClient` does unless it is told not to: httptools takes
-what comes after such a head for the other protocol, so the body is lost. The offer is passed over, as RFC 9110 (7.8) lets a server do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sized
 from typing import Final
 
@@ -21,8 +17,6 @@ MOST_HEAD_BYTES: Final = 65_536
 """Bytes that come without completing a head or adding to a body: a head, or the frame of a chunk."""
 TICK_SECONDS: Final = 10.0
 """A client may take one to two of these for a head, or for a body."""
-_OFFER: Final = re.compile(rb"(?i)(?<![^\n])upgrade(?=[ \t]*:)")
-"""The name of the header, which is replaced by another one of its length."""
 
 
 class _Flow(FlowControl):
@@ -61,9 +55,6 @@ class PatientProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse, and count what completed nothing."""
         self._pending += len(data)
-        if self._begun == self._completed and (b"pgrade" in data or b"PGRADE" in data):
-            head, end, rest = data.partition(b"\r\n\r\n")
-            data = _OFFER.sub(b"ignored", head) + end + rest
         super().data_received(data)
         if self._pending > MOST_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")

@@ -23,7 +23,7 @@ from serving.api_keys import ApiKey, Keys
 from serving.bootstrap import Parts
 from serving.fast_route import JSON_OPTIONS, RETRY_AFTER, TOO_BUSY
 from serving.gate import Refused
-from serving.patience import PatientProtocol
+from serving.offers import PlainProtocol
 from serving.payment import Payment
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ Admitted = tuple[ApiKey, Keys | None, float]
 def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
     """Uvicorn's HTTP protocol with a way of its own for this application's `POST /score`."""
 
-    class ScoreProtocol(PatientProtocol):
+    class ScoreProtocol(PlainProtocol):
         _awaited: Admitted | None = None
         """Whose body is not all here; it is that of `cycle`."""
 

@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serving import patience
+from serving.offers import PlainProtocol
 
 TICK = 0.2
 
@@ -39,7 +40,7 @@ async def served(of: Any, keep_alive: int = 5) -> AsyncIterator[tuple[ServerStat
     """An application behind the protocol: the server's state, and where it listens."""
     config = uvicorn.Config(
         of,
-        http=patience.PatientProtocol,
+        http=PlainProtocol,
         log_level="error",
         ws="none",
         lifespan="off",
@@ -166,19 +167,35 @@ def test_requests_sent_without_waiting_are_read_as_they_are_answered() -> None:
 
 
 OFFER = b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\ncontent-length: 5\r\n\r\n"
+ASKED = {
+    "one piece": (OFFER + b"12345",),
+    "two pieces": (OFFER, b"12345"),
+    "capitals": (OFFER.upper().replace(b"H2C", b"h2c") + b"12345",),
+    "behind another request": (POST + b"12345" + OFFER + b"12345",),
+    "behind a part of a body": (POST + b"12", b"345" + OFFER + b"12345"),
+    "many at once": ((OFFER + b"12345") * 3_000,),
+    "a chunk that looks like one": (
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r",
+        b"\nb\r\nupgrade: h2\r\n0\r\n\r\n",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        (OFFER + b"12345",),
-        (OFFER, b"12345"),
-        (OFFER.upper().replace(b"H2C", b"h2c"), b"12345"),
-        (OFFER[:37], OFFER[37:], b"12345"),
-        (OFFER[:38], OFFER[38:], b"12345"),
-    ],
-    ids=["one piece", "two pieces", "capitals", "cut in the line's end", "cut behind it"],
-)
-def test_an_offer_of_another_protocol_costs_no_body(pieces: tuple[bytes, ...]) -> None:
-    said, _ = asyncio.run(talk(*pieces, pause=TICK / 4))
-    assert said.endswith(b"\r\n\r\n5")
+@pytest.mark.parametrize("pieces", ASKED.values(), ids=ASKED)
+def test_an_offer_of_another_protocol_costs_nothing(pieces: tuple[bytes, ...]) -> None:
+    asked = b"".join(pieces).lower().count(b"post / ")
+    said, _ = asyncio.run(talk(*pieces, pause=TICK / 4, seconds=3.0))
+    assert said.count(b"200 OK") == asked
+    assert said.endswith(b"\r\n\r\n11" if b"chunked" in pieces[0] else b"\r\n\r\n5")
+
+
+def test_an_offer_may_be_cut_anywhere() -> None:
+    """Every byte for itself."""
+    said, _ = asyncio.run(talk(*(bytes([byte]) for byte in (OFFER + b"12345") * 2), pause=0.001, seconds=0.5))
+    assert said.count(b"200 OK") == said.count(b"\r\n\r\n5") == 2
+
+
+def test_connect_is_refused() -> None:
+    said, closed = asyncio.run(talk(b"CONNECT a.example:443 HTTP/1.1\r\nhost: a.example\r\n\r\n"))
+    assert said.startswith(b"HTTP/1.1 400")
+    assert closed
