@@ -57,9 +57,17 @@ async def served(of: Any, keep_alive: int = 5) -> AsyncIterator[tuple[ServerStat
 
 
 async def talk(
-    *pieces: bytes, pause: float = 0.0, seconds: float = 1.0, of: Any = app, keep_alive: int = 5
+    *pieces: bytes,
+    pause: float = 0.0,
+    seconds: float = 1.0,
+    of: Any = app,
+    keep_alive: int = 5,
+    answers: int = 10_000,
 ) -> tuple[bytes, bool]:
-    """What is answered to pieces of a request, and whether the connection was closed within so many seconds."""
+    """What is answered to pieces of a request, and whether the connection was closed within so many seconds.
+
+    With the given number of `answers`, each with a body of one digit, there is no more waiting.
+    """
     said, closed = b"", False
     async with served(of, keep_alive) as (_, address):
         reader, writer = await asyncio.open_connection(*address)
@@ -70,6 +78,8 @@ async def talk(
             async with asyncio.timeout(seconds):
                 while part := await reader.read(65_536):
                     said += part
+                    if said.count(b"\r\n\r\n") == answers and said[-5:-1] == b"\r\n\r\n":
+                        return said, closed
                 closed = True
         except TimeoutError:
             pass
@@ -176,7 +186,7 @@ ASKED = {
     "many at once": ((OFFER + b"12345") * 3_000,),
     "a chunk that looks like one": (
         b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r",
-        b"\nb\r\nupgrade: h2\r\n0\r\n\r\n",
+        b"\n9\r\nupgrade:2\r\n0\r\n\r\n",
     ),
 }
 
@@ -184,9 +194,9 @@ ASKED = {
 @pytest.mark.parametrize("pieces", ASKED.values(), ids=ASKED)
 def test_an_offer_of_another_protocol_costs_nothing(pieces: tuple[bytes, ...]) -> None:
     asked = b"".join(pieces).lower().count(b"post / ")
-    said, _ = asyncio.run(talk(*pieces, pause=TICK / 4, seconds=3.0))
+    said, _ = asyncio.run(talk(*pieces, pause=TICK / 4, seconds=20.0, answers=asked))
     assert said.count(b"200 OK") == asked
-    assert said.endswith(b"\r\n\r\n11" if b"chunked" in pieces[0] else b"\r\n\r\n5")
+    assert said.endswith(b"\r\n\r\n9" if b"chunked" in pieces[0] else b"\r\n\r\n5")
 
 
 def test_an_offer_may_be_cut_anywhere() -> None:
