@@ -2,7 +2,7 @@
 
 A scorer that takes in more than it can answer answers everybody too late and grows without end. The limit follows the event loop: while
 it lags behind (each request passes it about three times), the limit falls by a third at a time; when it keeps up, the limit rises again.
-Who is turned away costs a tenth of who is answered, since nobody looks into what was sent: at three times what the scorer takes, that is what leaves
+Who is turned away costs a fifth of who is answered, since nobody looks into what was sent: at three times what the scorer takes, that is what leaves
 time for the others.
 Waiting for the online store is no work: a store that answers late does not make the loop late, and turns nobody away.
 Additive increase, multiplicative decrease: Chiu and Jain, Computer Networks 17 (1989).
