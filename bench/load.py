@@ -13,6 +13,8 @@ import argparse
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 import time
 from array import array
 from collections import Counter, deque
@@ -23,9 +25,33 @@ import orjson
 import uvloop
 
 from bench.harness import percentile
+from feature_repo.settings import PROJECT_ROOT
 
 PATH = "/score"
 DRAIN_S = 5.0
+
+
+def started(
+    port: int, requests: Path, *, seconds: float, rate: float, connections: int = 16
+) -> subprocess.Popen[str]:
+    """A load on its way, in a process of its own; `seen` waits for it."""
+    options = {
+        "port": port,
+        "requests": requests,
+        "seconds": seconds,
+        "rate": rate,
+        "connections": connections,
+    }
+    command = [sys.executable, "-m", "bench.load", *(f"--{name}={value}" for name, value in options.items())]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
+
+
+def seen(load: subprocess.Popen[str]) -> dict[str, Any]:
+    """What it saw, when it has ended."""
+    said, _ = load.communicate()
+    assert load.returncode == 0, said
+    found: dict[str, Any] = json.loads(said)
+    return found
 
 
 class Connection(asyncio.Protocol):

@@ -27,6 +27,7 @@ import numpy as np
 import orjson
 import redis
 
+from bench import load as loads
 from bench.feast_plain import fill, reference_store
 from bench.harness import ROUNDS, CpuClock, Report, Target, console
 from bench.home import Built, served
@@ -127,24 +128,7 @@ def measure(port: int, cpu: CpuClock, store: CpuClock, requests: Path) -> dict[s
 
 def load(port: int, requests: Path, rate: float) -> dict[str, float]:
     """What `bench.load` saw; every request must have had an answer, and none a degraded one."""
-    arguments = [
-        "--port",
-        str(port),
-        "--requests",
-        str(requests),
-        "--seconds",
-        str(SECONDS),
-        "--rate",
-        str(rate),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.load", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=PROJECT_ROOT,
-    )
-    seen: dict[str, float] = json.loads(done.stdout)
+    seen = loads.seen(loads.started(port, requests, seconds=SECONDS, rate=rate))
     assert not any(seen[bad] for bad in ("refused", "lost", "degraded", "unanswered")), seen
     return seen
 

@@ -68,7 +68,7 @@ class FastRoute(APIRoute):
                 else:
                     parts = request.app.state.parts
                     keys, door = parts.gate.keys, parts.door
-                    content = await _body(request, self.path)
+                    content = await _body(request, parts.settings.most_bytes(self.path))
                     if parts.gate.keys is not keys:  # other ones, while the body came
                         request.scope[KEY] = parts.gate.admit(request.scope)
                     if door.turns_away():  # it was open when the headers came (`serving.guard`)
@@ -95,9 +95,8 @@ class FastRoute(APIRoute):
         return handle
 
 
-async def _body(request: Request, path: str) -> bytes:
-    """The whole body, if it is not too large."""
-    most = request.app.state.parts.settings.most_bytes(path)
+async def _body(request: Request, most: int) -> bytes:
+    """The whole body, if it has not more than so many bytes."""
     content = b""
     parts = []
     size = 0

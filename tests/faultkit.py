@@ -28,8 +28,8 @@ import redis
 
 from flows.stack import EmbeddedServer
 
-MOST_AT_ONCE: Final = 2_000
-"""Answers a client awaits."""
+PATIENCE: Final = 20.0
+"""Seconds a client waits for an answer."""
 
 
 class Proxy:
@@ -185,29 +185,19 @@ class Tally:
 
 
 class Client:
-    """Keep-alive connections to one scorer, as many as answers are awaited at once; `headers` go with every request."""
+    """Keep-alive connections to one scorer, as many as answers are awaited at once."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        patience: float = 20.0,
-        headers: str = "",
-    ) -> None:
+    def __init__(self, address: str) -> None:
         self._at = urlsplit(address)
-        self._patience = patience
-        self._most = asyncio.Semaphore(MOST_AT_ONCE)
-        self._headers = headers
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, payment: dict[str, Any], due: float) -> Said:
         """One POST /score."""
-        async with self._most:
-            try:
-                async with asyncio.timeout(self._patience):
-                    status, body = await self._post(orjson.dumps(payment))
-            except (OSError, EOFError, TimeoutError):
-                return Said(0, time.perf_counter() - due, None)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                status, body = await self._post(orjson.dumps(payment))
+        except (OSError, EOFError, TimeoutError):
+            return Said(0, time.perf_counter() - due, None)
         return Said(status, time.perf_counter() - due, orjson.loads(body))
 
     async def _post(self, body: bytes) -> tuple[int, bytes]:
@@ -227,8 +217,8 @@ class Client:
     ) -> tuple[int, bytes]:
         try:
             writer.write(
-                b"POST /score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
-                % (self._headers.encode(), len(body), body)
+                b"POST /score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+                % (len(body), body)
             )
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:-2])}
@@ -283,9 +273,9 @@ async def seconds_until_well(client: Client, payment: dict[str, Any], patience: 
 
 
 @contextlib.asynccontextmanager
-async def clients(address: str, **options: Any) -> AsyncIterator[Client]:
+async def clients(address: str) -> AsyncIterator[Client]:
     """A client that is closed."""
-    client = Client(address, **options)
+    client = Client(address)
     try:
         yield client
     finally:

@@ -8,19 +8,15 @@ was really asked.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import orjson
 
-from feature_repo.settings import PROJECT_ROOT
+from bench import load
 from tests import faultkit
 from tests.servingkit import own_home, uvicorn, world
 
@@ -44,16 +40,18 @@ def trial(seed: int, seconds: float = SECONDS) -> str:
         requests = home / "requests.json"
         requests.write_bytes(orjson.dumps(payments))
         with uvicorn(home, world().url, short=short, MILLSTREAM_SCORE_LOG_FLUSH_MS="50") as address:
-            port = f"{urlsplit(address).port}"
+            port = faultkit.port_of(address)
             _until_well(address, payments[0])
-            with _load(port, requests, seconds=min(3.0, seconds), rate=0.0, connections=32) as load:
-                takes = _said(load)["rate"]
+            alone = load.started(port, requests, seconds=min(3.0, seconds), rate=0.0, connections=32)
+            takes = load.seen(alone)["rate"]
             memory, process = [], faultkit.scorer_pid(home)
-            with _load(port, requests, seconds=seconds, rate=TIMES * takes, connections=CONNECTIONS) as load:
-                while load.poll() is None:
+            with load.started(
+                port, requests, seconds=seconds, rate=TIMES * takes, connections=CONNECTIONS
+            ) as asking:
+                while asking.poll() is None:
                     memory.append(faultkit.resident_mb(process))
                     time.sleep(0.5)
-                seen = _said(load)
+                seen = load.seen(asking)
             _until_well(address, payments[0])
     warm = memory[len(memory) // 5 :]  # buffers of the connections that are opened at first
     said = (
@@ -81,24 +79,3 @@ def _until_well(address: str, payment: dict[str, Any]) -> None:
             await faultkit.seconds_until_well(client, payment)
 
     asyncio.run(ask())
-
-
-def _load(
-    port: str, requests: Path, *, seconds: float, rate: float, connections: int
-) -> subprocess.Popen[str]:
-    options = {
-        "port": port,
-        "requests": requests,
-        "seconds": seconds,
-        "rate": rate,
-        "connections": connections,
-    }
-    command = [sys.executable, "-m", "bench.load", *(f"--{name}={value}" for name, value in options.items())]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
-
-
-def _said(load: subprocess.Popen[str]) -> dict[str, Any]:
-    said, _ = load.communicate()
-    assert load.returncode == 0, said
-    seen: dict[str, Any] = json.loads(said)
-    return seen
