@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.home import Built
-from feature_repo.stores.plan import Plan
+from feature_repo.stores.reader.plan import Plan
 
 KEY_COLUMNS = ("account_id", "merchant_id", "device_id", "payment_id")
 PROJECT = "reference"

@@ -25,8 +25,8 @@ import redis
 from bench import w1, w1_stream
 from bench.harness import ROUNDS, CpuClock, Report, Target, console, percentile
 from bench.stream import FlowProcess, flow_environment
-from feature_repo.stores.keys import decode_timestamp, key_prefix, key_values, time_field
-from flows.stack import EmbeddedServer
+from feature_repo.stores.redis_layout.keys import decode_timestamp, key_prefix, key_values, time_field
+from flows.local.redis_server import EmbeddedServer
 
 RATES = {1_000: 30.0, 10_000: 50.0, 50_000: 150.0}
 """Payments a second, and the target in milliseconds."""

@@ -14,10 +14,10 @@ from typing import Final
 
 from bench import w1
 from bench.harness import RESULTS, console
-from feature_repo.windows.asked import Asked
 from feature_repo.windows.columns import BlockColumns
-from feature_repo.windows.history import EventColumns, answer
-from feature_repo.windows.history_view import HistoryView
+from feature_repo.windows.history.answer import EventColumns, answer
+from feature_repo.windows.history.queries import Asked
+from feature_repo.windows.history.view import HistoryView
 from feature_repo.windows.spec import Aggregate, ViewSpec
 
 EVENTS: Final = 200_000

@@ -22,8 +22,8 @@ from bench import w1
 from bench.harness import RESULTS, console
 from bench.home import served
 from bench.online_read import payments
-from feature_repo.stores.plan import Plan
-from feature_repo.stores.reader import Reader
+from feature_repo.stores.reader.plan import Plan
+from feature_repo.stores.reader.reader import Reader
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.read_views import ViewReads
 from feature_repo.windows.state import KeyIndex, ViewState

@@ -21,13 +21,13 @@ import redis
 from bench import w1
 from bench.harness import RESULTS, CpuClock, console
 from bench.w1 import _names as names_of
-from feature_repo.stores.keys import version_id
-from feature_repo.stores.projection import EntityProjection
+from feature_repo.stores.online.window_writer import EntityProjection
+from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.windows.columns import BlockColumns, Ints
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
-from flows.checkpoints import CheckpointFolder
-from flows.stack import EmbeddedServer
+from flows.local.redis_server import EmbeddedServer
+from flows.window_state.checkpoints import CheckpointFolder
 
 KEYS = (2_000, 8_000, 32_000, 128_000)
 EVENTS = (1, 4, 16, 64, 256)

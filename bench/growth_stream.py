@@ -17,16 +17,16 @@ import pyarrow as pa
 
 from bench import w1, w1_stream
 from bench.harness import RESULTS, console
-from feature_repo.stores.projection import EntityProjection
-from feature_repo.stores.specs import AppliedViews
+from feature_repo.stores.applied_views import AppliedViews
+from feature_repo.stores.online.window_writer import EntityProjection
 from feature_repo.windows.spec import Aggregate, ViewSpec
+from flows.accept.admit import Admission
+from flows.accept.stages import Acceptance
 from flows.blocks import Payloads, RawBlock
-from flows.keyed_states import KeyedStates, StatesContext
-from flows.replay import LogReplay
 from flows.settings import FlowSettings
-from flows.steps.accept import Acceptance
-from flows.steps.admit import Admission
-from flows.steps.route import Router
+from flows.window_state.partition import KeyedStates, StatesContext
+from flows.window_state.replay import LogReplay
+from flows.window_state.route import Router
 
 FOLDER: Final = RESULTS / "growth"
 EVENTS: Final = 65_536

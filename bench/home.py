@@ -73,7 +73,7 @@ def environment(url: str) -> dict[str, str]:
 @contextmanager
 def served() -> Iterator[tuple[Built, str]]:
     """The home, with its own server running; this process sees home, key and server as its settings."""
-    from flows.stack import EmbeddedServer
+    from flows.local.redis_server import EmbeddedServer
 
     built = prepared()
     with EmbeddedServer(HOME) as server:
@@ -111,11 +111,11 @@ def build() -> None:
     """Make it anew. Runs in a process of its own, with all that Feast imports."""
     import structlog
 
-    from flows.demo import stages
-    from flows.demo.processes import Processes
-    from flows.demo.show import Steps
+    from flows.local import stages
+    from flows.local.processes import Processes
+    from flows.local.redis_server import EmbeddedServer
+    from flows.local.show import Steps
     from flows.settings import FlowSettings
-    from flows.stack import EmbeddedServer
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     shutil.rmtree(HOME, ignore_errors=True)
@@ -146,8 +146,8 @@ def _train(settings: Any) -> tuple[str, str]:
     import pyarrow.parquet as pq
     import xgboost as xgb
 
-    from feature_repo.stores.plan import compile_plan
-    from feature_repo.stores.repo import open_store
+    from feature_repo.stores.open_store import open_store
+    from feature_repo.stores.reader.plan import compile_plan
     from training import artefact, export
 
     log = pa.concat_tables([pq.read_table(path) for path in sorted(settings.payments_log.glob("*.parquet"))])
@@ -241,8 +241,8 @@ def _answer_requests(settings: Any) -> None:
 
     from feature_repo import privacy
     from feature_repo.schemas.payment import PAYMENT, PERSONAL
-    from feature_repo.stores.plan import compile_plan
-    from feature_repo.stores.repo import open_store
+    from feature_repo.stores.open_store import open_store
+    from feature_repo.stores.reader.plan import compile_plan
 
     requests = orjson.loads((settings.home / "requests.json").read_bytes())
     pseudonyms = privacy.of_settings(settings)

@@ -64,8 +64,8 @@ def _sources() -> str:
 
 
 def build() -> None:
-    from feature_repo.stores.repo import open_store
-    from flows.stack import EmbeddedServer
+    from feature_repo.stores.open_store import open_store
+    from flows.local.redis_server import EmbeddedServer
 
     shutil.rmtree(HOME, ignore_errors=True)
     HOME.mkdir(parents=True)
@@ -78,7 +78,7 @@ def build() -> None:
 
 def write_logs(settings: RepoSettings, payments: int) -> None:
     from feature_repo.schemas.payment import CREATED_TIMESTAMP, PAYMENT_LOG
-    from flows.generator.history import generate
+    from flows.generate.history import generate
 
     share = payments / PAYMENTS
     history = generate(
@@ -147,7 +147,7 @@ def dealt(store: Any) -> list[tuple[tuple[str, ...], list[str]]]:
 
     A windowed view's stand-in has its features; those of on-demand views are dealt out among the plain ones'.
     """
-    from feature_repo.stores.plan import compile_plan
+    from feature_repo.stores.reader.plan import compile_plan
 
     plan = compile_plan(store, SERVICE)
     windowed = [

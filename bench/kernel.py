@@ -1,6 +1,6 @@
 """`kernel`: the W1 features of a million payments, read from Parquet, each as of its own payment; one process.
 
-Ours is what the offline store does: flat columns from Parquet, then windows that slide (`feature_repo.windows.history`). The references
+Ours is what the offline store does: flat columns from Parquet, then windows that slide (`feature_repo.windows.history.answer`). The references
 are DuckDB's SQL windows with one thread and Polars' rolling groups, over the same file, with the same half-open windows. All figures
 are events per CPU-second, of all threads. No window is capped. Every value is compared: counts, maxima, distinct counts, earlier
 values and seconds exactly, sums and means (exact here, floating-point there) to 1e-9 of their size.
@@ -27,10 +27,10 @@ import pyarrow.parquet as pq
 
 from bench import w1
 from bench.harness import ROUNDS, Report, Target, console, timed
-from feature_repo.windows.asked import Asked
 from feature_repo.windows.columns import BlockColumns
-from feature_repo.windows.history import EventColumns, answer
-from feature_repo.windows.history_view import HistoryView
+from feature_repo.windows.history.answer import EventColumns, answer
+from feature_repo.windows.history.queries import Asked
+from feature_repo.windows.history.view import HistoryView
 
 CAPACITY: Final = 1 << 18
 """More than any account has events."""

@@ -26,10 +26,10 @@ from bench.harness import Report, Target, console
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
-from flows.keyed_states import KeyedStates, StatesContext
-from flows.replay import LogReplay
 from flows.settings import FlowSettings
-from flows.steps.route import cut
+from flows.window_state.partition import KeyedStates, StatesContext
+from flows.window_state.replay import LogReplay
+from flows.window_state.route import cut
 
 BLOCK = 25_000
 SAMPLED = 50

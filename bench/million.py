@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bench import w1, w1_stream
 from bench.w1 import _names as names_of
-from flows.connectors.staged import OFFSETS_KEY, offset_ranges
+from flows.log.epoch_files import OFFSETS_KEY, offset_ranges
 
 ACCOUNTS: Final = 1_000_000
 EACH: Final = 10

@@ -15,7 +15,7 @@ import xgboost as xgb
 from bench.harness import ROUNDS, Report, Target, console
 from bench.home import prepared
 from serving.bootstrap import REPO
-from serving.model import load_model
+from serving.models.model import load_model
 from training.export import TOLERANCE
 
 CALLS = 2_000

@@ -25,11 +25,11 @@ from feature_repo import privacy
 from feature_repo.schemas.payment import PAYMENT, PERSONAL
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.clock import to_us
-from feature_repo.stores.plan import Plan
-from feature_repo.stores.reader import Reader, Vector
+from feature_repo.stores.reader.plan import Plan
+from feature_repo.stores.reader.reader import Reader, Vector
 from serving.bootstrap import REPO
-from serving.connection import StoreConnection
-from serving.resp import ReadPacker
+from serving.store.connection import StoreConnection
+from serving.store.resp import ReadPacker
 
 READS, REFERENCE_READS = 2_000, 300
 

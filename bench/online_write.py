@@ -25,13 +25,13 @@ import redis
 
 from bench import w1
 from bench.harness import ROUNDS, CpuClock, Report, Target, console, percentile, timed
-from feature_repo.stores.keys import key_prefix, state_field, time_field
-from feature_repo.stores.projection import EntityProjection
+from feature_repo.stores.online.window_writer import EntityProjection
+from feature_repo.stores.redis_layout.keys import key_prefix, state_field, time_field
 from feature_repo.windows.columns import BlockColumns, Ints
 from feature_repo.windows.read import read_state
 from feature_repo.windows.spec import INTEGER_FUNCTIONS, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
-from flows.stack import EmbeddedServer
+from flows.local.redis_server import EmbeddedServer
 
 PROJECT = "bench"
 PUSHED = 5_000

@@ -143,7 +143,7 @@ class Joiner:
 
 def serve(kind: str, pipe: Connection) -> None:
     warnings.simplefilter("ignore")
-    from feature_repo.stores.repo import open_store
+    from feature_repo.stores.open_store import open_store
 
     settings = join_home.prepared()
     store: Any

@@ -27,9 +27,9 @@ import redis
 from bench import million, w1, w1_stream
 from bench.harness import ROUNDS, CpuClock, Report, Target, console
 from feature_repo.settings import PROJECT_ROOT
-from feature_repo.stores.keys import key_prefix, key_values, state_field
+from feature_repo.stores.redis_layout.keys import key_prefix, key_values, state_field
+from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
 
 TAIL = 20_000
 """Payments folded between a checkpoint and a kill, at least."""

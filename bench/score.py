@@ -32,10 +32,10 @@ from bench.feast_plain import fill, reference_store
 from bench.harness import ROUNDS, CpuClock, Report, Target, console
 from bench.home import Built, served
 from feature_repo.settings import PROJECT_ROOT
-from feature_repo.stores.plan import Plan
-from flows.demo.live import free_port
+from feature_repo.stores.reader.plan import Plan
+from flows.local.live import free_port
 from serving.bootstrap import REPO
-from serving.model import load_model
+from serving.models.model import load_model
 
 SECONDS: Final = 4.0
 WRITTEN_TO: Final = 300

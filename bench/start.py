@@ -25,8 +25,8 @@ import orjson
 from bench.harness import ROUNDS, Report, Target, console
 from bench.home import HOME, Built, environment, prepared
 from feature_repo.settings import PROJECT_ROOT
-from flows.demo.live import free_port
-from flows.stack import EmbeddedServer
+from flows.local.live import free_port
+from flows.local.redis_server import EmbeddedServer
 
 WITHIN_S: Final = 180.0
 

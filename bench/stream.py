@@ -28,13 +28,19 @@ from bench import w1, w1_stream
 from bench.harness import ROUNDS, CpuClock, Report, Target, console
 from bench.stream_stages import measure
 from feature_repo.settings import PROJECT_ROOT
-from feature_repo.stores.keys import decode_timestamp, key_prefix, key_values, state_field, time_field
+from feature_repo.stores.redis_layout.keys import (
+    decode_timestamp,
+    key_prefix,
+    key_values,
+    state_field,
+    time_field,
+)
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
-from flows import recovery
-from flows.demo.live import free_port
+from flows.local.live import free_port
+from flows.local.redis_server import EmbeddedServer
+from flows.process import recovery
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
 
 EVENTS = 300_000
 REFERENCE_EVENTS = 30_000

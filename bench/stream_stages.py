@@ -18,17 +18,17 @@ import redis
 
 from bench import w1, w1_stream
 from bench.harness import console
-from flows.connectors.online import connect
-from flows.connectors.redis_streams import BusPartition
-from flows.connectors.staged import Folders, StagedPart
-from flows.keyed_states import KeyedStates, StatesContext
-from flows.projections import Projections
-from flows.replay import LogReplay
+from flows.accept.admit import Admission
+from flows.accept.stages import Acceptance
+from flows.local.redis_server import EmbeddedServer
+from flows.log.epoch_files import Folders, StagedPart
+from flows.online.sink import connect
+from flows.online.writers import Projections
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
-from flows.steps.accept import Acceptance
-from flows.steps.admit import Admission
-from flows.steps.route import Router
+from flows.sources.redis_streams import BusPartition
+from flows.window_state.partition import KeyedStates, StatesContext
+from flows.window_state.replay import LogReplay
+from flows.window_state.route import Router
 
 EVENTS = 262_144
 ROUNDS = 3

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 from bench import w1, w1_stream
-from flows import logs
 from flows.bootstrap import run
-from flows.connectors.entries import EntryReader
+from flows.process import logs
 from flows.settings import FlowSettings
+from flows.sources.redis_entries import EntryReader
 
 WARM_UP: int = 3_000
 

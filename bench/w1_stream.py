@@ -17,7 +17,7 @@ import redis
 
 from bench import w1
 from feature_repo.schemas.payment import LOG_COLUMNS
-from feature_repo.stores.specs import AppliedViews, write_views
+from feature_repo.stores.applied_views import AppliedViews, write_views
 from flows.blocks import TIMESTAMP
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream

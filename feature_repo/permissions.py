@@ -23,7 +23,7 @@ from feast.permissions.action import ALL_ACTIONS, READ, AuthzedAction
 from feast.permissions.permission import Permission
 from feast.permissions.policy import RoleBasedPolicy
 
-_FOLDERS = ("views", "on_demand", "label_views", "five_systems")
+_FOLDERS = ("views", "on_demand", "label_views", "examples")
 _NOTHING = ["(?!)"]  # an empty list of patterns would mean everything
 
 

@@ -2,7 +2,7 @@
 
 After `feast apply` of a new view, window or column, its states are folded here from the published log, written to the online store and
 left as checkpoints, which are also the progress: interrupt it at any time and start it again. Then it leaves a note for the flow
-(`flows.kept_views`): a running flow takes the versions over within seconds, and folds for itself what came since; one that does not run
+(`flows.window_state.view_generations`): a running flow takes the versions over within seconds, and folds for itself what came since; one that does not run
 does so at its next start. The states are those of a flow that had the view from the first event, byte for byte.
 
 One pass over the log per entity, all shards at once while their states fit (`--memory-mb`); shards that do not fit come in another pass.
@@ -34,23 +34,23 @@ from rich.progress import (
 )
 
 from feature_repo.errors import DefinitionError, MillstreamError
-from feature_repo.stores.keys import version_id
-from feature_repo.stores.projection import EntityProjection
-from feature_repo.stores.specs import AppliedViews, read_views
-from feature_repo.stores.versions import KeptVersions, publish, versions_key
+from feature_repo.stores.applied_views import AppliedViews, read_views
+from feature_repo.stores.online.window_writer import EntityProjection
+from feature_repo.stores.redis_layout.keys import version_id
+from feature_repo.stores.redis_layout.view_versions import KeptVersions, publish, versions_key
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
-from flows import logs
-from flows.checkpoints import BACKFILL, CheckpointFolder, run_of
-from flows.connectors.online import connect, no_answer
-from flows.dirty_slots import DirtySlots
-from flows.kept_views import read_handover, write_handover
-from flows.log_rows import LogFile, log_files
-from flows.patience import send_patiently
-from flows.replay import LogReplay
+from flows.log.files import LogFile, log_files
+from flows.online.retry import send_patiently
+from flows.online.sink import connect, no_answer
+from flows.process import logs
 from flows.settings import FlowSettings
-from flows.steps.route import EntityKeys, Slice, part_key
 from flows.streams import STREAMS, EventStream
+from flows.window_state.checkpoints import BACKFILL, CheckpointFolder, run_of
+from flows.window_state.dirty_slots import DirtySlots
+from flows.window_state.replay import LogReplay
+from flows.window_state.route import EntityKeys, Slice, part_key
+from flows.window_state.view_generations import read_handover, write_handover
 
 log = structlog.get_logger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)

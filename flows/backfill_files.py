@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from feature_repo.errors import FlowError, MillstreamError
-from flows.connectors import dead_letters
-from flows.connectors.files import count_rows, part_name
-from flows.log_rows import LogFile
+from flows.log import dead_letters
+from flows.log.files import LogFile
+from flows.privacy.tombstones import ERASED
 from flows.settings import FlowSettings
+from flows.sources.files import count_rows, part_name
 from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, EventStream
-from flows.tombstones import ERASED
 
 EPOCH_MS: Final = 250
 ORDER: Final = (CUSTOMERS, MERCHANTS, CHARGES, PAYMENTS, LABELS)

@@ -85,7 +85,7 @@ class RawBlock:
     `began` is the offset the source stood at when this process started it (-1: at the beginning), the same on all blocks of a run.
     It tells exactly which rows of the log are durable: a state built from the log takes the rows up to there, and the
     rows of this run from its blocks, in whichever order they arrive. `marks` are the offsets it stood at when it took up later generations
-    of the views (`flows.kept_views`), and of the first `settled` of these all rows up to the mark are durable in the log.
+    of the views (`flows.window_state.view_generations`), and of the first `settled` of these all rows up to the mark are durable in the log.
     """
 
     partition: str

@@ -16,9 +16,10 @@ from bytewax.dataflow import Dataflow
 from bytewax.run import cli_main
 
 from feature_repo.errors import MillstreamError
-from flows import disk, logs, metrics, recovery
+from flows import metrics
+from flows.process import disk, logs, recovery
+from flows.process.without_pandas import without_pandas
 from flows.settings import FlowSettings
-from flows.without_pandas import without_pandas
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from feature_repo.errors import MillstreamError
-from flows.redriving import tell as tell_of
-from flows.redriving.letters import Wanted
+from flows.redrive import listing
+from flows.redrive.letters import Wanted
 from flows.settings import FlowSettings
 from flows.streams import STREAMS
 
@@ -30,7 +30,7 @@ def main(
     wanted = [STREAMS[stream]] if stream else list(STREAMS.values())
     try:
         for one in wanted:
-            tell = tell_of.show if show else tell_of.count
+            print_letters = listing.show if show else listing.count
             tell(one, settings, Wanted((reason,) if reason else ()))
     except MillstreamError as error:
         typer.secho(str(error), fg="red", err=True)

@@ -5,7 +5,7 @@ log, the dead letters and the online values of the plain feature views over this
 steps: `flows.pipeline`.
 
 Recovery is on: started without `-r`, the process begins again as the same command with a recovery folder of its home
-(`MILLSTREAM_RECOVERY=off` prevents that; how and why: `flows.recovery`). Epochs are whole seconds here;
+(`MILLSTREAM_RECOVERY=off` prevents that; how and why: `flows.process.recovery`). Epochs are whole seconds here;
 `python -m flows.run merchants --epoch-ms 250` takes less.
 """
 

@@ -4,7 +4,7 @@ Reads the bus, or the files of `MILLSTREAM_SOURCE_FILES` to their end, checks an
 log, the dead letters and the online store. Settings: `flows.settings`; the steps: `flows.pipeline`.
 
 Recovery is on: started without `-r`, the process begins again as the same command with a recovery folder of its home
-(`MILLSTREAM_RECOVERY=off` prevents that; how and why: `flows.recovery`). Epochs are whole seconds here;
+(`MILLSTREAM_RECOVERY=off` prevents that; how and why: `flows.process.recovery`). Epochs are whole seconds here;
 `python -m flows.run payments --epoch-ms 250` takes less.
 """
 

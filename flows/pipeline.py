@@ -15,28 +15,28 @@ import structlog
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource
 
-from flows.connectors.dead_letters import DeadLetterSink, LetterBox
-from flows.connectors.files import FileSource
-from flows.connectors.kafka import KafkaSource
-from flows.connectors.log_sink import LogSink
-from flows.connectors.online import OnlineSink, connect
-from flows.connectors.plain_online import PlainOnlineSink
-from flows.connectors.redis_streams import RedisStreamSource, trims_bus
-from flows.kept_views import KeptViews
-from flows.keyed_states import StatesContext
-from flows.projections import Projections
-from flows.recovery import run_name
-from flows.replay import LogReplay
+from flows.accept.admit import admission
+from flows.accept.dead_letter_limit import DeadLetterGauge
+from flows.accept.stages import Acceptance
+from flows.enrich.derive import Beat, Cutter, derive_context, deriving
+from flows.enrich.join import Joiner
+from flows.log.dead_letters import DeadLetterSink, LetterBox
+from flows.log.sink import LogSink
+from flows.online.loss_detector import StoreWatch
+from flows.online.plain_sink import PlainOnlineSink
+from flows.online.sink import OnlineSink, connect
+from flows.online.writers import Projections
+from flows.process.recovery import run_name
 from flows.settings import FlowSettings
-from flows.steps.accept import Acceptance
-from flows.steps.admit import admission
-from flows.steps.derive import Beat, Cutter, derive_context, deriving
-from flows.steps.fold import FoldContext, folding
-from flows.steps.join import Joiner
-from flows.steps.limit import DeadLetterGauge
-from flows.steps.route import Router
-from flows.store_watch import StoreWatch
+from flows.sources.files import FileSource
+from flows.sources.kafka import KafkaSource
+from flows.sources.redis_streams import RedisStreamSource, trims_bus
 from flows.streams import EventStream
+from flows.window_state.fold import FoldContext, folding
+from flows.window_state.partition import StatesContext
+from flows.window_state.replay import LogReplay
+from flows.window_state.route import Router
+from flows.window_state.view_generations import KeptViews
 
 log = structlog.get_logger(__name__)
 

@@ -21,15 +21,15 @@ from rich.table import Table
 
 from feature_repo.errors import DefinitionError, MillstreamError
 from feature_repo.settings import RepoSettings
-from feature_repo.stores.keys import key_prefix, state_field, version_id
-from feature_repo.stores.plan import Plan
-from feature_repo.stores.specs import AppliedViews, group_by_stream, read_views, write_views
-from feature_repo.stores.versions import KeptVersions, publish, versions_key
+from feature_repo.stores.applied_views import AppliedViews, group_by_stream, read_views, write_views
+from feature_repo.stores.reader.plan import Plan
+from feature_repo.stores.redis_layout.keys import key_prefix, state_field, version_id
+from feature_repo.stores.redis_layout.view_versions import KeptVersions, publish, versions_key
 from feature_repo.windows.spec import ViewSpec
-from flows import logs
-from flows.connectors.online import connect, no_answer
-from flows.kept_views import read_handover, write_handover
+from flows.online.sink import connect, no_answer
+from flows.process import logs
 from flows.settings import FlowSettings
+from flows.window_state.view_generations import read_handover, write_handover
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
 

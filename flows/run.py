@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from feature_repo.errors import MillstreamError
-from flows import logs
 from flows.bootstrap import run
+from flows.process import logs
+from flows.process.without_pandas import without_pandas
 from flows.settings import FlowSettings
-from flows.without_pandas import without_pandas
 
 without_pandas()
 from flows.streams import STREAMS  # noqa: E402  its imports are those that would look for pandas

@@ -49,7 +49,7 @@ class FlowSettings(RepoSettings):
     avro_schemas: Path | None = Field(
         default=None,
         description="Avro without a registry: folder with the schema events are written with, `<stream>.avsc`; "
-        "not set, the schemas that `flows.steps.avro.avro_schema` makes of the columns",
+        "not set, the schemas that `flows.accept.avro.avro_schema` makes of the columns",
     )
     schema_registry_url: str = Field(
         default="",

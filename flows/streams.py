@@ -43,7 +43,7 @@ class EventStream:
     required: tuple[str, ...]
     id_column: str
     personal: Mapping[str, str] = field(default_factory=dict)
-    """Privacy policy: what becomes of a column where an event comes in (`flows.steps.private`)."""
+    """Privacy policy: what becomes of a column where an event comes in (`flows.accept.pseudonymise`)."""
     joins: tuple[Join, ...] = ()
     program: tuple[Step, ...] = ()
     derive_by: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class EventStream:
 
     @property
     def is_changelog(self) -> bool:
-        """Whether an event is a version of a row, which a later one replaces, or deletes (`flows.steps.settle`)."""
+        """Whether an event is a version of a row, which a later one replaces, or deletes (`flows.accept.changelog_rows`)."""
         return "deleted" in self.schema.names
 
     def bus_parts(self, settings: FlowSettings) -> list[str]:

@@ -19,14 +19,14 @@ from rich.console import Console
 from feature_repo.errors import MillstreamError
 from feature_repo.redact import redact
 from feature_repo.settings import RepoSettings
-from flows.demo import live, stages
 from flows.demo.__main__ import stop_like_ctrl_c
-from flows.demo.live import FLOWS, TRAFFIC
-from flows.demo.processes import Processes
-from flows.demo.show import Steps
-from flows.demo.stages import Scale
+from flows.local import live, stages
+from flows.local.live import FLOWS, TRAFFIC
+from flows.local.processes import Processes
+from flows.local.redis_server import redis_server
+from flows.local.show import Steps
+from flows.local.stages import Scale
 from flows.settings import FlowSettings
-from flows.stack import redis_server
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 

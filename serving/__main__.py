@@ -1,4 +1,4 @@
-"""`python -m serving`: the scorer, with the shortest way from socket to score (`serving.wire`).
+"""`python -m serving`: the scorer, with the shortest way from socket to score (`serving.http.score_protocol`).
 
 `uvicorn serving.app:app` serves the same answers through the ordinary layers. TLS and the admin port are there this way only.
 """

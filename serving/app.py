@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import bootstrap
+from serving.admission.authorize import Refused
 from serving.bootstrap import Parts
-from serving.fast_route import refusal, refuse
-from serving.gate import Refused
-from serving.guard import Guard
-from serving.routes import router
+from serving.http.json_route import refusal, refuse
+from serving.http.middleware import Guard
+from serving.http.routes import router
 
 DESCRIPTION = """Scores payments for fraud, with features as of each payment's own time.
 

@@ -19,17 +19,17 @@ from feature_repo.errors import OnlineStoreError
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.clock import wall_clock_us
 from serving import logs
-from serving.champion import Champion
-from serving.connection import StoreConnection
-from serving.door import Door
-from serving.fallback import Fallback
-from serving.gate import Gate
-from serving.readiness import Readiness
-from serving.score_log import ScoreLog
-from serving.score_topic import ScoreTopic
+from serving.admission.authorize import Gate
+from serving.admission.load_shedding import Door
+from serving.health.readiness import Readiness
+from serving.health.view_versions import VersionWatch
+from serving.models.champion import Champion
+from serving.models.fallback import Fallback
+from serving.outputs.score_log import ScoreLog
+from serving.outputs.score_topic import ScoreTopic
 from serving.scorer import Scorer
 from serving.settings import ScorerSettings
-from serving.versions import VersionWatch
+from serving.store.connection import StoreConnection
 
 REPO = PROJECT_ROOT / "feature_repo"
 SWITCH_SECONDS = 0.0005

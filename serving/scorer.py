@@ -23,19 +23,19 @@ from feature_repo.errors import OnlineStoreError, StateError
 from feature_repo.privacy import Pseudonyms, domain_of
 from feature_repo.schemas.payment import PERSONAL
 from feature_repo.stores.clock import to_us
-from feature_repo.stores.pending import MOST
-from feature_repo.stores.reader import Vector
+from feature_repo.stores.reader.pending import MOST
+from feature_repo.stores.reader.reader import Vector
 from serving import metrics
-from serving.champion import Champion
-from serving.connection import StoreConnection, StoreFailure
-from serving.fallback import Fallback
-from serving.model import Model
-from serving.payment import Payment
-from serving.reasons import explain
-from serving.resp import ReadPacker, pack
-from serving.score_log import ScoreLog
-from serving.score_topic import ScoreTopic
-from serving.versions import VersionWatch
+from serving.api.requests import Payment
+from serving.health.view_versions import VersionWatch
+from serving.models.champion import Champion
+from serving.models.fallback import Fallback
+from serving.models.model import Model
+from serving.models.reasons import explain
+from serving.outputs.score_log import ScoreLog
+from serving.outputs.score_topic import ScoreTopic
+from serving.store.connection import StoreConnection, StoreFailure
+from serving.store.resp import ReadPacker, pack
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Case:
     now_us: int
     replies: list[list[bytes | None]] = field(default_factory=list)
     lists: list[list[bytes]] = field(default_factory=list)
-    """Members of the payment's pending lists (`feature_repo.stores.pending`); payments of one batch share those of a key."""
+    """Members of the payment's pending lists (`feature_repo.stores.reader.pending`); payments of one batch share those of a key."""
     vector: Vector | None = None
     score: float | None = None
     decision: str = ""

@@ -1,4 +1,4 @@
-"""Uvicorn, set up for the shortest way from socket to score (`serving.wire`), for TLS and for the admin port."""
+"""Uvicorn, set up for the shortest way from socket to score (`serving.http.score_protocol`), for TLS and for the admin port."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 import uvicorn
 
 from feature_repo.errors import MillstreamError, SettingsError
+from serving.admission.authorize import Gate
 from serving.app import app
-from serving.gate import Gate
+from serving.http.score_protocol import protocol
 from serving.settings import ScorerSettings
-from serving.wire import protocol
 
 ACCEPTS: Final = 16
 """Connections taken in a turn of the event loop. It takes one a turn of each listening socket, so under overload, with turns of tens of ms,

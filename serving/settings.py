@@ -136,7 +136,7 @@ class ScorerSettings(RepoSettings):
     )
     api_keys: Path | None = Field(
         default=None,
-        description="File of API keys (`python -m serving.keys`), followed while the scorer runs; `<home>/api_keys.json` if not set",
+        description="File of API keys (`python -m serving.api_keys_cli`), followed while the scorer runs; `<home>/api_keys.json` if not set",
     )
     key_rate: float = Field(
         default=1000.0,

@@ -14,7 +14,7 @@ os.environ["MILLSTREAM_PSEUDONYM_KEY"] = (
     "off"  # before anything reads settings; a test of pseudonyms sets its own key
 )
 
-from flows.stack import EmbeddedServer
+from flows.local.redis_server import EmbeddedServer
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from feature_repo.errors import DefinitionError
 from training import model
-from training.dataset import FeatureSource
+from training.compare_models import Judged, Scores, gap, judge
 from training.evaluate import Estimate
-from training.judge import Judged, Scores, gap, judge
+from training.feature_matrix import FeatureSource
+from training.labelled_rows import Sample, TrainingSet
 from training.progress import Step, Steps
 from training.settings import TrainingConfig
-from training.trainingset import Sample, TrainingSet
 
 Places = npt.NDArray[np.intp]
 

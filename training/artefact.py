@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from feature_repo.alias import MANIFEST, read_alias, write_alias
+from feature_repo.champion_alias import MANIFEST, read_alias, write_alias
 from feature_repo.errors import ArtefactError
 
 LIBRARIES: Final = (

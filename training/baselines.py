@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from training.dataset import Matrix
+from training.feature_matrix import Matrix
 from training.settings import Rule
 
 Floats = npt.NDArray[np.float64]

@@ -16,7 +16,7 @@ from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from feature_repo.errors import ArtefactError
-from training.dataset import Matrix
+from training.feature_matrix import Matrix
 
 INPUT: Final = "features"
 OUTPUT: Final = "probabilities"

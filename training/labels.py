@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from feature_repo.errors import DataError, LogError
 from feature_repo.schemas.label import FRAUD_TYPES
 from feature_repo.schemas.payment import PAYMENT, TIMESTAMP
-from feature_repo.stores import checksums
+from feature_repo.stores.event_log import checksums
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 

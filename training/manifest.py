@@ -8,7 +8,7 @@ import numpy as np
 
 from training import evaluate, export
 from training.ablation import Level
-from training.dataset import Feature, Matrix
+from training.feature_matrix import Feature, Matrix
 from training.report import Findings
 
 

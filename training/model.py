@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-from training.dataset import Matrix
+from training.feature_matrix import Matrix
 from training.settings import ModelSettings, Weighting
 
 _QUIET: Final = 0

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from feature_repo.settings import RepoSettings
-from training import ablation, alone, artefact, baselines, evaluate, export, model, report
-from training.dataset import FeatureSource
-from training.gate import Failure, Gate
-from training.judge import Scores, gap, judge
+from training import ablation, artefact, baselines, evaluate, export, fallback_model, model, report
+from training.compare_models import Scores, gap, judge
+from training.feature_matrix import FeatureSource
+from training.labelled_rows import TrainingSet, assemble, read
 from training.manifest import manifest as make_manifest
 from training.progress import Steps
 from training.report import Findings
 from training.settings import TrainingConfig
 from training.split import PARTS
 from training.threshold import Thresholds
-from training.trainingset import TrainingSet, assemble, read
+from training.validation import Failure, Gate
 
 OURS: Final = "XGBoost"
 LOGISTIC: Final = "logistic regression"
@@ -68,9 +68,9 @@ def run(
     data = assemble(source, rows, split, config, settings, gate, steps, gated=gated)
     trained = _grow(data, source, config, steps)
     scores, unused = _score(data, source, trained, config, steps)
-    fallback = alone.grow(data, source, trained.chosen, config, steps)
+    fallback = fallback_model.grow(data, source, trained.chosen, config, steps)
     if fallback is not None:
-        scores[alone.NAME] = fallback.scores
+        scores[fallback_model.NAME] = fallback.scores
     without = ablation.score(data, source, services, trained.chosen, config, steps)
 
     with steps.step("evaluate", "Thresholds and evaluation") as step:
@@ -128,7 +128,9 @@ def run(
         )
         files = {"model.ubj": trees, "model.onnx": exported.onnx}
         if fallback is not None:
-            files[alone.FILE], manifest["fallback"] = alone.write(fallback, models[alone.NAME], data)
+            files[fallback_model.FILE], manifest["fallback"] = fallback_model.write(
+                fallback, models[fallback_model.NAME], data
+            )
         place = _write(found, manifest, files, source, settings.models / config.name)
         if promote:
             artefact.promote(place.parent, place.name)

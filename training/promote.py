@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from feature_repo.alias import MANIFEST, read_alias
+from feature_repo.champion_alias import MANIFEST, read_alias
 from feature_repo.errors import ArtefactError, MillstreamError
 from feature_repo.settings import RepoSettings
 from training import artefact

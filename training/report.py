@@ -14,15 +14,15 @@ import numpy as np
 
 from training import evaluate, plots, threshold
 from training.ablation import Level
+from training.compare_models import Judged
 from training.evaluate import METRICS, Estimate
 from training.export import TOLERANCE, Exported
-from training.gate import Gate
-from training.judge import Judged
+from training.labelled_rows import Sample
 from training.model import Trained
 from training.settings import TrainingConfig
 from training.split import Split
 from training.threshold import Thresholds
-from training.trainingset import Sample
+from training.validation import Gate
 
 TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 

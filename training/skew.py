@@ -18,11 +18,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from feature_repo.alias import read_alias
+from feature_repo.champion_alias import read_alias
 from feature_repo.errors import DataError, MillstreamError
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
-from feature_repo.stores.plan import Plan
-from training.dataset import PAYMENT_KEY
+from feature_repo.stores.reader.plan import Plan
+from training.feature_matrix import PAYMENT_KEY
 from training.skew_causes import CAUSES, Evidence, Score, same
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def main(
         scores, missing = read_scores(settings.scores)
         plan = _champion_plan(settings, model)
         with console.status(f"Computing {len(scores):,} vectors again from the log"):
-            from feature_repo.stores.repo import open_store
+            from feature_repo.stores.open_store import open_store
 
             report = measure(open_store(settings, repo), plan, scores, missing, settings.log_dir)
     except MillstreamError as error:

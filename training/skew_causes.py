@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.stores.log import read_log
-from feature_repo.stores.plan import PlainRead, Plan, WindowedRead
+from feature_repo.stores.event_log.read import read_log
+from feature_repo.stores.reader.plan import PlainRead, Plan, WindowedRead
 from feature_repo.windows.columns import BlockColumns
-from feature_repo.windows.history import features_at
-from training.dataset import PAYMENT_KEY
+from feature_repo.windows.history.answer import features_at
+from training.feature_matrix import PAYMENT_KEY
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -64,7 +64,7 @@ class Evidence:
         self._plain: dict[str, pa.Table] = {}
         if not scores:
             return
-        from feature_repo.stores.online import stream_of  # pulls in Feast, which is seconds
+        from feature_repo.stores.online.feast_store import stream_of
 
         tables: dict[tuple[str, tuple[str, ...]], pa.Table] = {}
         views = {read.spec.name: _view(store, read.spec.name) for read in plan.windowed}

@@ -49,7 +49,7 @@ def train(
     wanted = config or TrainingConfig.load()
     steps = Steps(steps_console)
     with steps.step("import", "Starting Feast") as step:
-        from training.dataset import FeastSource
+        from training.feature_matrix import FeastSource
         from training.pipeline import run
 
         source = FeastSource(_open(repo), service, wanted.data.label_view)
@@ -71,7 +71,7 @@ def _open(repo: Path) -> Any:
         raise DefinitionError("no feature_store.yaml", where=repo, todo="name a Feast repository with --repo")
     import warnings
 
-    from feature_repo.stores.repo import open_store
+    from feature_repo.stores.open_store import open_store
 
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"feast\.")  # "alpha", on every view
     return open_store(RepoSettings(), repo)  # the registry of this home

@@ -1,6 +1,6 @@
 """The windows derived columns look at: what had been accepted of the same account (or payment) before this event.
 
-The flow keeps them beside the log (`flows.steps.derive`); a Feast view of the same name, made from the same declaration, keeps
+The flow keeps them beside the log (`flows.enrich.derive`); a Feast view of the same name, made from the same declaration, keeps
 those a scorer needs on line. They are fixed here and not by whoever edits a view: what a column of the log means must not change
 with it.
 """

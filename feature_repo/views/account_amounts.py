@@ -1,9 +1,9 @@
 """How large the account's payments are: quantiles that the fraud they should find does not move. One value per account, as of the last full hour."""
 
 from entities import account
+from feature_repo.declare.windowed_view import view_of
 from feature_repo.enrichment.contexts import ACCOUNT_AMOUNTS
 from sources import payments
-from view_of import view_of
 
 account_amounts = view_of(
     ACCOUNT_AMOUNTS,

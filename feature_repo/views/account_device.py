@@ -1,9 +1,9 @@
 """Whether the account knows this device. One value per pair of account and device, exact as of the payment."""
 
 from entities import account, device
+from feature_repo.declare.windowed_view import view_of
 from feature_repo.enrichment.contexts import ACCOUNT_DEVICE
 from sources import payments
-from view_of import view_of
 
 account_device = view_of(
     ACCOUNT_DEVICE,

@@ -3,8 +3,8 @@
 from feast import StreamFeatureView
 
 from entities import account
-from label_windows import label_windows
-from schema_of import schema_of
+from feature_repo.declare.label_windows import label_windows
+from feature_repo.declare.windowed_schema import schema_of
 from sources import labels
 
 _aggregations = label_windows("account")

@@ -6,7 +6,7 @@ from feast import StreamFeatureView
 from feast.aggregation import Aggregation
 
 from entities import account, merchant
-from schema_of import schema_of
+from feature_repo.declare.windowed_schema import schema_of
 from sources import payments
 
 _SPAN = timedelta(days=30)

@@ -1,9 +1,9 @@
 """Where the account last paid, within 30 days. One value per account, exact as of the payment."""
 
 from entities import account
+from feature_repo.declare.windowed_view import view_of
 from feature_repo.enrichment.contexts import ACCOUNT_POSITION
 from sources import payments
-from view_of import view_of
 
 account_position = view_of(
     ACCOUNT_POSITION,

@@ -33,7 +33,7 @@ _HERE = Path(__file__).parent
 
 def _cache_dir() -> str:
     sources = hashlib.sha256()
-    for path in sorted(_HERE.glob("*.py")):
+    for path in sorted(_HERE.rglob("*.py")):
         sources.update(path.read_bytes())
     sources.update(numba.__version__.encode())
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from feature_repo.windows.columns import Floats, Ints
 from feature_repo.windows.header import HEADER, NOTHING, check_header
-from feature_repo.windows.read_events import finish_events
-from feature_repo.windows.read_tiles import finish_tiles
-from feature_repo.windows.rows import CAPPED, INCOMPLETE, first_not_before
-from feature_repo.windows.sketch import finish_sketch
+from feature_repo.windows.kernels.read_events import finish_events
+from feature_repo.windows.kernels.read_tiles import finish_tiles
+from feature_repo.windows.kernels.rows import CAPPED, INCOMPLETE, first_not_before
+from feature_repo.windows.kernels.sketch import finish_sketch
 from feature_repo.windows.spec import ViewSpec
 
 __all__ = [

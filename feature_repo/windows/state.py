@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.windows.columns import Bytes, Events, Floats, Ints, Keys
-from feature_repo.windows.fold import fold_events, fold_tiles
 from feature_repo.windows.header import HEADER, MAGIC, NOTHING, check_header
+from feature_repo.windows.kernels.fold import fold_events, fold_tiles
+from feature_repo.windows.kernels.read_then_fold import read_then_fold
+from feature_repo.windows.kernels.sketch import fold_sketch
 from feature_repo.windows.read import read_tables
-from feature_repo.windows.read_then_fold import read_then_fold
-from feature_repo.windows.sketch import fold_sketch
 from feature_repo.windows.spec import ViewSpec
 
 _FIRST_SLOTS: Final = 64

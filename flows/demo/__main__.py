@@ -17,14 +17,15 @@ from rich.console import Console
 from feature_repo.errors import MillstreamError
 from feature_repo.redact import redact
 from feature_repo.settings import RepoSettings
-from feature_repo.stores.specs import read_views
-from flows.demo import home as demo_home
-from flows.demo import live, stages, summary
-from flows.demo.processes import Processes
-from flows.demo.show import Steps
-from flows.demo.stages import Scale
+from feature_repo.stores.applied_views import read_views
+from flows.demo import summary
+from flows.local import home as demo_home
+from flows.local import live, stages
+from flows.local.processes import Processes
+from flows.local.redis_server import redis_server
+from flows.local.show import Steps
+from flows.local.stages import Scale
 from flows.settings import FlowSettings
-from flows.stack import redis_server
 from flows.streams import PAYMENTS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)

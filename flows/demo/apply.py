@@ -12,7 +12,7 @@ import sys
 from feast.cli.cli import cli
 
 from feature_repo.settings import RepoSettings
-from feature_repo.stores.repo import REPO, config_file
+from feature_repo.stores.open_store import REPO, config_file
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def build(
     skew: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The summary; its keys are a promise, `tests/test_demo.py` holds it."""
+    """The summary; its keys are a promise, `tests/flows/demo/test_demo.py` holds it."""
     metrics = manifest["metrics"]
     names = ("average_precision", "roc_auc", "recall_at_1pct_fpr")
     return {

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from feature_repo import privacy
 from feature_repo.errors import MillstreamError
-from flows.generate import pending_labels
-from flows.generator import World
+from flows.generate import World
+from flows.generate.command import pending_labels
 from flows.settings import FlowSettings
 from flows.traffic.freshness import FreshnessProbe
 from flows.traffic.live import Traffic

@@ -18,8 +18,8 @@ import redis
 
 from feature_repo.errors import DefinitionError
 from feature_repo.privacy import PARTY, Pseudonyms
-from feature_repo.stores.keys import decode_timestamp, key_prefix, key_values, time_field
-from feature_repo.stores.specs import read_views
+from feature_repo.stores.applied_views import read_views
+from feature_repo.stores.redis_layout.keys import decode_timestamp, key_prefix, key_values, time_field
 
 ASK_EVERY_S: Final = 0.001
 GIVE_UP_S: Final = 30.0

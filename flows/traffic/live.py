@@ -19,8 +19,8 @@ import pyarrow as pa
 import redis
 
 from feature_repo.errors import FlowError
-from flows.generator import Events, World, epoch_us, split_labels
-from flows.generator.bus import (
+from flows.generate import Events, World, epoch_us, split_labels
+from flows.publish.bus import (
     encode,
     publish_charges,
     publish_customers,

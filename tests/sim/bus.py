@@ -1,4 +1,4 @@
-"""Redis streams in memory, as `flows.connectors.bus_reads.BusReads` gives them to the source: entries, and the server's counters."""
+"""Redis streams in memory, as `flows.sources.redis_reads.BusReads` gives them to the source: entries, and the server's counters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from flows.connectors.entries import NO_ENTRIES, Entries
+from flows.sources.redis_entries import NO_ENTRIES, Entries
 
 Id = tuple[int, int]
 

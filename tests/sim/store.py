@@ -2,7 +2,7 @@
 
 A client is what redis-py's is to the sinks: a few commands, and connections they put packed commands on. What is sent is carried out
 when an answer is awaited, or some time before; a connection may break with some of it done, and so it does when its process dies.
-The script itself is tested against a real server (`tests/test_online_commands.py`); here only what it decides counts.
+The script itself is tested against a real server (`tests/feature_repo/stores/online/test_script_calls.py`); here only what it decides counts.
 """
 
 from __future__ import annotations

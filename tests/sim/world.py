@@ -18,8 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from flows import checkpoints, keyed_states, pipeline
-from flows.connectors import online, plain_online, redis_streams, staged
+from flows import pipeline
+from flows.log import epoch_files
+from flows.online import plain_sink, sink
+from flows.sources import redis_streams
+from flows.window_state import checkpoints, partition
 from tests.sim.bus import Reads, Streams
 from tests.sim.disk import Writer
 from tests.sim.graph import Graph, Operators
@@ -89,20 +92,20 @@ class World:
             put(redis_streams, "datetime", self.clock)
             put(redis_streams, "BusReads", lambda _: Reads(self.bus))
             put(redis_streams, "get_ident", lambda: self.worker)
-            put(online, "get_ident", lambda: self.worker)
-            for module in (pipeline, plain_online):
+            put(sink, "get_ident", lambda: self.worker)
+            for module in (pipeline, plain_sink):
                 put(module, "connect", lambda _: Client(self.store))
             for module in (
                 pipeline,
-                plain_online,
+                plain_sink,
             ):  # this store loses nothing; real ones do in tests.soak.redis_older
                 put(module, "StoreWatch", lambda *_: None)
             put(pipeline, "op", Operators)
             put(pipeline, "Dataflow", Graph)
-            put(staged, "sync", self._sync)
+            put(epoch_files, "sync", self._sync)
             put(checkpoints, "_writer", self)
             put(checkpoints, "_waiting", checkpoints._Waiting())
-            put(keyed_states, "_told", set())
+            put(partition, "_told", set())
             structlog.configure(wrapper_class=quiet)
             places.enter_context(_one_thread())
             try:

@@ -18,11 +18,17 @@ from typing import Any, Self
 import redis
 from pydantic import SecretStr
 
-from feature_repo.stores.keys import encode_timestamp, encode_value, key_prefix, key_values, time_field
-from feature_repo.stores.specs import AppliedViews, PlainSpec
+from feature_repo.stores.applied_views import AppliedViews, PlainSpec
+from feature_repo.stores.redis_layout.keys import (
+    encode_timestamp,
+    encode_value,
+    key_prefix,
+    key_values,
+    time_field,
+)
+from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
-from tests.flowkit import (
+from tests.kits.flows_running import (
     START,
     VIEWS,
     apply_views,

@@ -10,10 +10,10 @@ import asyncio
 import random
 from typing import Any, Final
 
-from feature_repo.alias import CHAMPION, write_alias
-from tests import faultkit
-from tests.faultkit import Tally
-from tests.servingkit import VERSION, world
+from feature_repo.champion_alias import CHAMPION, write_alias
+from tests.kits import faults
+from tests.kits.faults import Tally
+from tests.kits.served_model import VERSION, world
 from tests.soak.scorer_faults import CORRUPT, FEW, OTHER_SCHEMA, SECOND, rig
 from training import artefact
 
@@ -37,10 +37,10 @@ def trial(seed: int) -> str:
 
 
 async def _story(payments: list[dict[str, Any]], chance: random.Random) -> Tally:
-    async with faultkit.clients(rig().address) as client:
-        await faultkit.seconds_until_well(client, payments[0])
+    async with faults.clients(rig().address) as client:
+        await faults.seconds_until_well(client, payments[0])
         requests = int(FLIPS * (PAUSE + 0.1) * RATE)
-        asking = asyncio.create_task(faultkit.load(client, payments, rate=RATE, requests=requests))
+        asking = asyncio.create_task(faults.load(client, payments, rate=RATE, requests=requests))
         try:
             for flip in range(FLIPS):
                 await asyncio.to_thread(_flip, flip, chance)

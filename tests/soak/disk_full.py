@@ -25,7 +25,7 @@ import redis
 from feature_repo.errors import DiskError
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from tests.flowkit import _context, kill, logged, start, wait_for
+from tests.kits.flows_running import _context, kill, logged, start, wait_for
 from tests.soak._stores import BreakableServer, Traffic, differing, home_settings, require_exactly_once, stage
 
 TRIALS = 30

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 import redis
 from pydantic import SecretStr
 
+from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
-from tests.flowkit import (
+from tests.kits.flows_running import (
     START,
     apply_views,
     encoded,
@@ -37,7 +37,7 @@ from tests.flowkit import (
     stored_online,
     wait_for,
 )
-from tests.memory import resident_mb
+from tests.kits.memory import resident_mb
 
 TRIALS: Final = 3
 ALONE: Final = True

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from serving.payment import EXAMPLE, SMALLEST
-from tests.servingkit import own_home, uvicorn, world
+from serving.api.requests import EXAMPLE, SMALLEST
+from tests.kits.served_model import own_home, uvicorn, world
 
 TRIALS = 100
 REQUESTS = 10_000

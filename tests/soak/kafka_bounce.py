@@ -12,9 +12,9 @@ import threading
 import time
 from pathlib import Path
 
-from tests import kafkakit
-from tests.flowkit import accounted, kill, start, wait_for
-from tests.kafkaflows import embedded_redis, kafka_settings, keyed_traffic
+from tests.kits import kafka_broker
+from tests.kits.flows_running import accounted, kill, start, wait_for
+from tests.kits.kafka_flows import embedded_redis, kafka_settings, keyed_traffic
 from tests.soak.kafka_kills import check
 
 TRIALS = 50
@@ -24,12 +24,12 @@ EVENTS = 600
 def trial(seed: int) -> str:
     """One bounce, somewhere among the events."""
     draw = random.Random(seed)
-    broker = kafkakit.shared()
+    broker = kafka_broker.shared()
     assert broker is not None, "only a broker of our own can be stopped: unset KAFKA_BOOTSTRAP_SERVERS"
     client = embedded_redis()
     client.flushall()
-    topic = kafkakit.fresh("payments")
-    kafkakit.make_topic(broker.servers, topic, 3)
+    topic = kafka_broker.fresh("payments")
+    kafka_broker.make_topic(broker.servers, topic, 3)
     folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
     settings = kafka_settings(folder / "home", topic)
     sent, expected = keyed_traffic(EVENTS, draw)
@@ -53,7 +53,7 @@ def trial(seed: int) -> str:
 
 
 def _produce(servers: str, topic: str, sent: list[tuple[str, bytes]]) -> None:
-    writer = kafkakit.Writer(servers)
+    writer = kafka_broker.Writer(servers)
     for at in range(0, len(sent), 20):
         writer.send(topic, sent[at : at + 20])
         time.sleep(0.02)

@@ -16,9 +16,9 @@ from pathlib import Path
 import duckdb
 
 from flows.settings import FlowSettings
-from tests import kafkakit
-from tests.flowkit import START, accounted, encoded, kill, logged, payment, start, wait_for
-from tests.kafkaflows import embedded_redis, in_order, kafka_settings
+from tests.kits import kafka_broker
+from tests.kits.flows_running import START, accounted, encoded, kill, logged, payment, start, wait_for
+from tests.kits.kafka_flows import embedded_redis, in_order, kafka_settings
 
 TRIALS = 50
 EVENTS = 300
@@ -41,11 +41,11 @@ def trial(seed: int) -> str:
     draw = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
     killed_at = draw.randrange(EVENTS)
-    topic = kafkakit.fresh("payments")
+    topic = kafka_broker.fresh("payments")
     settings = kafka_settings(folder / "home", topic)
-    kafkakit.make_topic(kafkakit.servers(), topic, 2)
-    kafkakit.make_topic(kafkakit.servers(), f"{topic}.customers", 2)
-    writer = kafkakit.Writer(kafkakit.servers())
+    kafka_broker.make_topic(kafka_broker.servers(), topic, 2)
+    kafka_broker.make_topic(kafka_broker.servers(), f"{topic}.customers", 2)
+    writer = kafka_broker.Writer(kafka_broker.servers())
     flow, changelog = start(settings), start(settings, "customers")
     for n in range(EVENTS):
         account = f"a{n % 17}"

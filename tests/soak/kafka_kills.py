@@ -18,8 +18,8 @@ import redis
 
 from flows.settings import FlowSettings
 from flows.streams import PAYMENTS
-from tests import kafkakit
-from tests.flowkit import (
+from tests.kits import kafka_broker
+from tests.kits.flows_running import (
     accounted,
     apply_views,
     dead,
@@ -30,7 +30,7 @@ from tests.flowkit import (
     stored_online,
     wait_for,
 )
-from tests.kafkaflows import embedded_redis, in_order, kafka_settings, keyed_traffic
+from tests.kits.kafka_flows import embedded_redis, in_order, kafka_settings, keyed_traffic
 
 TRIALS = 200
 KILLS = 5
@@ -43,8 +43,8 @@ def trial(seed: int, kills: int = KILLS) -> str:
     draw = random.Random(seed)
     client = embedded_redis()
     client.flushall()
-    topic = kafkakit.fresh("payments")
-    kafkakit.make_topic(kafkakit.servers(), topic, draw.randrange(1, 5))
+    topic = kafka_broker.fresh("payments")
+    kafka_broker.make_topic(kafka_broker.servers(), topic, draw.randrange(1, 5))
     folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
     settings = kafka_settings(folder / "home", topic, block_events=draw.choice([16, 48, 400]))
     sent, expected = keyed_traffic(EVENTS, draw)
@@ -105,9 +105,9 @@ def check(settings: FlowSettings, client: redis.Redis, count: int, expected: dic
 
 
 def _produce(topic: str, sent: list[tuple[str, bytes]], grows_at: int | None) -> None:
-    writer = kafkakit.Writer(kafkakit.servers())
+    writer = kafka_broker.Writer(kafka_broker.servers())
     for at in range(0, len(sent), 20):
         if grows_at is not None and at <= grows_at < at + 20:
-            kafkakit.add_partitions(kafkakit.servers(), topic, 6)
+            kafka_broker.add_partitions(kafka_broker.servers(), topic, 6)
         writer.send(topic, sent[at : at + 20])
         time.sleep(PACE_S)

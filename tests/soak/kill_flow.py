@@ -21,9 +21,9 @@ from typing import Any, Final
 import redis
 from pydantic import SecretStr
 
+from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
-from tests.flowkit import (
+from tests.kits.flows_running import (
     START,
     accounted,
     apply_views,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from flows.settings import FlowSettings
-from tests.flowkit import accounted, kill, published, start_of_cluster, wait_for
+from tests.kits.flows_running import accounted, kill, published, start_of_cluster, wait_for
 from tests.soak.kill_flow import Supply, check, finished, place
 
 TRIALS: Final = 50

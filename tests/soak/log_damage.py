@@ -19,16 +19,27 @@ import pyarrow as pa
 import redis
 
 from feature_repo.errors import LogError, MillstreamError
-from feature_repo.stores.log import read_log
+from feature_repo.stores.event_log.read import read_log
+from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
 from flows.bootstrap import run
-from flows.connectors.staged import Folders, StagedPart
-from flows.log_rows import log_files
-from flows.replay import LogReplay
+from flows.log.epoch_files import Folders, StagedPart
+from flows.log.files import log_files
 from flows.settings import FlowSettings
-from flows.steps.decode import Decoder
 from flows.streams import PAYMENTS
-from tests.flowkit import VIEWS, _context, dead, encoded, kill, logged, payment, publish, start, wait_for
+from flows.window_state.replay import LogReplay
+from tests.kits.flows_running import (
+    VIEWS,
+    _context,
+    dead,
+    encoded,
+    kill,
+    logged,
+    payment,
+    publish,
+    start,
+    wait_for,
+)
 from tests.soak._stores import differing, stage
 from training import labels
 

@@ -21,12 +21,12 @@ import redis
 from pydantic import SecretStr
 
 from feature_repo import privacy
-from flows.connectors import dead_letters
-from flows.connectors.entries import payload_of
+from flows.local.redis_server import EmbeddedServer
+from flows.log import dead_letters
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
+from flows.sources.redis_entries import payload_of
 from flows.streams import PAYMENTS
-from tests.flowkit import (
+from tests.kits.flows_running import (
     accounted,
     apply_views,
     encoded,
@@ -38,8 +38,8 @@ from tests.flowkit import (
     stored_online,
     wait_for,
 )
-from tests.memory import peak_mb
-from tests.mutations import Fields, mutated
+from tests.kits.memory import peak_mb
+from tests.kits.mutations import Fields, mutated
 
 TRIALS: Final = 100
 KEY: Final = "k1:" + base64.b64encode(bytes(range(32))).decode()

@@ -12,7 +12,7 @@ import time
 
 import redis
 
-from tests.flowkit import kill, logged, start, wait_for
+from tests.kits.flows_running import kill, logged, start, wait_for
 from tests.soak._stores import Traffic, differing, require_exactly_once, stage
 
 TRIALS = 50

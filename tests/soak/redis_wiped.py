@@ -13,8 +13,8 @@ import time
 
 import redis
 
-from feature_repo.stores.versions import KeptVersions, versions_key
-from tests.flowkit import VIEWS, kill, logged, start, wait_for
+from feature_repo.stores.redis_layout.view_versions import KeptVersions, versions_key
+from tests.kits.flows_running import VIEWS, kill, logged, start, wait_for
 from tests.soak._stores import BreakableServer, Traffic, differing, require_exactly_once, stage
 
 TRIALS = 20

@@ -16,10 +16,10 @@ import redis
 from typer.testing import CliRunner
 
 from flows.bootstrap import run
-from flows.redrive import app
+from flows.local.redis_server import EmbeddedServer
+from flows.redrive.command import app
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
-from tests.flowkit import encoded, payment, write_lines
+from tests.kits.flows_running import encoded, payment, write_lines
 
 TRIALS: Final = 50
 _fork = multiprocessing.get_context("fork")

@@ -19,10 +19,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
-from flows.stack import EmbeddedServer
-from tests import faultkit
-from tests.faultkit import Client, Proxy, Tally
-from tests.servingkit import own_home, uvicorn, world
+from flows.local.redis_server import EmbeddedServer
+from tests.kits import faults
+from tests.kits.faults import Client, Proxy, Tally
+from tests.kits.served_model import own_home, uvicorn, world
 
 REQUESTS: Final = 1_000
 """During each fault."""
@@ -44,14 +44,14 @@ OTHER_SCHEMA: Final = "20261124T000000Z-0000000d"
 Fault = Callable[[EmbeddedServer, Proxy], AbstractContextManager[Any]]
 
 FAULTS: Final[dict[str, Fault]] = {
-    "stopped": lambda server, _: faultkit.stopped(server),
-    "suspended (SIGSTOP)": lambda server, _: faultkit.suspended(server),
-    "network frozen": lambda _, proxy: faultkit.changed(proxy, frozen=True),
-    "slow by 50 ms": lambda _, proxy: faultkit.changed(proxy, delay=0.05),
-    "slow by 200 ms": lambda _, proxy: faultkit.changed(proxy, delay=0.2),
-    "slow by 2,000 ms": lambda _, proxy: faultkit.changed(proxy, delay=2.0),
-    "resetting connections": lambda _, proxy: faultkit.changed(proxy, resetting=True),
-    "out of memory": lambda server, _: faultkit.out_of_memory(server),
+    "stopped": lambda server, _: faults.stopped(server),
+    "suspended (SIGSTOP)": lambda server, _: faults.suspended(server),
+    "network frozen": lambda _, proxy: faults.changed(proxy, frozen=True),
+    "slow by 50 ms": lambda _, proxy: faults.changed(proxy, delay=0.05),
+    "slow by 200 ms": lambda _, proxy: faults.changed(proxy, delay=0.2),
+    "slow by 2,000 ms": lambda _, proxy: faults.changed(proxy, delay=2.0),
+    "resetting connections": lambda _, proxy: faults.changed(proxy, resetting=True),
+    "out of memory": lambda server, _: faults.out_of_memory(server),
 }
 HARMLESS: Final = {"slow by 50 ms", "out of memory"}
 """Reads still come in time."""
@@ -70,7 +70,7 @@ class Rig:
         atexit.register(held.close)
         home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="millstream-faults-")))
         self.server = held.enter_context(EmbeddedServer(home / "server"))
-        self.proxy = held.enter_context(Proxy(faultkit.port_of(self.server.url)))
+        self.proxy = held.enter_context(Proxy(faults.port_of(self.server.url)))
         self.home = own_home(home)
         self.models = self.home / "models" / "fraud_detection"
         world().write_model(self.models, OTHER_SCHEMA, rounds=7, schema_hash="0" * 64)
@@ -108,17 +108,17 @@ def trial(seed: int, requests: int = REQUESTS) -> str:
 async def _story(fault: Fault, payments: list[dict[str, Any]], requests: int) -> tuple[Tally, Tally, float]:
     """Answers during the fault and after it, and how long after its end the first payment was scored."""
     parts = rig()
-    async with faultkit.clients(parts.address) as client:
-        await faultkit.seconds_until_well(client, payments[0])
+    async with faults.clients(parts.address) as client:
+        await faults.seconds_until_well(client, payments[0])
         await _load(client, payments, requests // 5)
         with fault(parts.server, parts.proxy):
             during = await _load(client, payments, requests)
         ended = time.perf_counter()
-        await faultkit.seconds_until_well(client, payments[0])
+        await faults.seconds_until_well(client, payments[0])
         back = time.perf_counter() - ended
         after = await _load(client, payments, requests // 5)
     return during, after, back
 
 
 async def _load(client: Client, payments: list[dict[str, Any]], requests: int) -> Tally:
-    return await faultkit.load(client, payments, rate=2 * NORMAL, requests=requests)
+    return await faults.load(client, payments, rate=2 * NORMAL, requests=requests)

@@ -17,8 +17,8 @@ from typing import Any, Final
 import orjson
 
 from bench import load
-from tests import faultkit
-from tests.servingkit import own_home, uvicorn, world
+from tests.kits import faults
+from tests.kits.served_model import own_home, uvicorn, world
 
 TRIALS: Final = 2
 ALONE: Final = True
@@ -40,16 +40,16 @@ def trial(seed: int, seconds: float = SECONDS) -> str:
         requests = home / "requests.json"
         requests.write_bytes(orjson.dumps(payments))
         with uvicorn(home, world().url, short=short, MILLSTREAM_SCORE_LOG_FLUSH_MS="50") as address:
-            port = faultkit.port_of(address)
+            port = faults.port_of(address)
             _until_well(address, payments[0])
             alone = load.started(port, requests, seconds=min(3.0, seconds), rate=0.0, connections=32)
             takes = load.seen(alone)["rate"]
-            memory, process = [], faultkit.scorer_pid(home)
+            memory, process = [], faults.scorer_pid(home)
             with load.started(
                 port, requests, seconds=seconds, rate=TIMES * takes, connections=CONNECTIONS
             ) as asking:
                 while asking.poll() is None:
-                    memory.append(faultkit.resident_mb(process))
+                    memory.append(faults.resident_mb(process))
                     time.sleep(0.5)
                 seen = load.seen(asking)
             _until_well(address, payments[0])
@@ -75,7 +75,7 @@ def trial(seed: int, seconds: float = SECONDS) -> str:
 
 def _until_well(address: str, payment: dict[str, Any]) -> None:
     async def ask() -> None:
-        async with faultkit.clients(address) as client:
-            await faultkit.seconds_until_well(client, payment)
+        async with faults.clients(address) as client:
+            await faults.seconds_until_well(client, payment)
 
     asyncio.run(ask())

@@ -24,10 +24,10 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from flows.stack import EmbeddedServer
 from flows.streams import PAYMENTS
-from tests.flowkit import (
+from tests.kits.flows_running import (
     START,
     accounted,
     apply_views,

@@ -28,12 +28,13 @@ from pydantic import SecretStr
 
 from feature_repo.enrichment.contexts import ACCOUNT_DEVICE, ACCOUNT_PAYEE
 from feature_repo.enrichment.derived import PAYMENT_PROGRAM, Derived
-from flows import pace, recovery
-from flows.connectors.redis_streams import offset_of
 from flows.pipeline import build
+from flows.process import recovery
 from flows.settings import FlowSettings
+from flows.sources.redis_streams import offset_of
 from flows.streams import PAYMENTS
-from tests.flowkit import apply_views, dead, folded_from_log, logged, stored_online
+from flows.window_state import rate_limit
+from tests.kits.flows_running import apply_views, dead, folded_from_log, logged, stored_online
 from tests.sim.disk import Disk
 from tests.sim.engine import Cluster, Recovery
 from tests.sim.traffic import ACCEPTED, Published, Traffic
@@ -207,7 +208,7 @@ def trial(seed: int) -> str:
     """One seed; `TRIALS` of them in full."""
     home = Path(tempfile.mkdtemp(prefix="millstream-sim-", dir=_folder()))
     try:
-        with patch.object(pace, "LARGE_BYTES", 300):  # so that states wait for their turn here, too
+        with patch.object(rate_limit, "LARGE_BYTES", 300):  # so that states wait for their turn here, too
             return Trial(seed, home).run()
     finally:
         shutil.rmtree(home, ignore_errors=True)

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from feature_repo.alias import MANIFEST
+from feature_repo.champion_alias import MANIFEST
 from serving import bootstrap
-from serving.champion import Champion
-from serving.model import Model
-from tests.servingkit import VERSION, own_home, world
+from serving.models.champion import Champion
+from serving.models.model import Model
+from tests.kits.served_model import VERSION, own_home, world
 from training import artefact
 
 TRIALS: Final = 1_000

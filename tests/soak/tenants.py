@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from serving import api_keys
-from tests.servingkit import own_home, uvicorn, world
+from serving.admission import api_keys
+from tests.kits.served_model import own_home, uvicorn, world
 
 TRIALS = 10
 TRIES = 100

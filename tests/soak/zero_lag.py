@@ -20,10 +20,10 @@ import redis
 
 from bench import home
 from feature_repo.settings import PROJECT_ROOT
-from flows.demo.live import FLOWS, SCORER, STARTED, accounted, free_port, start_flows, wait_for_scorer
-from flows.demo.processes import Processes
-from flows.generator import World, epoch_us
-from flows.generator.bus import encode, publish_payments
+from flows.generate import World, epoch_us
+from flows.local.live import FLOWS, SCORER, STARTED, accounted, free_port, start_flows, wait_for_scorer
+from flows.local.processes import Processes
+from flows.publish.bus import encode, publish_payments
 from flows.settings import FlowSettings
 from flows.streams import PAYMENTS
 

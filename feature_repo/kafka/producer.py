@@ -1,0 +1,116 @@
+"""Records to topics of Kafka, none of them forgotten: idempotent, and what could not be delivered is told and sent again.
+
+A record leaves the producer when the brokers have acknowledged it (`acks=all`), or when they refuse it for good: too large, or invalid.
+Retries of the client are exactly once and in order. One that is sent again after the client has given it up (`delivery.timeout.ms`, five
+minutes) may be there twice, and behind later ones: readers go by its id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from feature_repo.kafka.client import client_properties, made, needed, without_values
+from feature_repo.settings import RepoSettings
+
+log = structlog.get_logger(__name__)
+
+Headers = tuple[tuple[str, bytes], ...]
+Record = tuple[str, bytes, bytes, Headers]
+"""Topic, key, value, headers."""
+_REFUSED: Final = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "_INVALID_ARG"})
+
+
+class TopicProducer:
+    """Sends records; for one thread. `waiting` are those not yet acknowledged.
+
+    `on_failure` is called with the name of librdkafka's error and whether the record is given up, for each failed delivery.
+    """
+
+    def __init__(
+        self, settings: RepoSettings, on_failure: Callable[[str, bool], None] = lambda _name, _lost: None
+    ) -> None:
+        needed("confluent_kafka")
+        self.waiting = 0
+        self._on_failure = on_failure
+        self._again: deque[Record] = deque()
+        self._told: set[str] = set()
+        self._fatal = False
+        self._properties = client_properties(
+            settings, enable_idempotence=True, acks="all", partitioner="murmur2_random", linger_ms=5
+        )
+        self._producer: Any = None
+        self._renew()
+
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers = ()) -> None:
+        """Take a record. Records of one key share a partition, the one Java's clients choose."""
+        self.waiting += 1
+        self._produce((topic, key, value, headers))
+
+    def work(self, seconds: float = 0.0) -> None:
+        """Learn what was delivered, for at most so long, and send again what was not. Call it often."""
+        self._producer.poll(seconds)
+        if self._fatal:
+            self._producer.purge()
+            self._producer.poll(0)
+            self._renew()
+        for _ in range(len(self._again)):
+            self._produce(self._again.popleft())
+
+    def flush(self, seconds: float) -> int:
+        """Wait until everything is acknowledged, at most so long; returns how many records are not."""
+        until = time.monotonic() + seconds
+        while self.waiting and time.monotonic() < until:
+            self.work(0.05)
+        return self.waiting
+
+    def _renew(self) -> None:
+        from confluent_kafka import Producer
+
+        self._fatal = False
+        self._producer = made(Producer, self._properties | {"error_cb": self._note})
+
+    def _note(self, error: Any) -> None:
+        self._tell(error)
+        self._fatal = self._fatal or error.fatal()
+
+    def _produce(self, record: Record) -> None:
+        from confluent_kafka import KafkaException
+
+        topic, key, value, headers = record
+        try:
+            self._producer.produce(
+                topic, value, key, headers=list(headers), on_delivery=partial(self._delivered, record)
+            )
+        except BufferError:  # the client's queue is full
+            self._again.append(record)
+        except KafkaException as error:
+            self._delivered(record, error.args[0], None)
+
+    def _delivered(self, record: Record, error: Any, _message: Any) -> None:
+        if error is None:
+            self.waiting -= 1
+            if self._told:
+                log.info("kafka.delivers_again", topic=record[0])
+                self._told.clear()
+            return
+        lost = error.name() in _REFUSED
+        self._tell(error, topic=record[0], lost=lost)
+        self._on_failure(error.name(), lost)
+        self._fatal = self._fatal or error.fatal()
+        if lost:
+            self.waiting -= 1
+        else:
+            self._again.append(record)
+
+    def _tell(self, error: Any, **about: Any) -> None:
+        """Each kind of error once, until something is delivered again; a lost record always."""
+        if error.name() not in self._told or about.get("lost"):
+            self._told.add(error.name())
+            told = without_values(error.str(), self._properties)
+            log.warning("kafka.not_delivered", error=told, name=error.name(), **about)

@@ -1,0 +1,266 @@
+"""Derived columns: what is computed of an event when it is accepted (`feature_repo.enrichment.derived`), from then on data.
+
+A column may look at the account's own past: windows read as of the event over what was accepted before it. So this step keeps
+states, one part per shard of the stream's `derive_by` key, and a block is cut by that key before it. Inside a part everything is
+columnar: a level of the program is all contexts whose columns are there, read and folded by compiled code over the whole block,
+then the columns that need no more than what they gave.
+
+Rows leave as the log keeps them. After a restart the states are folded from the log as far as the source had come
+(`flows.window_state.partition`); what had been derived by then stands in the log, what was not durable is derived again to the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from bytewax.operators import StatefulBatchLogic
+
+from feature_repo.enrichment.derived import Derived, Step
+from feature_repo.enrichment.functions import Floats
+from feature_repo.windows.columns import BlockColumns, numbers
+from feature_repo.windows.spec import ViewSpec
+from feature_repo.windows.state import ViewState
+from flows.blocks import Events
+from flows.settings import FlowSettings
+from flows.streams import EventStream
+from flows.window_state.partition import KeyedStates, PartState, StatesContext
+from flows.window_state.replay import LogReplay
+from flows.window_state.route import EntityKeys, cut
+
+Piece = tuple[int, Events]
+"""The shard, and the events of a block that belong to it."""
+DeriveState = dict[str, PartState]
+"""Resume state of a part: that of each of its keyed states, by `<level>:<entity>`."""
+ANY_COLUMN: Final = frozenset({"", "event_id", "label_id", "event_timestamp"})
+
+
+@dataclass(frozen=True)
+class Level:
+    """Columns computed from what the levels above gave, then the contexts to ask and fold, by entity."""
+
+    columns: tuple[Derived, ...]
+    contexts: dict[EntityKeys, tuple[ViewSpec, ...]]
+
+
+def levels(program: Sequence[Step]) -> tuple[Level, ...]:
+    """A program cut into as few levels as its dependencies allow.
+
+    >>> [len(level.columns) for level in levels([Derived("a", ("amount",), abs), Derived("b", ("a",), abs)])]
+    [2]
+    """
+    made_at: dict[str, int] = {}
+    columns: dict[int, list[Derived]] = {}
+    contexts: dict[int, dict[EntityKeys, list[ViewSpec]]] = {}
+    for step in program:
+        if isinstance(step, Derived):
+            level = max((made_at.get(name, 0) for name in step.inputs), default=0)
+            columns.setdefault(level, []).append(step)
+            made_at[step.name] = level
+            continue
+        level = max((made_at.get(name, 0) for name in step.columns), default=0)
+        contexts.setdefault(level, {}).setdefault(step.join_keys, []).append(step)
+        made_at.update(dict.fromkeys(step.feature_names, level + 1))
+    last = max([*columns, *contexts], default=-1)
+    return tuple(
+        Level(
+            tuple(columns.get(i, ())),
+            {entity: tuple(specs) for entity, specs in contexts.get(i, {}).items()},
+        )
+        for i in range(last + 1)
+    )
+
+
+@dataclass(frozen=True)
+class DeriveContext:
+    """What all parts of a flow share; one `StatesContext` per level."""
+
+    stream: EventStream
+    levels: tuple[Level, ...]
+    states: tuple[StatesContext, ...]
+    shards: int
+
+
+def derive_context(
+    stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str]
+) -> DeriveContext:
+    """The stream's program, ready for its parts."""
+    made = levels(stream.program)
+    states = tuple(
+        StatesContext(
+            stream=stream,
+            settings=settings,
+            entities=level.contexts,
+            replay=LogReplay(stream, settings, level.contexts, shard_by=stream.derive_by),
+            own_partitions=own,
+            run=run,
+            prefix=f"derive{i}",
+        )
+        for i, level in enumerate(made)
+    )
+    return DeriveContext(stream, made, states, settings.key_shards)
+
+
+class Cutter:
+    """Cuts blocks by the shard of the stream's `derive_by` key; call it with joined events.
+
+    The first block of a source partition goes to every part, so that each builds its states at once.
+    """
+
+    def __init__(self, context: DeriveContext) -> None:
+        self._by = context.stream.derive_by
+        self._shards = context.shards
+        self._greeted: set[str] = set()
+
+    def __call__(self, events: Events) -> list[tuple[str, Piece]]:
+        """(part key, its rows in their order)."""
+        greet = events.partition not in self._greeted
+        self._greeted.add(events.partition)
+        if not (greet or events.rows.num_rows):
+            return []
+        shards = BlockColumns(events.rows).keys(self._by).shards(self._shards)
+        pieces = []
+        for shard in range(self._shards):
+            where = np.flatnonzero(shards == shard)
+            if len(where) or greet:
+                rows = events.rows if len(where) == len(shards) else events.rows.take(pa.array(where))
+                pieces.append((f"{shard:02d}", (shard, replace(events, rows=rows, dead=()))))
+        return pieces
+
+
+class Beat:
+    """The heartbeats of a source, which no shard gets: blocks without rows, as the log keeps them."""
+
+    def __init__(self, stream: EventStream) -> None:
+        self._none = pa.RecordBatch.from_pylist([], schema=stream.log_schema)
+
+    def __call__(self, events: Events) -> tuple[Events, ...]:
+        """A block without rows, for one that has none."""
+        return () if events.rows.num_rows else (replace(events, rows=self._none, dead=()),)
+
+
+class DerivePart(StatefulBatchLogic[Piece, Events, DeriveState]):
+    """The derived columns of one shard."""
+
+    def __init__(self, context: DeriveContext, resumed: DeriveState | None) -> None:
+        self._context = context
+        self._resumed = resumed or {}
+        self._states: dict[str, KeyedStates] = {}
+        self._at_end = False
+        for name in self._resumed:
+            level, _, entity = name.partition(":")
+            keys = tuple(entity.split("+"))
+            if int(level) < len(context.levels) and keys in context.levels[int(level)].contexts:
+                self._keyed(int(level), keys, self._resumed[name]["shard"])
+
+    def on_batch(self, values: list[Piece]) -> tuple[list[Events], bool]:
+        """Blocks of the shard; they leave in the same order, as the log keeps them."""
+        return [self._derive(shard, events) for shard, events in values], StatefulBatchLogic.RETAIN
+
+    def on_eof(self) -> tuple[list[Events], bool]:
+        """The end of the files: leave a checkpoint for the flow that follows."""
+        self._at_end = True
+        return [], StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> DeriveState:
+        """Pointers."""
+        return {name: states.snapshot(at_end=self._at_end) for name, states in self._states.items()}
+
+    def _derive(self, shard: int, events: Events) -> Events:
+        known = _Columns(events.rows)
+        stream, shards = self._context.stream, self._context.shards
+        for i, level in enumerate(self._context.levels):
+            for column in level.columns:
+                known.put(column.name, column.function(*map(known.get, column.inputs)))
+            if not level.contexts:
+                continue
+            for name in (n for specs in level.contexts.values() for s in specs for n in s.feature_names):
+                known.put(name, np.full(events.rows.num_rows, np.nan))
+            rows = known.with_columns(stream, level.contexts)
+            pieces = cut(
+                rows,
+                level.contexts,
+                shards,
+                events.partition,
+                events.origin.began,
+                every=not rows.num_rows,
+                shard_by=stream.derive_by,
+            )
+            for piece in (p for p in pieces if p.shard == shard):
+                states = self._keyed(i, piece.entity, piece.shard)
+                read = states.absorb(piece, ViewState.read_then_fold)
+                states.clean()
+                for spec, values in zip(states.specs, read, strict=True):
+                    for name, column in zip(spec.feature_names, values.T, strict=True):
+                        known.put_at(name, piece.rows, column)
+        return replace(events, rows=known.as_logged(stream))
+
+    def _keyed(self, level: int, entity: EntityKeys, shard: int) -> KeyedStates:
+        name = f"{level}:{'+'.join(entity)}"
+        if name not in self._states:
+            self._states[name] = KeyedStates(
+                self._context.states[level], entity, shard, self._resumed.get(name)
+            )
+        return self._states[name]
+
+
+def deriving(context: DeriveContext) -> Callable[[DeriveState | None], DerivePart]:
+    """What `op.stateful_batch` builds per shard."""
+    return lambda state: DerivePart(context, state)
+
+
+class _Columns:
+    """The columns of a block as float64 arrays (null = NaN), and those computed so far."""
+
+    def __init__(self, rows: pa.RecordBatch) -> None:
+        self._rows = rows
+        self._made: dict[str, Floats] = {}
+
+    def get(self, name: str) -> Floats:
+        if name not in self._made:
+            column = self._rows.column(name)
+            if pa.types.is_timestamp(column.type):
+                column = column.view(pa.int64())
+            self._made[name] = numbers(column)
+        return self._made[name]
+
+    def put(self, name: str, values: Floats) -> None:
+        self._made[name] = np.asarray(values, np.float64)
+
+    def put_at(self, name: str, rows: Any, values: Floats) -> None:
+        """Some rows of a column that is there."""
+        self._made[name][rows] = values
+
+    def with_columns(
+        self, stream: EventStream, contexts: dict[EntityKeys, tuple[ViewSpec, ...]]
+    ) -> pa.RecordBatch:
+        """The rows, with those derived columns that some context folds."""
+        wanted = {c for specs in contexts.values() for spec in specs for c in spec.columns}
+        return self._add(self._rows, wanted - set(self._rows.schema.names), stream)
+
+    def as_logged(self, stream: EventStream) -> pa.RecordBatch:
+        """The rows in the log's schema."""
+        missing = set(stream.log_schema.names) - set(self._rows.schema.names)
+        rows = self._add(self._rows, missing, stream)
+        return pa.RecordBatch.from_arrays(
+            [rows.column(name) for name in stream.log_schema.names], schema=stream.log_schema
+        )
+
+    def _add(self, rows: pa.RecordBatch, names: set[str], stream: EventStream) -> pa.RecordBatch:
+        columns, fields = list(rows.columns), list(rows.schema)
+        for name in sorted(names - ANY_COLUMN):
+            field = stream.log_schema.field(name)
+            values = self._made.get(name)
+            if values is None:
+                column = pa.nulls(rows.num_rows, field.type)
+            else:
+                missing = np.isnan(values)
+                plain = values != 0.0 if field.type == pa.bool_() else values
+                column = pa.array(plain, field.type, mask=missing)
+            columns.append(column)
+            fields.append(field)
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))

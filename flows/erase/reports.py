@@ -1,0 +1,31 @@
+"""Reports in a home that may show a payment as an example: the skew report, and the pages of the data checks.
+
+They say what was at a time and can be made anew, so one that shows a payment of an erased account is removed as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.erase.files import Affected
+from flows.erase.people import People
+from flows.settings import FlowSettings
+
+
+class Reports:
+    """The reports of a home."""
+
+    def __init__(self, settings: FlowSettings, people: People) -> None:
+        self._home, self._people = settings.home, people
+
+    def survey(self) -> Iterator[Affected]:
+        """The files that show something of theirs, counted as one each."""
+        for path in (self._home / "skew.json", *sorted((self._home / "data_docs").rglob("*"))):
+            if path.is_file() and self._people.is_shown_in(path.read_bytes()):
+                yield Affected(path, 1)
+
+    def erase(self, path: Path) -> int:
+        """Remove a file."""
+        path.unlink(missing_ok=True)
+        return 1

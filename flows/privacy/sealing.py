@@ -1,0 +1,101 @@
+r"""Payloads of dead letters, sealed: what could not be read may hold anybody's name, and nobody can drop a column of it.
+
+AES-256-GCM with a key of its own, derived from the key of the pseudonyms (`Pseudonyms.derive`); the stream, the source partition and
+the offset are authenticated with it, so that a payload cannot be put beside another reason unnoticed. The bytes:
+
+    "MSL1" | length of the key id | key id | nonce (12) | ciphertext and tag
+
+The nonce is not drawn but computed: the first 96 bits of HMAC-SHA256 over all that is sealed. A replay after a crash so writes the very
+same bytes, as every sink here must, and the nonce repeats only where the whole message does, which is harmless; two different
+messages meet in a nonce with a chance of 2^-33 among the 2^32 a key should be used for.
+
+    >>> sealer = Sealer("payments", Pseudonyms("k1", bytes(range(32))))
+    >>> sealed = sealer.seal(b'{"name": "Ada"', "bus:payments:0", 7)
+    >>> sealed[:7], sealer.unseal(sealed, "bus:payments:0", 7)
+    (b'MSL1\x02k1', b'{"name": "Ada"')
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+import pyarrow as pa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from feature_repo.errors import DataError
+from feature_repo.privacy import Pseudonyms
+
+MAGIC: Final = b"MSL1"
+_NONCE_BYTES: Final = 12
+
+
+class Sealer:
+    """Seals and opens the payloads of one stream. Needs a key: see `flows.log.dead_letters` for what happens without."""
+
+    def __init__(self, stream: str, pseudonyms: Pseudonyms) -> None:
+        self._stream = stream.encode()
+        self._key_id = pseudonyms.key_id.encode()
+        self._cipher = AESGCM(pseudonyms.derive("dead letters: cipher"))
+        self._nonce_key = pseudonyms.derive("dead letters: nonce")
+
+    def seal(self, payload: bytes, partition: str, offset: int) -> bytes:
+        """Sealed bytes, the same again for the same arguments; about 8 us."""
+        place = self._place(partition, offset)
+        nonce = hmac.digest(self._nonce_key, place + payload, "sha256")[:_NONCE_BYTES]
+        header = MAGIC + bytes([len(self._key_id)]) + self._key_id + nonce
+        return header + self._cipher.encrypt(nonce, payload, place)
+
+    def unseal(self, sealed: bytes, partition: str, offset: int) -> bytes:
+        """The payload; bytes that were never sealed come back as they are. Raises `DataError`."""
+        key_id = key_of(sealed)
+        if key_id is None:
+            return sealed
+        where = f"{partition}, offset {offset}"
+        if key_id != self._key_id.decode():
+            raise DataError(
+                f"this payload was sealed with the key {key_id!r}",
+                where=where,
+                todo="set MILLSTREAM_PSEUDONYM_KEY to that key",
+            )
+        at = len(MAGIC) + 1 + len(self._key_id)
+        nonce, text = sealed[at : at + _NONCE_BYTES], sealed[at + _NONCE_BYTES :]
+        try:
+            return self._cipher.decrypt(nonce, text, self._place(partition, offset))
+        except (InvalidTag, ValueError):
+            raise DataError(
+                "this payload was altered, or sealed with another key of the same id",
+                where=where,
+                todo="set MILLSTREAM_PSEUDONYM_KEY to the key it was sealed with",
+            ) from None
+
+    def _place(self, partition: str, offset: int) -> bytes:
+        """What is authenticated, each part behind its length, so that no two places are spelled alike."""
+        parts = (self._stream, partition.encode())
+        return b"".join(len(p).to_bytes(4, "big") + p for p in parts) + offset.to_bytes(8, "big", signed=True)
+
+
+def key_of(payload: bytes) -> str | None:
+    """The id of the key a payload is sealed with, None if it is not."""
+    if not payload.startswith(MAGIC) or len(payload) <= len(MAGIC):
+        return None
+    at = len(MAGIC) + 1
+    return payload[at : at + payload[len(MAGIC)]].decode("ascii", "replace")
+
+
+def seal_letters(letters: pa.RecordBatch, sealer: Sealer) -> pa.RecordBatch:
+    """Dead letters (schema `flows.blocks.DEAD_LETTER`) with their payloads sealed."""
+    columns = (letters["payload"], letters["source_partition"], letters["source_offset"])
+    sealed = [
+        None if payload is None else sealer.seal(payload, partition, offset)
+        for payload, partition, offset in zip(*(c.to_pylist() for c in columns), strict=True)
+    ]
+    return with_payloads(letters, sealed)
+
+
+def with_payloads(letters: pa.RecordBatch, payloads: list[bytes | None]) -> pa.RecordBatch:
+    """The same letters with other payloads."""
+    arrays = list(letters.columns)
+    arrays[letters.schema.get_field_index("payload")] = pa.array(payloads, pa.binary())
+    return pa.RecordBatch.from_arrays(arrays, schema=letters.schema)

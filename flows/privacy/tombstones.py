@@ -1,0 +1,207 @@
+"""Tombstones: accounts that were erased (`flows.erase`), so that no replay, file or backfill brings them back.
+
+One small JSON file per account in `<home>/erased`, written before anything is removed. It holds the account's pseudonym, the time up to
+which its events are refused, whether the erasure was finished, and keyed hashes of the ids of its payments: a label or a charge says
+which payment it is about and need not say whose. Neither the account's plain id nor an id of an event follows from it without the key.
+
+    erased/<hash>.json    one account
+    erased/bus.json       offsets of entries removed from the bus, so that a flow does not take them for lost
+
+A flow reads them once, when its first events come; `flows.erase` keeps flows from running meanwhile (`flows.process.recovery`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.errors import RecoveryError
+from feature_repo.privacy import Pseudonyms
+from flows.blocks import Events, Int64s, Mask
+from flows.streams import EventStream
+
+ERASED: Final = "erased"
+"""Reason of a dead letter whose account was erased; it has no payload."""
+FOR_EVER: Final = 2**63 - 1
+"""The account never comes back."""
+PARTIES: Final = ("account_id", "merchant_id")
+PAYMENT: Final = "payment_id"
+_DIGEST_BYTES: Final = 16
+_BUS: Final = "bus.json"
+_BEFORE_ALL: Final = -(2**63)
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """An erased account. Its events with an `event_timestamp` of at most `until_us` are refused, and those about its `payments`."""
+
+    pseudonym: str
+    until_us: int
+    payments: frozenset[bytes] = frozenset()
+    finished: bool = False
+
+    def write(self, home: Path) -> None:
+        """Durably, in place of an earlier one of the account."""
+        made = {
+            "pseudonym": self.pseudonym,
+            "until_us": self.until_us,
+            "finished": self.finished,
+            "payments": b"".join(sorted(self.payments)).hex(),
+        }
+        _write(_file_of(home, self.pseudonym), made)
+
+    def extended(self, until_us: int, payments: Iterable[bytes]) -> Tombstone:
+        """The same account erased once more, or further; not finished."""
+        return replace(
+            self,
+            until_us=max(self.until_us, until_us),
+            payments=self.payments.union(payments),
+            finished=False,
+        )
+
+
+class Digests:
+    """Keyed hashes of payment ids, 16 bytes each; without a key (`off`) anybody could compute them."""
+
+    def __init__(self, pseudonyms: Pseudonyms) -> None:
+        self._key = pseudonyms.derive("erased payments") if pseudonyms.keyed else b"off"
+
+    def of(self, payment: str) -> bytes:
+        """One payment's."""
+        return hashlib.blake2b(payment.encode(), digest_size=_DIGEST_BYTES, key=self._key).digest()
+
+    def among(self, column: pa.Array | pa.ChunkedArray, known: frozenset[bytes]) -> Mask:
+        """Which values of a text column have a hash among the known; about a microsecond a row, nothing when none is known."""
+        if not known:
+            return np.zeros(len(column), bool)
+        of = self.of
+        return np.array([text is not None and of(text) in known for text in column.to_pylist()], bool)
+
+
+class Door:
+    """Refuses events of erased accounts; call it with events that have pseudonyms already. Costs nothing when nobody was erased."""
+
+    def __init__(self, stream: EventStream, home: Path, pseudonyms: Pseudonyms) -> None:
+        self._home = home
+        self._pseudonyms = pseudonyms
+        self._parties = [c for c in PARTIES if c in stream.schema.names]
+        self._about_payments = PAYMENT in stream.schema.names
+        self._ready = False
+        self._names = pa.array([], pa.string())
+        self._untils: Int64s = np.empty(0, np.int64)
+        self._payments: frozenset[bytes] = frozenset()
+        self._digests: Digests | None = None
+
+    def __call__(self, events: Events) -> Events:
+        """The same events; those of erased accounts are dead letters without payload."""
+        if not events.rows.num_rows:
+            return events
+        if not self._ready:
+            self._read()
+        if not len(self._names):
+            return events
+        bad = self._refused(events.rows)
+        if not bad.any():
+            return events
+        count = int(bad.sum())
+        return events.reject(bad, [ERASED] * count, ["the account was erased"] * count, withheld=True)
+
+    def _refused(self, rows: pa.RecordBatch) -> Mask:
+        times = np.asarray(rows["event_timestamp"].cast(pa.int64()).to_numpy())
+        bad = np.zeros(rows.num_rows, bool)
+        for column in self._parties:
+            at = pc.fill_null(pc.index_in(rows[column], value_set=self._names), len(self._names))
+            bad |= times <= self._untils[at.to_numpy()]
+        if self._about_payments and self._digests is not None:
+            bad |= self._digests.among(rows[PAYMENT], self._payments)
+        return bad
+
+    def _read(self) -> None:
+        found = read(self._home)
+        _refuse_unfinished(found, self._home)
+        self._names = pa.array([t.pseudonym for t in found], pa.string())
+        self._untils = np.array([*(t.until_us for t in found), _BEFORE_ALL], np.int64)
+        self._payments = frozenset().union(*(t.payments for t in found))
+        self._digests = Digests(self._pseudonyms) if self._payments else None
+        self._ready = True
+
+
+def folder(home: Path) -> Path:
+    """Where tombstones lie."""
+    return home / "erased"
+
+
+def read(home: Path) -> list[Tombstone]:
+    """All tombstones of a home, by file name."""
+    found = []
+    for path in sorted(folder(home).glob("*.json")):
+        if path.name != _BUS:
+            made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            joined = bytes.fromhex(made["payments"])
+            payments = [joined[i : i + _DIGEST_BYTES] for i in range(0, len(joined), _DIGEST_BYTES)]
+            found.append(
+                Tombstone(made["pseudonym"], made["until_us"], frozenset(payments), made["finished"])
+            )
+    return found
+
+
+def require_finished(home: Path) -> None:
+    """Raise `RecoveryError` when an erasure was interrupted: half of the account is still there, and may be folded again."""
+    _refuse_unfinished(read(home), home)
+
+
+def removed_from_bus(home: Path) -> dict[str, list[int]]:
+    """Offsets of entries that erasures removed, ascending, per source partition of the bus."""
+    try:
+        found: dict[str, list[int]] = json.loads((folder(home) / _BUS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def note_removed_from_bus(home: Path, removed: Mapping[str, Iterable[int]]) -> None:
+    """Add entries that are about to be removed."""
+    known = removed_from_bus(home)
+    for partition, offsets in removed.items():
+        known[partition] = sorted({*known.get(partition, ()), *offsets})
+    _write(folder(home) / _BUS, known)
+
+
+def _refuse_unfinished(found: Iterable[Tombstone], home: Path) -> None:
+    open_ones = sum(not tombstone.finished for tombstone in found)
+    if open_ones:
+        raise RecoveryError(
+            f"the erasure of {open_ones} account{'s' if open_ones > 1 else ''} was interrupted",
+            where=folder(home),
+            todo="run python -m flows.erase --resume, or the command that was interrupted, then start the flow",
+        )
+
+
+def _file_of(home: Path, pseudonym: str) -> Path:
+    return folder(home) / f"{hashlib.blake2b(pseudonym.encode(), digest_size=8).hexdigest()}.json"
+
+
+def _write(path: Path, made: object) -> None:
+    """Durably: written aside, renamed, and the folder's names too."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(made, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    for name in (path.parent, path.parent.parent):
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

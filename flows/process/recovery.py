@@ -1,0 +1,245 @@
+"""Recovery is on by default: where a flow's durable state lives, and how `python -m bytewax.run` comes to use it.
+
+`bytewax.run` reads its command line before it imports the flow, so a flow cannot hand it a recovery folder any more.
+What it can do, and does, is begin again properly: `begin_again_with_recovery` replaces the process (same pid) by the
+very same command with Bytewax's own environment variables set (`BYTEWAX_RECOVERY_DIRECTORY`, `..._SNAPSHOT_INTERVAL`,
+`..._BACKUP_INTERVAL`), before anything heavy is imported, and says so in one log line. Whoever passes `-r`, or sets
+`MILLSTREAM_RECOVERY=off`, is left alone. `python -m flows.run` needs no such step.
+
+Beside the recovery partitions lies a fingerprint of the step ids. Bytewax would silently orphan the state of a renamed
+step, and with it lose or double events; we refuse to start instead. A lock keeps a second flow off the same home.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from bytewax import recovery as bytewax_recovery
+from bytewax.dataflow import Dataflow
+
+from feature_repo.errors import RecoveryError
+from flows.settings import FlowSettings
+
+log = structlog.get_logger(__name__)
+
+FINGERPRINT: Final = "steps.json"
+_held_locks: dict[Path, int] = {}
+_init_db_dir: Any = bytewax_recovery.init_db_dir
+_RecoveryConfig: Any = bytewax_recovery.RecoveryConfig
+
+
+def folder(settings: FlowSettings, stream: str, run: str) -> Path:
+    """Recovery folder of a stream's flow: `run` tells the bus flow from runs over files."""
+    return settings.recovery / f"{stream}-{run}"
+
+
+def prepare(path: Path, partitions: int) -> Path:
+    """Create the recovery partitions (mode 0700: snapshots are pickles, whoever can write there runs code)."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not any(path.glob("part-*.sqlite3")):
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _init_db_dir(aside, partitions)
+        try:
+            aside.rename(path)  # all partitions at once: Bytewax cannot go on with some of them
+        except OSError:
+            shutil.rmtree(aside)
+            if not any(path.glob("part-*.sqlite3")):
+                raise
+            # else another process of the cluster was first
+    for kept in (path.parent, path):
+        if kept.stat().st_mode & 0o077:
+            kept.chmod(0o700)
+    return path
+
+
+def run_options() -> dict[str, Any] | None:
+    """The options of `python -m bytewax.run` if that is what this process is, else None."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is None or spec.name != "bytewax.run":
+        return None
+    options: dict[str, Any] = getattr(main, "kwargs", {})
+    return options
+
+
+def run_name(settings: FlowSettings) -> str:
+    """`bus` or `kafka`, or a name that belongs to exactly the files of the settings."""
+    if not settings.files:
+        return settings.source
+    from flows.sources.files import FileSource
+
+    parts = sorted(FileSource(settings.files, settings).paths)
+    return f"files-{hashlib.blake2b(chr(10).join(parts).encode(), digest_size=6).hexdigest()}"
+
+
+def begin_again_with_recovery(settings: FlowSettings, stream: str, run: str) -> None:
+    """Under a plain `python -m bytewax.run`, replace this process by the same command with recovery; else return."""
+    options = run_options()
+    if options is None or options.get("recovery_config") is not None:
+        return
+    if settings.recovery_mode == "off":
+        log.warning(
+            "recovery.off", todo="nothing is remembered; unset MILLSTREAM_RECOVERY to continue after restarts"
+        )
+        return
+    path = prepare(folder(settings, stream, run), settings.recovery_partitions)
+    seconds = max(round(settings.epoch_ms / 1000), 1)
+    log.info(
+        "recovery.on",
+        folder=str(path),
+        epoch_seconds=seconds,
+        by="running this command again with recovery set",
+    )
+    os.environ["BYTEWAX_RECOVERY_DIRECTORY"] = str(path)
+    os.environ["BYTEWAX_SNAPSHOT_INTERVAL"] = str(seconds)
+    os.environ["BYTEWAX_RECOVERY_BACKUP_INTERVAL"] = "0"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  the very command the user typed
+
+
+def config(settings: FlowSettings, stream: str, run: str) -> Any:
+    """A `RecoveryConfig` for `cli_main`, None if it is switched off."""
+    if settings.recovery_mode == "off":
+        return None
+    path = prepare(folder(settings, stream, run), settings.recovery_partitions)
+    return _RecoveryConfig(str(path), timedelta(0))
+
+
+def guard(flow: Dataflow, settings: FlowSettings, stream: str, path: Path) -> None:
+    """Refuse to run a flow of another shape on this recovery folder, or a second flow on this home."""
+    from flows.privacy.tombstones import require_finished
+
+    _lock(settings.recovery / f"{stream}.lock")
+    try:
+        require_finished(settings.home)
+    except RecoveryError:
+        release(settings, stream)  # for whoever finishes it in this process
+        raise
+    steps, numbers = step_ids(flow), numbers_of(settings, stream, path)
+    stored = path / FINGERPRINT
+    if stored.exists():
+        known = json.loads(stored.read_text(encoding="utf-8"))
+        _refuse_other_steps(set(known["steps"]), set(steps), path)
+        for name, number in numbers.items():
+            _refuse_fewer(name, known.get(name, 0), number, path)
+        if all(known.get(name) == number for name, number in numbers.items()):
+            return
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = stored.with_suffix(f".{os.getpid()}")  # all processes of a cluster write it, and the same
+    aside.write_text(json.dumps({"steps": steps, **numbers}, indent=1) + "\n", encoding="utf-8")
+    aside.rename(stored)
+
+
+def numbers_of(settings: FlowSettings, stream: str, path: Path) -> dict[str, int]:
+    """Numbers of parts with recovery state, which may grow and not shrink: Bytewax ends in a panic on state of a part that is not there."""
+    numbers = {"key_shards": settings.key_shards}
+    if path.name == f"{stream}-bus":
+        numbers["bus_partitions"] = settings.bus_partitions
+    return numbers
+
+
+def _refuse_other_steps(known: set[str], steps: set[str], path: Path) -> None:
+    if known != steps:
+        gone, new = sorted(known - steps), sorted(steps - known)
+        raise RecoveryError(
+            f"the flow has other steps than its recovery state (gone: {gone or 'none'}; new: {new or 'none'})",
+            where=path,
+            todo=(
+                "run the version that wrote it; or let that version finish reading the bus, then move recovery, "
+                "log, staging, dead letters and checkpoints away together and read everything again"
+            ),
+        )
+
+
+def _refuse_fewer(name: str, known: int, number: int, path: Path) -> None:
+    if number < known:
+        raise RecoveryError(
+            f"{name} is {number}, and was {known} before: it may grow, and not shrink",
+            where=path,
+            todo=f"set MILLSTREAM_{name.upper()}={known} or more",
+        )
+
+
+def step_ids(flow: Dataflow) -> list[str]:
+    """Full ids of all steps, inner ones too, sorted."""
+    found, todo = [], list(flow.substeps)
+    while todo:
+        step = todo.pop()
+        found.append(step.step_id)
+        todo += step.substeps
+    return sorted(found)
+
+
+def release(settings: FlowSettings, stream: str) -> None:
+    """Let another flow of the stream start, after one has ended in this process."""
+    descriptor = _held_locks.pop(settings.recovery / f"{stream}.lock", None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(settings: FlowSettings, streams: Iterable[str]) -> Iterator[None]:
+    """Keep every flow and backfill of these streams from running in this home. Raises `RecoveryError` naming those that run."""
+    held: list[int] = []
+    busy: list[str] = []
+    try:
+        for stream in streams:
+            for name, what in (
+                (stream, f"the flow of {stream}"),
+                (f"{stream}-backfill", f"a backfill of {stream}"),
+            ):
+                descriptor = _try_lock(settings.recovery / f"{name}.lock")
+                if descriptor is None:
+                    busy.append(what)
+                else:
+                    held.append(descriptor)
+        if busy:
+            raise RecoveryError(
+                f"{', '.join(busy)} must not run meanwhile",
+                where=settings.home,
+                todo=f"stop {'it' if len(busy) == 1 else 'them'} (Ctrl-C, or the service that starts them), then run this again; "
+                "the scorer may keep running",
+            )
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def _lock(path: Path) -> None:
+    options = run_options() or {}
+    if options.get("process_id"):  # process 0 of a cluster holds the lock for all of them
+        return
+    descriptor = _try_lock(path)
+    if descriptor is None:
+        raise RecoveryError(
+            "another flow process of this stream works in the same home, or an erasure does",
+            where=path,
+            todo="stop it first, or set MILLSTREAM_HOME to another folder",
+        )
+    _held_locks[path] = descriptor  # until the process, or `release`, ends it
+
+
+def _try_lock(path: Path) -> int | None:
+    """The descriptor that holds the lock, None when another process does."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

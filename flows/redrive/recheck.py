@@ -1,0 +1,127 @@
+"""What may go back: the flow's own checks, asked before the events are on their way, so that each line that is still bad is named.
+
+Beyond the steps that look at one event (`flows.accept.stages`): its id is not in the log already, it is not from the future, and on the bus
+it would not be late. The watermark moves on meanwhile, so an event at the edge may be a dead letter `late` again; it is not lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.accept.admit import BEGINNING, DUPLICATE, FUTURE, LATE
+from flows.accept.avro import schema_to_write
+from flows.accept.stages import Acceptance
+from flows.blocks import RawBlock
+from flows.log.files import log_files
+from flows.publish.bus import partition_of
+from flows.publish.topics import KEYS, avro_encoder
+from flows.redrive.lines import Repaired
+from flows.settings import FlowSettings
+from flows.streams import EventStream
+
+LATE_TODO: Final = "to a file (--late-to FILE), which a run over files takes: docs/dead-letters.md"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A line that may go back: where (the partition of the bus, or the key of its topic), as which bytes, and whether it is late there."""
+
+    line: Repaired
+    place: str
+    payload: bytes
+    event_us: int
+    late: str
+
+
+class Gate:
+    """Judges repaired lines of one stream."""
+
+    def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
+        self._stream, self._settings = stream, settings
+        self._accept = Acceptance(stream, settings.model_copy(update={"format": "json"}))
+        self._parts = stream.bus_parts(settings)
+        self._kafka = settings.source == "kafka"
+        self._key = KEYS[stream.name]
+        self._avro = avro_encoder(schema_to_write(stream, settings)) if settings.format == "avro" else None
+        self._seen: set[str] = set()
+
+    def __call__(self, lines: Sequence[Repaired]) -> tuple[list[Fit], list[tuple[int, str]]]:
+        """(those that may go, (line number, reason) of those that may not)."""
+        now = time.time_ns() // 1000
+        n = len(lines)
+        block = RawBlock("redrive", -1, np.arange(n), np.full(n, now), [line.payload for line in lines])
+        plain = self._accept.check(self._accept.decode(block))
+        columns = (plain.rows["source_offset"].to_pylist(), plain.rows[self._key].to_pylist())
+        keys = dict(zip(*columns, strict=True))
+        payloads = self._payloads(lines, plain.rows)
+        events = self._accept.settle(self._accept.private(plain))
+        refused = [
+            (lines[row["source_offset"]].number, f"{row['reason']}: {row['detail']}")
+            for letters in events.dead
+            for row in letters.to_pylist()
+        ]
+        ids = events.rows[self._stream.id_column].to_pylist()
+        known, watermarks = self._in_the_log(ids)
+        fits: list[Fit] = []
+        times = events.rows["event_timestamp"].view(pa.int64()).to_pylist()
+        for at, identity, event_us in zip(events.rows["source_offset"].to_pylist(), ids, times, strict=True):
+            line = lines[at]
+            if identity in known or identity in self._seen:
+                refused.append((line.number, f"{DUPLICATE}: {identity!r} is in the log, or on a line before"))
+            elif event_us > now + self._settings.ahead_us:
+                refused.append((line.number, f"{FUTURE}: its time has not come yet"))
+            else:
+                self._seen.add(identity)
+                place = (keys[at] or "") if self._kafka else self._part(keys[at])
+                behind = self._watermark(watermarks, place) - event_us
+                late = _late(behind) if behind > self._settings.lateness_us else ""
+                fits.append(Fit(line, place, payloads[at], event_us, late))
+        return fits, sorted(refused)
+
+    def _part(self, key: str | None) -> str:
+        """Where on the bus its producer puts it: all events of an account share a partition."""
+        return self._parts[partition_of(key, len(self._parts)) if key and len(self._parts) > 1 else 0]
+
+    def _watermark(self, watermarks: dict[str, int], place: str) -> int:
+        """Of the partition; of a topic the highest of all, since the partition is for its brokers' clients to choose."""
+        if not self._kafka:
+            return watermarks.get(place, BEGINNING)
+        prefix = f"kafka:{self._stream.name}:"
+        return max((us for part, us in watermarks.items() if part.startswith(prefix)), default=BEGINNING)
+
+    def _payloads(self, lines: Sequence[Repaired], rows: pa.RecordBatch) -> dict[int, bytes]:
+        """What the source takes, by line: the repaired JSON, or the row as Avro."""
+        places = rows["source_offset"].to_pylist()
+        if self._avro is None:
+            return {at: lines[at].payload for at in places}
+        table = pa.Table.from_batches([rows.select(self._stream.schema.names)])
+        return dict(zip(places, self._avro(table), strict=True))
+
+    def _in_the_log(self, ids: list[str]) -> tuple[set[str], dict[str, int]]:
+        """(which of these ids are logged, the watermark of each partition), from one pass over the log."""
+        known: set[str] = set()
+        watermarks: dict[str, int] = {}
+        wanted = pa.array(ids, pa.string())
+        for file in log_files(self._stream, self._settings):
+            rows = file.read([self._stream.id_column, "event_timestamp", "source_partition"])
+            found = rows[self._stream.id_column]
+            known.update(found.filter(pc.is_in(found, wanted)).to_pylist())
+            newest = rows.group_by("source_partition").aggregate([("event_timestamp", "max")])
+            for part, time_us in zip(
+                newest["source_partition"].to_pylist(),
+                newest["event_timestamp_max"].cast(pa.int64()).to_pylist(),
+                strict=True,
+            ):
+                watermarks[part] = max(time_us, watermarks.get(part, time_us))
+        return known, watermarks
+
+
+def _late(behind_us: int) -> str:
+    return f"{LATE}: {behind_us / 1e6:,.0f} s behind the newest event of its partition; {LATE_TODO}"

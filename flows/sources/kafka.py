@@ -1,0 +1,347 @@
+"""Kafka: a Bytewax source over the partitions of a topic.
+
+Unit of parallelism: a slot. Slot k reads the partitions p with p % SLOTS == k, those too that are added while the flow runs; Bytewax
+asks for its parts only at the start. Partition 3 of the payments is `kafka:payments:3` in the log, whichever topic it is.
+Delivery: exactly once into everything that snapshots with the flow. The resume state is the next offset of each partition; no
+consumer group takes part, nothing is committed to the brokers, and a replay reads the very same records. The accept time of an
+event is the record's timestamp as the topic keeps it.
+
+Nothing is lost silently: an offset the brokers no longer have (`auto.offset.reset=error`) stops the flow, and so does a topic that was
+made again or lost records we have read. While the brokers are away the source waits; the client goes on trying.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypedDict
+
+import numpy as np
+import structlog
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from feature_repo.errors import FlowError
+from feature_repo.kafka.client import client_properties, made, needed
+from flows import metrics
+from flows.blocks import BLOCK_BYTES, EPOCH_BYTES, Int64s, RawBlock
+from flows.settings import FlowSettings
+from flows.sources.kafka_topic import TopicFacts, TopicPartitions, TopicWatch
+from flows.streams import EventStream
+
+log = structlog.get_logger(__name__)
+
+SLOTS: Final = 8
+"""Never another number for a home that has been written: a slot's state would name partitions that are no longer its own."""
+_EMPTY = np.empty(0, np.int64)
+_EPOCHS_TO_SETTLE: Final = 2
+_IDLE: Final = timedelta(milliseconds=200)
+"""How often a slot without partitions looks whether it has got one."""
+_LATEST_MS: Final = 9_214_646_400_000
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class SlotState(TypedDict):
+    """Resume state of a slot: the topic's id, and by partition (next offset, leader epoch of the record before or -1)."""
+
+    topic_id: str
+    next: dict[int, tuple[int, int]]
+
+
+class KafkaSource(FixedPartitionedSource[RawBlock, SlotState | None]):
+    """All partitions of one stream's topic. `partitions` are their names, as far as they are known yet."""
+
+    def __init__(
+        self, stream: EventStream, settings: FlowSettings, *, generations: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`generations` gives the number of the newest generation of the views (`flows.window_state.view_generations`)."""
+        needed("confluent_kafka")
+        self._stream = stream
+        self._settings = settings
+        self._generations = generations
+        self.watch = TopicWatch(settings.kafka_topic(stream.name), settings)
+        self.partitions = TopicPartitions(stream.name, self.watch)
+        self.newest_ms = -1
+
+    def newest(self) -> int:
+        """The highest timestamp among the records read, in milliseconds, by any worker of this process."""
+        return self.newest_ms
+
+    def list_parts(self) -> list[str]:
+        """Every worker reaches the brokers, so every worker has access to all slots."""
+        return [f"kafka:{self._stream.name}:slot-{slot}" for slot in range(SLOTS)]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: SlotState | None) -> KafkaSlot:
+        """Begin at the next offset of the durable state; of other partitions at the earliest."""
+        del step_id
+        slot = int(for_part.rpartition("-")[2])
+        return KafkaSlot(slot, resume_state, self, self._settings, generations=self._generations)
+
+
+class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
+    """Some partitions of one topic, read forward."""
+
+    def __init__(
+        self,
+        slot: int,
+        state: SlotState | None,
+        source: KafkaSource,
+        settings: FlowSettings,
+        *,
+        generations: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._slot = slot
+        self._resumed = state
+        self._source = source
+        self._watch = source.watch
+        self._names = source.partitions
+        self._settings = settings
+        self._generations = generations
+        self._consumer: Any = None
+        self._next: dict[int, tuple[int, int]] = {}
+        self._began: dict[int, int] = {}
+        self._marks: dict[int, tuple[int, ...]] = {}
+        self._epochs_since_mark: list[int] = []
+        self._heartbeat_due: set[int] = set()
+        self._in_epoch = self._bytes_in_epoch = 0
+        self._awake: datetime | None = None
+        self._told: set[str] = set()
+        self._watch.start()
+
+    def next_batch(self) -> list[RawBlock]:
+        """At most one block of each partition: what has arrived, up to the block size; an empty one once an epoch."""
+        now = datetime.now(UTC)
+        self._awake = now + timedelta(milliseconds=self._settings.linger_ms)
+        room = min(self._settings.block_events, self._settings.epoch_events - self._in_epoch)
+        if room <= 0 or self._bytes_in_epoch >= EPOCH_BYTES // SLOTS:
+            return []  # the epoch is full; snapshot() opens the next one
+        facts = self._watch.facts
+        if facts is not None:
+            self._take_new(facts)
+        if not self._next:
+            self._awake = now + _IDLE
+            return []
+        records = self._consumer.consume(room, 0)
+        if len(records) >= room:
+            self._awake = None  # more is waiting
+        self._in_epoch += len(records)
+        arrived: dict[int, list[Any]] = {}
+        for record in records:
+            partition = record.partition()
+            # What was on its way when the partitions were assigned anew may come a second time.
+            if record.error() is None and record.offset() >= self._next[partition][0]:
+                arrived.setdefault(partition, []).append(record)
+        blocks = [self._block(partition, some) for partition, some in arrived.items()]
+        for record in records:
+            if record.error() is not None:
+                self._fail(record)  # after the blocks: it may assign the partitions anew
+        quiet = sorted(self._heartbeat_due - arrived.keys())
+        self._heartbeat_due.clear()
+        return blocks + [self._raw(partition, _EMPTY, _EMPTY, []) for partition in quiet]
+
+    def next_awake(self) -> datetime | None:
+        """A few milliseconds from now, or at once if the last block was full."""
+        return self._awake
+
+    def snapshot(self) -> SlotState | None:
+        """The positions after the last blocks emitted; opens the next epoch."""
+        self._in_epoch = self._bytes_in_epoch = 0
+        self._heartbeat_due = set(self._next)
+        self._mark()
+        facts = self._watch.facts
+        if facts is None or not self._next:
+            return self._resumed
+        self._count_lag()
+        return {"topic_id": facts.topic_id, "next": dict(self._next)}
+
+    def close(self) -> None:
+        """Leave the brokers."""
+        self._watch.stop()
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _mark(self) -> None:
+        """At the end of an epoch: take up newer generations of the views, from the next blocks on."""
+        self._epochs_since_mark = [epochs + 1 for epochs in self._epochs_since_mark]
+        for _ in range(self._generations() - len(self._epochs_since_mark)):
+            self._marks = {p: (*self._marks[p], after - 1) for p, (after, _) in self._next.items()}
+            self._epochs_since_mark.append(0)
+
+    def _take_new(self, facts: TopicFacts) -> None:
+        """Begin to read the partitions of this slot that are not read yet."""
+        self._require_same_topic(facts)
+        new = [p for p in sorted(facts.earliest) if p % SLOTS == self._slot and p not in self._next]
+        if not new:
+            return
+        known = self._resumed["next"] if self._resumed else {}
+        for p in new:
+            self._next[p] = known.get(p, (facts.earliest[p], -1))
+            if p not in known and facts.earliest[p]:
+                log.warning(
+                    "kafka.begins_late", partition=self._names.name(p), first_offset=facts.earliest[p]
+                )
+            self._began[p] = self._next[p][0] - 1
+            self._marks[p] = (self._began[p],) * len(self._epochs_since_mark)
+        self._heartbeat_due.update(new)
+        if self._consumer is None:
+            self._consumer = self._connect()
+        self._assign()
+
+    def _require_same_topic(self, facts: TopicFacts) -> None:
+        state = self._resumed
+        if self._watch.replaced or (state is not None and state["topic_id"] != facts.topic_id):
+            raise FlowError(
+                "the topic is not the one this home has read: it was deleted and made again, or the settings name another",
+                where=self._watch.topic,
+                todo=(
+                    "offsets of the log mean nothing in it; read it into a new MILLSTREAM_HOME, or name the topic of this home "
+                    "(KAFKA_BOOTSTRAP_SERVERS, MILLSTREAM_KAFKA_TOPICS)"
+                ),
+            )
+
+    def _connect(self) -> Any:
+        from confluent_kafka import Consumer
+
+        properties = client_properties(
+            self._settings,
+            group_id="millstream",  # the client wants a name; no group is joined, nothing is committed
+            enable_auto_commit=False,
+            enable_auto_offset_store=False,
+            auto_offset_reset="error",
+            check_crcs=True,
+            fetch_queue_backoff_ms=10,
+            queued_max_messages_kbytes=max(
+                BLOCK_BYTES // 1024, 1
+            ),  # what waits in the client; a block is not larger
+        )
+        return made(Consumer, properties | {"error_cb": self._count_error})
+
+    def _assign(self) -> None:
+        from confluent_kafka import TopicPartition
+
+        topic = self._watch.topic
+        places = [
+            TopicPartition(topic, p, offset, **({"leader_epoch": epoch} if epoch >= 0 else {}))
+            for p, (offset, epoch) in self._next.items()
+        ]
+        self._consumer.assign(places)
+
+    def _block(self, partition: int, records: Sequence[Any]) -> RawBlock:
+        offsets = np.fromiter((r.offset() for r in records), np.int64, len(records))
+        stamps_us = accepted_us(records)
+        payloads = [r.value() or b"" for r in records]
+        self._bytes_in_epoch += sum(map(len, payloads))
+        epoch = records[-1].leader_epoch()
+        self._next[partition] = (int(offsets[-1]) + 1, -1 if epoch is None else int(epoch))
+        metrics.EVENTS_IN.labels(self._names.name(partition)).inc(len(records))
+        self._source.newest_ms = max(self._source.newest_ms, int(stamps_us.max()) // 1000)
+        return self._raw(partition, offsets, stamps_us, payloads, _traces(records))
+
+    def _raw(
+        self,
+        partition: int,
+        offsets: Any,
+        accepted_us: Any,
+        payloads: list[bytes],
+        traces: Mapping[int, str] | None = None,
+    ) -> RawBlock:
+        settled = sum(epochs >= _EPOCHS_TO_SETTLE for epochs in self._epochs_since_mark)
+        return RawBlock(
+            self._names.name(partition),
+            self._began[partition],
+            offsets,
+            accepted_us,
+            payloads,
+            marks=self._marks[partition],
+            settled=settled,
+            traces=traces or {},
+        )
+
+    def _fail(self, record: Any) -> None:
+        """An error in place of a record: some are waited out, some must stop the flow."""
+        from confluent_kafka import KafkaError
+
+        error = record.error()
+        partition = record.partition()
+        if (
+            error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION}
+            and partition in self._next
+        ):
+            self._gap(partition)
+        elif error.code() in {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION} or error.fatal():
+            raise FlowError(
+                f"a record cannot be read: {error.str()}",
+                where=f"{self._names.name(partition)}, offset {record.offset()}",
+                todo="see the brokers' logs; the flow goes on at this record when it is started again",
+            )
+        else:
+            self._count_error(error)
+            if error.name() not in self._told:
+                self._told.add(error.name())
+                log.warning("kafka.error", partition=self._names.name(partition), error=error.str())
+
+    def _gap(self, partition: int) -> None:
+        """Our next offset is not there: before the earliest one is a gap that can be accepted, anything else is another log."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        wanted = self._next[partition][0]
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._watch.topic, partition), timeout=5.0
+            )
+        except KafkaException as error:
+            log.warning("kafka.error", partition=self._names.name(partition), error=error.args[0].str())
+            self._assign()  # asks for the offset again, and so comes back here
+            return
+        if wanted >= low:
+            raise FlowError(
+                f"records that were read are no longer in the topic: it ends before offset {high}, the flow has read up to {wanted - 1}",
+                where=self._names.name(partition),
+                todo="the brokers lost records (an unclean election, an old backup); bring them back, or read the topic into a new "
+                "MILLSTREAM_HOME",
+            )
+        what = (
+            f"{low - wanted} offsets from {wanted} on are no longer in the topic, the flow has not read them"
+        )
+        if self._settings.bus_gap == "stop":
+            raise FlowError(
+                what,
+                where=self._names.name(partition),
+                todo=(
+                    "publish them again from their producer if you can; to go on without them, start once with "
+                    "MILLSTREAM_BUS_GAP=accept, and let the topic keep records (retention.ms) longer than the flow is ever down"
+                ),
+            )
+        log.warning("kafka.gap_accepted", partition=self._names.name(partition), what=what)
+        metrics.EVENTS_LOST.labels(self._names.name(partition)).inc(low - wanted)
+        self._next[partition] = (low, -1)
+        self._assign()
+
+    def _count_error(self, error: Any) -> None:
+        del error
+        metrics.BUS_ERRORS.labels(f"{self._names.name(0).rpartition(':')[0]}:slot-{self._slot}").inc()
+
+    def _count_lag(self) -> None:
+        from confluent_kafka import TopicPartition
+
+        for partition, (after, _) in self._next.items():
+            place = TopicPartition(self._watch.topic, partition)
+            known = self._consumer.get_watermark_offsets(place, cached=True)
+            if known and known[1] >= 0:
+                metrics.SOURCE_LAG.labels(self._names.name(partition)).set(max(known[1] - after, 0))
+
+
+def accepted_us(records: Sequence[Any]) -> Int64s:
+    """When records were accepted: their timestamps. What is no time, or one beyond all, becomes a dead letter later on."""
+    stamps = np.fromiter((r.timestamp()[1] for r in records), np.int64, len(records))
+    return np.clip(stamps, -1, _LATEST_MS) * 1000
+
+
+def _traces(records: Sequence[Any]) -> dict[int, str]:
+    """The W3C trace context of records that have one that is well-formed; other headers stay in the topic, at the offset."""
+    found = {}
+    for record in records:
+        for name, value in record.headers() or ():
+            if name == "traceparent" and value is not None and _TRACEPARENT.fullmatch(value):
+                found[record.offset()] = value.decode()
+    return found

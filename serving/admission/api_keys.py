@@ -1,0 +1,201 @@
+"""API keys: who may ask the scorer what, about whose accounts, and how often.
+
+A key is `msk_<id>_<secret>`; the file holds the id and the sha256 of the secret, never the key. The secret is 256 random bits, not
+a word somebody chose: there is nothing to guess or to look up in a table, so a slow hash with a salt (bcrypt, argon2) would add
+nothing but milliseconds to every request. An id names a key in lists and errors; it opens nothing.
+
+A tenant is the payers it may ask about: those whose ids begin with one of its prefixes. A tenant without prefixes may ask about all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from feature_repo.errors import SettingsError
+
+Scope = Literal["score", "model", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+PREFIX: Final = "msk"
+_NO_DIGEST: Final = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """One line of the file; the secret itself is nowhere.
+
+    `accounts`: prefixes of the payers it may ask about, empty for all. `rate`: payments a second, None for the setting's.
+    """
+
+    id: str
+    name: str
+    tenant: str
+    scopes: frozenset[Scope]
+    accounts: tuple[str, ...] = ()
+    rate: float | None = None
+    created: str = ""
+    sha256: str = field(default=_NO_DIGEST, repr=False)
+
+    def covers(self, account: str) -> bool:
+        """Whether the key may ask about payments of this payer."""
+        return not self.accounts or account.startswith(self.accounts)
+
+
+class Keys:
+    """The keys of one reading of the file."""
+
+    def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
+        self.all = tuple(keys)
+        self._by_id = {key.id: key for key in self.all}
+        self._foreign = {
+            key.tenant: tuple(p for other in self.all if other.tenant != key.tenant for p in other.accounts)
+            for key in self.all
+        }
+
+    def find(self, sent: bytes) -> ApiKey | None:
+        """The key that was sent, None if it is none of ours. Takes as long for a wrong secret as for a right one."""
+        prefix, _, rest = sent.decode("latin-1").partition("_")
+        key_id, _, secret = rest.partition("_")
+        key = self._by_id.get(key_id) if prefix == PREFIX else None
+        given = hashlib.sha256(secret.encode("latin-1")).hexdigest()
+        same = hmac.compare_digest(given, key.sha256 if key else _NO_DIGEST)
+        return key if key is not None and same else None
+
+    def foreign(
+        self, key: ApiKey, account: str, merchant: str
+    ) -> Literal["account_id", "merchant_id"] | None:
+        """The column that names somebody else's: a payer that is not the tenant's, or a payee that is another tenant's account."""
+        if not key.accounts:
+            return None
+        foreign = self._foreign.get(key.tenant)
+        if foreign is None or not account.startswith(key.accounts):  # None: these are not the keys it is of
+            return "account_id"
+        if merchant.startswith(foreign) and not merchant.startswith(key.accounts):
+            return "merchant_id"
+        return None
+
+
+def make(
+    name: str,
+    tenant: str,
+    scopes: Iterable[str],
+    accounts: Iterable[str] = (),
+    *,
+    rate: float | None = None,
+    now: datetime,
+) -> tuple[ApiKey, str]:
+    """A new key as the file holds it, and as its owner is told, once. Raises `SettingsError` for what makes no sense."""
+    secret = base64.b32encode(secrets.token_bytes(32)).decode().rstrip("=").lower()
+    key = _checked(
+        {
+            "id": secrets.token_hex(6),
+            "name": name,
+            "tenant": tenant,
+            "scopes": sorted(set(scopes)),
+            "accounts": list(accounts),
+            "rate": rate,
+            "created": now.astimezone(UTC).isoformat(timespec="seconds"),
+            "sha256": hashlib.sha256(secret.encode()).hexdigest(),
+        },
+        where="the options",
+    )
+    return key, f"{PREFIX}_{key.id}_{secret}"
+
+
+def read(path: Path) -> Keys:
+    """The keys of a file. Raises `SettingsError` when it is no such file, or others may write it; FileNotFoundError when it is not there."""
+    mode = path.stat().st_mode
+    if mode & stat.S_IWOTH:
+        raise SettingsError("everybody may write the API keys", where=path, todo=f"chmod 600 {path}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["keys"]
+        keys = [_checked(key, where=path) for key in found]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(
+            f"this is no file of API keys ({type(error).__name__})",
+            where=path,
+            todo="restore it, or move it away and make new keys with python -m serving.api_keys_cli add",
+        ) from error
+    _check_together(keys, path)
+    return Keys(keys)
+
+
+def write(path: Path, keys: Iterable[ApiKey]) -> None:
+    """Replace the file at once; only its owner may read it. Raises `SettingsError` when two tenants share accounts or two keys a name."""
+    keys = tuple(keys)
+    _check_together(keys, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    lines = [{**asdict(key), "scopes": sorted(key.scopes), "accounts": list(key.accounts)} for key in keys]
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(json.dumps({"keys": lines}, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _checked(given: Mapping[str, Any], where: object) -> ApiKey:
+    unknown = set(given["scopes"]) - set(SCOPES)
+    if unknown or not given["scopes"]:
+        raise SettingsError(
+            f"a key needs scopes of {', '.join(SCOPES)}"
+            + (f", not {', '.join(sorted(unknown))}" if unknown else ""),
+            where=where,
+            todo="say --scopes score, for example",
+        )
+    for what in ("id", "name", "tenant", "sha256"):
+        if not isinstance(given[what], str) or not given[what]:
+            raise SettingsError(f"a key has no {what}", where=where, todo="give it one")
+    accounts = tuple(given.get("accounts", ()))
+    if not all(isinstance(prefix, str) and prefix for prefix in accounts):
+        raise SettingsError(
+            "an empty prefix covers every account",
+            where=where,
+            todo="leave --accounts out to allow all of them",
+        )
+    rate = given.get("rate")
+    if rate is not None and not 0 < float(rate) < float("inf"):
+        raise SettingsError(
+            "a rate is a positive number of payments a second", where=where, todo="correct it"
+        )
+    return ApiKey(
+        given["id"],
+        given["name"],
+        given["tenant"],
+        frozenset(given["scopes"]),
+        accounts,
+        None if rate is None else float(rate),
+        given.get("created", ""),
+        given["sha256"],
+    )
+
+
+def _check_together(keys: Iterable[ApiKey], where: object) -> None:
+    names: set[str] = set()
+    owners: dict[str, str] = {}
+    for key in keys:
+        if key.name in names:
+            raise SettingsError(
+                f"two keys are called {key.name!r}", where=where, todo="choose another --name, or remove it"
+            )
+        names.add(key.name)
+        for prefix in key.accounts:
+            for other, tenant in owners.items():
+                if tenant != key.tenant and (prefix.startswith(other) or other.startswith(prefix)):
+                    raise SettingsError(
+                        f"accounts {prefix}... of {key.tenant} overlap with {other}... of {tenant}",
+                        where=where,
+                        todo="give tenants prefixes of which none begins with another",
+                    )
+            owners[prefix] = key.tenant

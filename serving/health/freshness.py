@@ -1,0 +1,107 @@
+"""Whether features are fresh: can payments the bus accepted a while ago be read from the online store.
+
+Per partition of the bus, the last payments accepted longer ago than the limit are looked up: a payment counts as readable
+when the stored event time of its account has reached it. A partition is fresh when at least half of them are readable,
+so that dead letters, which never will be, and late events do not decide alone. It needs no cooperation of the flow,
+and finds out about whatever stands between the bus and the store; no payment on the bus is no reason to be unready. A flow that
+keeps only what is unread on the bus leaves little to look at as long as it works, and everything when it stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from feature_repo.privacy import Pseudonyms, domain_of
+from feature_repo.schemas.payment import PERSONAL
+from feature_repo.stores.clock import to_us
+from feature_repo.stores.reader.plan import Plan
+from feature_repo.stores.redis_layout.keys import decode_timestamp, key_prefix, key_values, time_field
+from serving import metrics
+from serving.store.connection import StoreConnection
+from serving.store.resp import pack
+
+LOOKED_AT: Final = 16
+"""Payments per partition."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A payment of the bus: where its account's newest event time stands, and the time that must have reached."""
+
+    partition: int
+    key: bytes
+    field: bytes
+    event_us: int
+
+
+async def check_features(
+    store: StoreConnection,
+    plan: Plan,
+    pseudonyms: Pseudonyms,
+    *,
+    partitions: int,
+    limit_seconds: float,
+    seconds: float,
+) -> tuple[bool, str]:
+    """Whether they are fresh, and what was found. Raises `OnlineStoreError` when the store does not answer."""
+    ((server_s, server_us),) = await store.ask(pack([[b"TIME"]]), 1, seconds)
+    now_us = int(server_s) * 1_000_000 + int(server_us)
+    last = str(now_us // 1000 - int(limit_seconds * 1000)).encode()
+    ranges = [
+        [b"XREVRANGE", b"millstream:payments:%d" % p, last, b"-", b"COUNT", b"%d" % LOOKED_AT]
+        for p in range(partitions)
+    ]
+    replies = await store.ask(pack(ranges), len(ranges), seconds)
+    wanted = [
+        lookup
+        for p, entries in enumerate(replies)
+        for lookup in _lookups(plan, pseudonyms, p, entries, now_us)
+    ]
+    if not wanted:
+        metrics.FRESH.set(1)
+        return True, f"no payment on the bus was accepted more than {limit_seconds:g} s ago"
+    times = await store.ask(pack([[b"HGET", w.key, w.field] for w in wanted]), len(wanted), seconds)
+    readable = [
+        t is not None and decode_timestamp(t) >= w.event_us for w, t in zip(wanted, times, strict=True)
+    ]
+    metrics.FRESH.set(sum(readable) / len(readable))
+    stale = []
+    for p in range(partitions):
+        mine = [ok for ok, w in zip(readable, wanted, strict=True) if w.partition == p]
+        if mine and 2 * sum(mine) < len(mine):
+            stale.append(f"{len(mine) - sum(mine)} of {len(mine)} on millstream:payments:{p}")
+    if stale:
+        return False, (
+            f"payments accepted more than {limit_seconds:g} s ago are not readable: {', '.join(stale)}; "
+            "look at the flow (python -m bytewax.run flows.payments)"
+        )
+    return True, (
+        f"{sum(readable)} of the last {len(readable)} payments accepted more than {limit_seconds:g} s ago are readable"
+    )
+
+
+def _lookups(
+    plan: Plan, pseudonyms: Pseudonyms, partition: int, entries: Sequence[Any], now_us: int
+) -> list[Lookup]:
+    """What to look up for a partition's entries; what is no payment is left to the flow's dead letters."""
+    found = []
+    for _, fields in entries:
+        try:
+            event = orjson.loads(dict(zip(fields[::2], fields[1::2], strict=True))[b"v"])
+            event_us = to_us(datetime.fromisoformat(event["event_timestamp"]))
+            read = next(r for r in plan.windowed if all(isinstance(event[c], str) for c in r.entity_columns))
+        except (ValueError, KeyError, TypeError, StopIteration):
+            continue
+        if event_us < now_us - read.spec.retention_us:
+            continue  # its state may have expired
+        values = [
+            pseudonyms.of(event[c], domain_of(c)) if c in PERSONAL else event[c] for c in read.entity_columns
+        ]
+        key = key_prefix(read.spec.join_keys) + key_values(values)
+        found.append(Lookup(partition, key + plan.project.encode(), time_field(read.spec.name), event_us))
+    return found

@@ -1,0 +1,91 @@
+"""Real faults between a scorer process and a real store, at twice the normal load; `make soak` sends ten times as many payments."""
+
+from pathlib import Path
+
+import pytest
+
+from serving.admission.load_shedding import LEAST, Door
+from serving.store.circuit_breaker import MOST_MISSED, MOST_PROBES, SOON, Breaker
+from tests.kits.served_model import own_home, world
+from tests.soak import champion_flips, scorer_faults, scorer_overload
+
+
+@pytest.mark.parametrize("seed", range(scorer_faults.TRIALS), ids=list(scorer_faults.FAULTS))
+def test_every_payment_is_answered_in_time_whatever_the_store_does(seed: int) -> None:
+    scorer_faults.trial(seed, requests=100)
+
+
+def test_a_breaker_opens_when_more_is_missed_than_answered() -> None:
+    breaker = Breaker()
+    for _ in range(20):  # an odd slow answer does not open it
+        breaker.missed(0.0)
+        breaker.answered()
+    assert not breaker.is_open
+    for _ in range(MOST_MISSED):
+        breaker.missed(0.0)
+    assert breaker.is_open
+    assert not breaker.probed(False, 1.0)
+    assert breaker.probed(True, 1.1)
+    assert not breaker.is_open
+
+
+def test_a_breaker_that_opens_again_soon_wants_more_probes_up_to_a_limit() -> None:
+    breaker, now = Breaker(), 100.0
+    for wanted in (1, 2, 4, MOST_PROBES, MOST_PROBES):
+        breaker.open(now)
+        assert [breaker.probed(True, now) for _ in range(wanted)] == [False] * (wanted - 1) + [True]
+        now += SOON / 2
+    breaker.open(now + SOON)
+    assert breaker.probed(True, now + SOON)
+
+
+def test_a_probe_that_is_late_starts_the_count_again() -> None:
+    breaker = Breaker()
+    breaker.open(0.0)
+    breaker.probed(True, 0.0)
+    breaker.open(1.0)
+    assert [breaker.probed(in_time, 1.0) for in_time in (True, False, True, True)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_the_champion_changes_under_load_and_no_payment_is_dropped() -> None:
+    champion_flips.trial(0)
+
+
+def test_three_times_what_it_takes_is_answered_or_turned_away_and_memory_stays_flat() -> None:
+    scorer_overload.trial(0, seconds=2.0)
+
+
+def test_a_door_closes_while_the_loop_is_late_and_opens_again() -> None:
+    door = Door(most=100, late_seconds=0.05)
+    door.enter()
+    assert not door.turns_away()
+    door.leave()
+    for _ in range(20):
+        door.beat(0.06)
+    assert door.limit == LEAST  # never shut
+    door.inside = LEAST
+    assert door.turns_away()
+    for _ in range(100):
+        door.beat(0.0)
+    assert door.limit == 100
+
+
+@pytest.mark.parametrize("path", ["/score", "/score/batch"])
+def test_who_is_turned_away_is_told_when_to_ask_again(path: str, tmp_path: Path) -> None:
+    payment = world().payment()
+    with world().scorer(home=own_home(tmp_path), most_in_flight=1) as client:
+        asked = payment if path == "/score" else {"payments": [payment]}
+        door = client.app.state.parts.door  # type: ignore[attr-defined]
+        door.enter()
+        refused = client.post(path, json=asked)
+        assert client.post(path, json={}).status_code == 503  # nobody looks into what is turned away
+        assert client.get("/healthz").status_code == 200
+        door.leave()
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "too many" in refused.json()["detail"]
+        assert client.post(path, json=asked).status_code == 200

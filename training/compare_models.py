@@ -1,0 +1,93 @@
+"""One judgement per model, all on the same test days, by the same cost table, with intervals from the same resamples."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from training import evaluate, threshold
+from training.evaluate import Estimate
+from training.labelled_rows import Sample
+from training.settings import TrainingConfig
+from training.threshold import Outcome, Thresholds
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one model says about the payments of valid and of test."""
+
+    valid: Floats
+    test: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One model: thresholds chosen on valid, everything else measured on test."""
+
+    scores: Scores
+    thresholds: Thresholds
+    outcome: Outcome
+    estimates: Mapping[str, Estimate]
+    caught: Estimate
+    """Share of the fraud amount declined or reviewed."""
+    cost: Estimate
+    """Cost of all test payments. A few large frauds decide it, hence its wide interval."""
+    draws: Floats
+    """`evaluate.METRICS` of each resample; all models of a run have the same resamples."""
+    spent: Floats
+    """Cost of each resample."""
+
+
+def judge(
+    scores: Mapping[str, Scores], valid: Sample, test: Sample, config: TrainingConfig
+) -> dict[str, Judged]:
+    """Each model judged."""
+    estimates, draws = evaluate.estimate(
+        {name: evaluate.Ranking(test.target, score.test) for name, score in scores.items()},
+        test.account,
+        resamples=config.report.bootstrap,
+        confidence=config.report.confidence,
+        seed=config.model.seed,
+    )
+    judged = {}
+    for name, score in scores.items():
+        thresholds = threshold.choose(valid.target, score.valid, valid.amount, config.cost, days=valid.days)
+        outcome = threshold.apply(test.target, score.test, test.amount, config.cost, thresholds)
+        stolen = test.amount * test.target
+        columns = [
+            threshold.costs(test.target, score.test, test.amount, config.cost, thresholds),
+            stolen * (score.test >= thresholds.review),
+            stolen,
+        ]
+        totals = evaluate.resample_totals(
+            np.stack(columns, axis=1),
+            test.account,
+            resamples=config.report.bootstrap,
+            seed=config.model.seed,
+        )
+        caught = np.divide(
+            totals[:, 1], totals[:, 2], out=np.full(len(totals), np.nan), where=totals[:, 2] > 0
+        )
+        judged[name] = Judged(
+            score,
+            thresholds,
+            outcome,
+            estimates[name],
+            caught=evaluate.interval(outcome.caught_share, caught, config.report.confidence),
+            cost=evaluate.interval(outcome.cost, totals[:, 0], config.report.confidence),
+            draws=draws[name],
+            spent=totals[:, 0],
+        )
+    return judged
+
+
+def gap(one: Judged, other: Judged, *, confidence: float) -> dict[str, Estimate]:
+    """By how much the one is better per metric, and what it saves (`saved`), each resample compared with itself."""
+    saved = other.outcome.cost - one.outcome.cost
+    return {
+        **evaluate.difference(one.estimates, other.estimates, one.draws - other.draws, confidence=confidence),
+        "saved": evaluate.interval(saved, other.spent - one.spent, confidence),
+    }
