@@ -31,7 +31,7 @@ def main(
     try:
         for one in wanted:
             print_letters = listing.show if show else listing.count
-            tell(one, settings, Wanted((reason,) if reason else ()))
+            print_letters(one, settings, Wanted((reason,) if reason else ()))
     except MillstreamError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from error
