@@ -29,7 +29,7 @@ from feature_repo.windows.state import KeyIndex, ViewState
 from flows.settings import FlowSettings
 from flows.window_state.partition import KeyedStates, StatesContext
 from flows.window_state.replay import LogReplay
-from flows.window_state.route import cut
+from flows.window_state.slices import cut
 
 BLOCK = 25_000
 SAMPLED = 50

@@ -40,6 +40,7 @@ from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.stores.redis_layout.view_versions import KeptVersions, publish, versions_key
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
+from flows.blocks import EntityKeys
 from flows.log.files import LogFile, log_files
 from flows.online.retry import send_patiently
 from flows.online.sink import connect, no_answer
@@ -49,7 +50,7 @@ from flows.streams import STREAMS, EventStream
 from flows.window_state.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.window_state.dirty_slots import DirtySlots
 from flows.window_state.replay import LogReplay
-from flows.window_state.route import EntityKeys, Slice, part_key
+from flows.window_state.slices import Slice, part_key
 from flows.window_state.view_generations import read_handover, write_handover
 
 log = structlog.get_logger(__name__)

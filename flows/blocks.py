@@ -17,6 +17,8 @@ import pyarrow as pa
 
 Int64s = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+EntityKeys = tuple[str, ...]
+"""The sorted join keys that name an entity, such as `("account_id",)`."""
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from zlib import crc32
 
 import pyarrow as pa
 
@@ -107,3 +108,16 @@ MERCHANTS: Final = EventStream(
 )
 CHARGES: Final = EventStream("charges", CHARGE, CHARGE_LOG, CHARGE_REQUIRED, "event_id", joins=CHARGE_JOINS)
 STREAMS: Final = {stream.name: stream for stream in (PAYMENTS, LABELS, CUSTOMERS, MERCHANTS, CHARGES)}
+KEYS: Final = {
+    "payments": "account_id",
+    "customers": "account_id",
+    "merchants": "merchant_id",
+    "labels": "payment_id",
+    "charges": "payment_id",
+}
+"""The column whose value is a Kafka record's key, by stream; records of one key keep their order."""
+
+
+def partition_of(account_id: str, partitions: int) -> int:
+    """Number of the partition that holds an account's payments, all of them, so that their order survives."""
+    return crc32(account_id.encode()) % partitions

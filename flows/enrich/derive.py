@@ -25,12 +25,12 @@ from feature_repo.enrichment.functions import Floats
 from feature_repo.windows.columns import BlockColumns, numbers
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import ViewState
-from flows.blocks import Events
+from flows.blocks import EntityKeys, Events
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 from flows.window_state.partition import KeyedStates, PartState, StatesContext
 from flows.window_state.replay import LogReplay
-from flows.window_state.route import EntityKeys, cut
+from flows.window_state.slices import cut
 
 Piece = tuple[int, Events]
 """The shard, and the events of a block that belong to it."""

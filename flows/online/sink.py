@@ -27,9 +27,9 @@ from flows import metrics
 from flows.online.loss_detector import Mark, write_marks
 from flows.online.outbox import Outbox
 from flows.online.retry import send_patiently
+from flows.online.rows import OnlineRows
 from flows.online.writers import Projections
 from flows.settings import FlowSettings
-from flows.window_state.fold import OnlineRows
 
 
 class OnlineSink(FixedPartitionedSink[OnlineRows, None]):

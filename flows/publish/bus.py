@@ -1,12 +1,13 @@
 """Events onto the bus: one entry per event, its field `v` a JSON object with the schema's column names."""
 
 from collections.abc import Iterator
-from zlib import crc32
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import redis
+
+from flows.streams import partition_of
 
 PAYMENTS = "millstream:payments:{}"
 LABELS = "millstream:labels:0"
@@ -31,11 +32,6 @@ def encode(table: pa.Table) -> list[bytes]:
         orjson.dumps({name: value for name, value in zip(names, row, strict=True) if value is not None})
         for row in zip(*columns, strict=True)
     ]
-
-
-def partition_of(account_id: str, partitions: int) -> int:
-    """Partition of an account's payments; all of them share one, so that their order survives."""
-    return crc32(account_id.encode()) % partitions
 
 
 class BusPublisher:

@@ -14,16 +14,8 @@ from feature_repo.kafka.producer import TopicProducer
 from flows.accept.avro import schema_to_write
 from flows.publish.bus import encode
 from flows.settings import FlowSettings
-from flows.streams import STREAMS
+from flows.streams import KEYS, STREAMS
 
-KEYS: Final = {
-    "payments": "account_id",
-    "customers": "account_id",
-    "merchants": "merchant_id",
-    "labels": "payment_id",
-    "charges": "payment_id",
-}
-"""What a record is keyed by, so that its order survives."""
 _DELIVERED_WITHIN_S: Final = 120.0
 
 

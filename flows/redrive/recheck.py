@@ -20,11 +20,10 @@ from flows.accept.avro import schema_to_write
 from flows.accept.stages import Acceptance
 from flows.blocks import RawBlock
 from flows.log.files import log_files
-from flows.publish.bus import partition_of
-from flows.publish.topics import KEYS, avro_encoder
+from flows.publish.topics import avro_encoder
 from flows.redrive.lines import Repaired
 from flows.settings import FlowSettings
-from flows.streams import EventStream
+from flows.streams import KEYS, EventStream, partition_of
 
 LATE_TODO: Final = "to a file (--late-to FILE), which a run over files takes: docs/dead-letters.md"
 

@@ -17,15 +17,16 @@ from typing import Final
 import numpy as np
 from bytewax.operators import StatefulBatchLogic
 
-from feature_repo.stores.online.script_calls import NO_CALLS, Calls
+from feature_repo.stores.online.script_calls import NO_CALLS
 from flows import metrics
-from flows.blocks import Int64s
-from flows.online.loss_detector import CHECK_SECONDS, Mark, Standing, StoreWatch
+from flows.blocks import EntityKeys, Int64s
+from flows.online.loss_detector import CHECK_SECONDS, Standing, StoreWatch
 from flows.online.retry import send_patiently
+from flows.online.rows import OnlineRows
 from flows.online.writers import Projections
 from flows.window_state.partition import KeyedStates, PartState, StatesContext
 from flows.window_state.rate_limit import Pace, Turn
-from flows.window_state.route import EntityKeys, Slice, part_key
+from flows.window_state.slices import Slice, part_key
 
 GATHERED_KEYS: Final = 20_000
 """A run over files hands a part's states on when so many of its keys have changed."""
@@ -35,23 +36,6 @@ _NAP: Final = timedelta(milliseconds=20)
 REWRITTEN_KEYS: Final = 4_000
 REWRITTEN_BYTES: Final = 4_000_000
 """Most keys, and about how many bytes of their states, that leave at a time when everything is written again."""
-
-
-@dataclass(frozen=True, slots=True)
-class OnlineRows:
-    """States on their way to the online store, as the commands that write them.
-
-    `new` are the same rows as commands that make a key where there is none, which is tried first if there are any. `filled` are versions
-    of which, with these rows, every state of the part is in the store; `mark` says that all it ever sent is.
-    """
-
-    entity: EntityKeys
-    views: tuple[str, ...]
-    rows: Calls
-    oldest_accepted_us: int
-    filled: tuple[str, ...] = ()
-    mark: Mark | None = None
-    new: Calls = NO_CALLS
 
 
 @dataclass(frozen=True)

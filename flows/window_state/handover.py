@@ -20,7 +20,7 @@ from flows.blocks import Int64s
 from flows.window_state.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.window_state.dirty_slots import DirtySlots
 from flows.window_state.replay import LogReplay
-from flows.window_state.route import Slice
+from flows.window_state.slices import Slice
 
 LOADED_AT_ONCE: Final = 2_000
 """Keys taken from a checkpoint in one piece of work."""

@@ -28,7 +28,7 @@ from feature_repo.windows.columns import Events as Columns
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import metrics
-from flows.blocks import Int64s
+from flows.blocks import EntityKeys, Int64s
 from flows.log.files import Within
 from flows.settings import FlowSettings
 from flows.streams import EventStream
@@ -36,7 +36,7 @@ from flows.window_state.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.window_state.dirty_slots import DirtySlots
 from flows.window_state.handover import Adoption
 from flows.window_state.replay import LogReplay
-from flows.window_state.route import EntityKeys, Slice, part_key, together
+from flows.window_state.slices import Slice, part_key, together
 from flows.window_state.view_generations import KeptViews
 
 log = structlog.get_logger(__name__)

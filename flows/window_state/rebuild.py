@@ -14,9 +14,10 @@ from threading import Lock
 
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
+from flows.blocks import EntityKeys
 from flows.log.files import LogFile, Within
 from flows.process import recovery
-from flows.window_state.route import EntityKeys, Slice, between
+from flows.window_state.slices import Slice, between
 
 IsEmpty = Callable[[EntityKeys, int], bool]
 """Whether a part, by entity and shard, has no states to begin from."""

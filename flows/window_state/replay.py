@@ -14,12 +14,12 @@ from typing import Final
 import pyarrow.compute as pc
 
 from feature_repo.windows.spec import ViewSpec
-from flows.blocks import Int64s, Mask
+from flows.blocks import EntityKeys, Int64s, Mask
 from flows.log.files import LogFile, Within, log_files
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 from flows.window_state.rebuild import Refold
-from flows.window_state.route import EntityKeys, Slice, between, columns_read, cut
+from flows.window_state.slices import Slice, between, columns_read, cut
 
 KEPT_ROWS: Final = 2_000_000
 

@@ -28,11 +28,11 @@ from feature_repo.errors import DefinitionError
 from feature_repo.stores.applied_views import AppliedViews, read_views
 from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.windows.spec import ViewSpec
+from flows.blocks import EntityKeys
 from flows.process import recovery
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 from flows.window_state.replay import LogReplay
-from flows.window_state.route import EntityKeys
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from feature_repo.windows.state import KeyIndex, ViewState
 from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
 from flows.streams import PAYMENTS
-from flows.window_state.route import cut
+from flows.window_state.slices import cut
 from tests.kits.flows_running import VIEWS, encoded, payment
 
 _payloads = [encoded(payment(n)) for n in range(8)]

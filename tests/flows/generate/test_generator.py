@@ -26,13 +26,13 @@ from flows.generate.merchants import CATEGORIES
 from flows.local.redis_server import redis_server
 from flows.publish.bus import (
     encode,
-    partition_of,
     publish_charges,
     publish_customers,
     publish_labels,
     publish_merchants,
     publish_payments,
 )
+from flows.streams import partition_of
 from flows.traffic.live import Traffic
 
 START = datetime(2025, 1, 1, tzinfo=UTC)

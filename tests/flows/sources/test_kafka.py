@@ -22,11 +22,10 @@ from flows.accept.avro import avro_reader
 from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
 from flows.log.dead_letters import LetterBox
-from flows.publish.bus import partition_of
 from flows.publish.topics import TopicPublisher
 from flows.settings import FlowSettings
 from flows.sources.kafka import SLOTS, KafkaSlot, KafkaSource, SlotState
-from flows.streams import PAYMENTS
+from flows.streams import PAYMENTS, partition_of
 from serving.outputs.score_topic import ScoreTopic
 from serving.settings import ScorerSettings
 from tests.flows.accept.test_avro import avro
