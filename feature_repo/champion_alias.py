@@ -9,14 +9,13 @@ Whoever may write this file decides which model is used, and nobody else.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from feature_repo.errors import ArtefactError
+from feature_repo.files import write_atomically
 
 CHAMPION: Final = "champion"
 MANIFEST: Final = "manifest.json"
@@ -54,11 +53,5 @@ def read_alias(folder: Path) -> Alias:
 def write_alias(folder: Path, version: str) -> Alias:
     """Name a version as it is now; a reader sees the old line or the new one."""
     alias = Alias(version, hashlib.sha256((folder / version / MANIFEST).read_bytes()).hexdigest())
-    handle, name = tempfile.mkstemp(prefix=f".{CHAMPION}.", dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(f"{alias}\n")
-        file.flush()
-        os.fsync(file.fileno())
-        os.fchmod(file.fileno(), 0o644)
-    Path(name).replace(folder / CHAMPION)
+    write_atomically(folder / CHAMPION, f"{alias}\n", mode=0o644)
     return alias

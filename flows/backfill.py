@@ -11,7 +11,6 @@ One pass over the log per entity, all shards at once while their states fit (`--
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -34,6 +33,7 @@ from rich.progress import (
 )
 
 from feature_repo.errors import DefinitionError, MillstreamError
+from feature_repo.files import file_lock, is_locked
 from feature_repo.stores.applied_views import AppliedViews, read_views
 from feature_repo.stores.online.window_writer import EntityProjection
 from feature_repo.stores.redis_layout.keys import version_id
@@ -277,17 +277,7 @@ def backfill(
 
 def flow_runs(settings: FlowSettings, stream: str) -> bool:
     """Whether a flow of the stream holds the lock of this home."""
-    path = settings.recovery / f"{stream}.lock"
-    if not path.exists():
-        return False
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_locked(settings.recovery / f"{stream}.lock")
 
 
 def _wait(client: redis.Redis, project: str, specs: list[ViewSpec], console: Console) -> None:
@@ -306,17 +296,9 @@ def _wait(client: redis.Redis, project: str, specs: list[ViewSpec], console: Con
 def _alone(settings: FlowSettings, stream: str) -> Iterator[None]:
     """One backfill of a stream at a time."""
     path = settings.recovery / f"{stream}-backfill.lock"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    busy = DefinitionError("another backfill of this stream is running", where=path, todo="wait for it")
+    with file_lock(path, busy=busy):
         yield
-    except BlockingIOError:
-        raise DefinitionError(
-            "another backfill of this stream is running", where=path, todo="wait for it"
-        ) from None
-    finally:
-        os.close(descriptor)
 
 
 def _progress(console: Console) -> Progress:

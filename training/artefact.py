@@ -9,7 +9,6 @@ manifest holds the sha256 of every other file: `verify` notices a file that was 
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 from feature_repo.champion_alias import MANIFEST, read_alias, write_alias
 from feature_repo.errors import ArtefactError
+from feature_repo.files import sync
 
 LIBRARIES: Final = (
     "feast", "great-expectations", "numpy", "onnx", "onnxmltools", "onnxruntime", "pyarrow", "scikit-learn", "xgboost",
@@ -51,12 +51,12 @@ def write(folder: Path, version: str, manifest: Mapping[str, Any], fill: Callabl
         text = json.dumps(complete, indent=2, allow_nan=False, default=str) + "\n"
         (building / MANIFEST).write_text(text, encoding="utf-8")
         for path in (*building.rglob("*"), building):
-            _flush(path)
+            sync(path)
         building.rename(place)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    _flush(folder)
+    sync(folder)
     return place
 
 
@@ -90,7 +90,6 @@ def promote(folder: Path, version: str) -> None:
     """Make a complete version the champion; a reader of the alias sees the old line or the new one."""
     verify(folder / version)
     write_alias(folder, version)
-    _flush(folder)
 
 
 def champion(folder: Path) -> Path:
@@ -115,11 +114,3 @@ def _hashes(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / MANIFEST
     }
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from feature_repo.errors import DefinitionError
+from feature_repo.files import write_atomically
 from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.windows.spec import ViewSpec
 
@@ -88,9 +88,7 @@ def write_views(path: Path, views: AppliedViews) -> None:
         "earlier": {s: [v.to_dict() for v in specs] for s, specs in views.earlier.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(made, indent=1))
-    temporary.replace(path)
+    write_atomically(path, json.dumps(made, indent=1), durable=False)
 
 
 def read_views(path: Path) -> AppliedViews:

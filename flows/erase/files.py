@@ -6,9 +6,7 @@ its rows and its offsets: recovery state counts files by name, and restarts find
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feature_repo.files import open_locked, replaced, sync
 from feature_repo.stores.event_log.checksums import CRC_KEY, UNSEALED, check, seal
 from feature_repo.windows.state import KeyIndex
 from flows.blocks import Mask
@@ -34,7 +33,6 @@ from flows.log.epoch_files import (
     ROW_GROUP_ROWS,
     Folders,
     offset_ranges,
-    sync,
 )
 from flows.privacy.sealing import Sealer
 from flows.privacy.tombstones import PARTIES, PAYMENT
@@ -149,14 +147,11 @@ def rewrite(path: Path, aside_in: Path, keep: Mask) -> int:
     notes[ERASED_KEY] = json.dumps(erased).encode()
     notes[CRC_KEY] = UNSEALED
     aside_in.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = aside_in / f".{path.name}.tmp"
-    pq.write_table(
-        kept.replace_schema_metadata(notes), aside, compression="zstd", row_group_size=ROW_GROUP_ROWS
-    )
-    seal(aside)
-    sync(aside)
-    aside.rename(path)
-    sync(path.parent)
+    with replaced(path, folder=aside_in) as file:
+        pq.write_table(
+            kept.replace_schema_metadata(notes), file, compression="zstd", row_group_size=ROW_GROUP_ROWS
+        )
+        seal(file)
     return int(gone.num_rows)
 
 
@@ -215,19 +210,12 @@ class ScoreFiles:
     def erase(self, path: Path) -> int:
         """Rewrite one file; returns how many lines went."""
         gone = 0
-        aside = path.with_name(f".{path.name}.tmp")
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            with aside.open("wb") as out:
-                for line in file:
-                    if self._theirs(line):
-                        gone += 1
-                    else:
-                        out.write(line)
-                out.flush()
-                os.fsync(out.fileno())
-            aside.rename(path)
-        sync(path.parent)
+        with open_locked(path, "rb") as file, replaced(path) as temporary, temporary.open("wb") as out:
+            for line in file:
+                if self._theirs(line):
+                    gone += 1
+                else:
+                    out.write(line)
         return gone
 
     def _theirs(self, line: bytes) -> bool:

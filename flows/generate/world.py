@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.errors import DataError
+from feature_repo.files import replaced
 from feature_repo.schemas.payment import PAYMENT, TIMESTAMP, TYPES
 from flows.generate.accounts import DAY_US, Accounts
 from flows.generate.charges import charge_payments
@@ -138,8 +139,8 @@ class World:
             for part, (holder, names) in self._state().items()
             for name in names
         }
-        path, draft = folder / "world.npz", folder / ".world.npz"
-        with draft.open("wb") as file:
+        path = folder / "world.npz"
+        with replaced(path, durable=False) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 parameters=np.frombuffer(orjson.dumps(parameters), np.uint8),
@@ -147,7 +148,7 @@ class World:
                 announced=np.array(self._announced),
                 **state,
             )
-        return draft.rename(path)
+        return path
 
     @classmethod
     def open(cls, folder: Path) -> "World":

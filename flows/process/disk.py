@@ -23,17 +23,12 @@ _SQLITE: Final = {
 
 @contextlib.contextmanager
 def writing(what: str, where: Path) -> Iterator[None]:
-    """Whatever the system refuses within becomes a `DiskError`; a file that is not there does not, for that is no refusal.
-
-    A file `where` that was begun is removed: half a file is of no use, and takes room.
-    """
+    """Convert OSError to DiskError, except FileNotFoundError. `what` and `where` are named in its message."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        with contextlib.suppress(OSError):
-            where.unlink()
         raise _refused(what, error.strerror or str(error), error.errno, where) from error
 
 

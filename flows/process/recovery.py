@@ -13,7 +13,6 @@ step, and with it lose or double events; we refuse to start instead. A lock keep
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from bytewax import recovery as bytewax_recovery
 from bytewax.dataflow import Dataflow
 
 from feature_repo.errors import RecoveryError
+from feature_repo.files import try_lock, write_atomically
 from flows.settings import FlowSettings
 
 log = structlog.get_logger(__name__)
@@ -138,9 +138,8 @@ def guard(flow: Dataflow, settings: FlowSettings, stream: str, path: Path) -> No
         if all(known.get(name) == number for name, number in numbers.items()):
             return
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = stored.with_suffix(f".{os.getpid()}")  # all processes of a cluster write it, and the same
-    aside.write_text(json.dumps({"steps": steps, **numbers}, indent=1) + "\n", encoding="utf-8")
-    aside.rename(stored)
+    content = json.dumps({"steps": steps, **numbers}, indent=1) + "\n"
+    write_atomically(stored, content, durable=False)  # all processes of a cluster write the same content
 
 
 def numbers_of(settings: FlowSettings, stream: str, path: Path) -> dict[str, int]:
@@ -201,7 +200,7 @@ def alone(settings: FlowSettings, streams: Iterable[str]) -> Iterator[None]:
                 (stream, f"the flow of {stream}"),
                 (f"{stream}-backfill", f"a backfill of {stream}"),
             ):
-                descriptor = _try_lock(settings.recovery / f"{name}.lock")
+                descriptor = try_lock(settings.recovery / f"{name}.lock")
                 if descriptor is None:
                     busy.append(what)
                 else:
@@ -223,7 +222,7 @@ def _lock(path: Path) -> None:
     options = run_options() or {}
     if options.get("process_id"):  # process 0 of a cluster holds the lock for all of them
         return
-    descriptor = _try_lock(path)
+    descriptor = try_lock(path)
     if descriptor is None:
         raise RecoveryError(
             "another flow process of this stream works in the same home, or an erasure does",
@@ -231,15 +230,3 @@ def _lock(path: Path) -> None:
             todo="stop it first, or set MILLSTREAM_HOME to another folder",
         )
     _held_locks[path] = descriptor  # until the process, or `release`, ends it
-
-
-def _try_lock(path: Path) -> int | None:
-    """The descriptor that holds the lock, None when another process does."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -6,14 +6,13 @@ source and files first: see `flows.redrive.bus` and `flows.redrive.topic`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from feature_repo.errors import RecoveryError
-from flows.log.epoch_files import sync
+from feature_repo.files import file_lock, sync
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
@@ -69,13 +68,10 @@ def batches(events: Sequence[Sent], most: int, most_bytes: int) -> Iterator[list
 def held(settings: FlowSettings) -> Iterator[None]:
     """Keep other runs from sending letters of this home meanwhile. Raises `RecoveryError` if one does."""
     settings.dead_letters.mkdir(parents=True, exist_ok=True)
-    with (settings.dead_letters / ".redrive.lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecoveryError(
-                "another flows.redrive sends letters of this home",
-                where=settings.home,
-                todo="wait until it has ended",
-            ) from None
+    busy = RecoveryError(
+        "another flows.redrive sends letters of this home",
+        where=settings.home,
+        todo="wait until it has ended",
+    )
+    with file_lock(settings.dead_letters / ".redrive.lock", busy=busy):
         yield

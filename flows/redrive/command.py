@@ -12,7 +12,6 @@ repairing the lines that were refused, or after an interruption. The letters the
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from typing import IO, Annotated, Final
 import typer
 
 from feature_repo.errors import DataError, MillstreamError
+from feature_repo.files import replaced
 from flows.accept.avro import avro_reader
-from flows.log.epoch_files import sync
 from flows.redrive import listing
 from flows.redrive.already_sent import Marks, held
 from flows.redrive.bus import Bus
@@ -244,16 +243,8 @@ def _new(path: Path) -> Iterator[IO[bytes]]:
     """A file that did not exist, for its owner alone, whole or not there at all."""
     if path.exists():
         raise DataError("this file exists already", where=path, todo="name another one")
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync(path.parent)
+    with replaced(path, mode=0o600) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 @contextmanager

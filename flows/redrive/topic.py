@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from feature_repo.errors import FlowError
+from feature_repo.files import write_atomically
 from feature_repo.kafka.client import client_properties, made, needed
 from feature_repo.kafka.producer import TopicProducer
-from flows.log.epoch_files import sync
 from flows.redrive.already_sent import Marks, Sent, batches
 from flows.settings import FlowSettings
 from flows.streams import EventStream
@@ -74,12 +74,8 @@ class Topic:
             self._refused.append(name)
 
     def _write_note(self, letters: list[str]) -> None:
-        aside = self._note.with_suffix(".tmp")
         ends = {p: high for p, (_, high) in self._bounds(self._consumer()).items()}
-        aside.write_text(json.dumps({"ends": ends, "letters": letters}), encoding="utf-8")
-        sync(aside)
-        aside.rename(self._note)
-        sync(self._note.parent)
+        write_atomically(self._note, json.dumps({"ends": ends, "letters": letters}))
 
     def _arrived(self, ends: dict[int, int]) -> dict[str, str]:
         """Letters named by the records from these offsets on, and where they are."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from feature_repo.files import write_atomically
 from flows.traffic.freshness import FreshnessProbe
 from flows.traffic.scoring import Asker
 
@@ -47,6 +48,4 @@ def write(
         }
     if probe is not None:
         made["freshness_ms"] = percentiles(probe.milliseconds) | {"unreadable": probe.unreadable}
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2))
-    temporary.replace(path)
+    write_atomically(path, orjson.dumps(made, option=orjson.OPT_INDENT_2), durable=False)

@@ -14,7 +14,6 @@ a time, while the flow goes on. Only when the file is there may a snapshot name 
 from __future__ import annotations
 
 import json
-import os
 import re
 import zipfile
 from collections.abc import Collection, Sequence
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from feature_repo.files import replaced
 from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.windows.columns import Keys
 from feature_repo.windows.state import KeyIndex, ViewState
@@ -185,13 +185,12 @@ class CheckpointFolder:
         return name, arrays
 
     def _store(self, name: str, arrays: dict[str, Any]) -> str:
-        aside = self._folder / f".{name}.tmp"
-        with writing("a checkpoint", aside):
-            with aside.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.rename(self._folder / name)
+        with (
+            writing("a checkpoint", self._folder),
+            replaced(self._folder / name) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.savez(file, allow_pickle=False, **arrays)
         return name
 
     def read(self, name: str, versions: Collection[str]) -> Checkpoint | None:

@@ -13,7 +13,6 @@ have to agree on generations, everything is.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from feature_repo.errors import DefinitionError
+from feature_repo.files import write_atomically
 from feature_repo.stores.applied_views import AppliedViews, read_views
 from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.windows.spec import ViewSpec
@@ -153,6 +153,4 @@ def write_handover(settings: FlowSettings, stream: str, versions: Iterable[str])
     """Replace the note."""
     path = handover_file(settings, stream)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(sorted(versions)), encoding="utf-8")
-    aside.rename(path)
+    write_atomically(path, json.dumps(sorted(versions)), durable=False)

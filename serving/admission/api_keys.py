@@ -13,7 +13,6 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import stat
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from feature_repo.errors import SettingsError
+from feature_repo.files import write_atomically
 
 Scope = Literal["score", "model", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -135,14 +135,8 @@ def write(path: Path, keys: Iterable[ApiKey]) -> None:
     keys = tuple(keys)
     _check_together(keys, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     lines = [{**asdict(key), "scopes": sorted(key.scopes), "accounts": list(key.accounts)} for key in keys]
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps({"keys": lines}, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_atomically(path, json.dumps({"keys": lines}, indent=1) + "\n", mode=0o600)
 
 
 def _checked(given: Mapping[str, Any], where: object) -> ApiKey:

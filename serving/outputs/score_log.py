@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,6 +18,7 @@ from typing import IO, Any, Final
 import orjson
 import structlog
 
+from feature_repo.files import open_locked
 from serving import metrics
 
 log = structlog.get_logger(__name__)
@@ -87,7 +86,8 @@ class ScoreLog:
         written = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self.path) as file:
+            # An erasure replaces the file; the lock keeps it from missing lines.
+            with open_locked(self.path, "ab", buffering=0) as file:
                 _write_all(file, b"".join(lines))
             written = len(lines)
         except OSError as error:
@@ -101,17 +101,6 @@ class ScoreLog:
         if not self._warned:
             self._warned = True
             log.error("score_log.unwritable", file=str(self.path), why=str(why))
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """The file to append to, ours alone meanwhile: an erasure puts another in its place, and must not miss lines."""
-    while True:
-        with path.open("ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                yield file
-                return
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:

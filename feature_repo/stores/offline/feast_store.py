@@ -13,7 +13,6 @@ Everything else (materialize, saved datasets, feature logging, monitoring) is Fe
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ from feast.permissions.security_manager import get_security_manager
 from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo.errors import OfflineStoreError
+from feature_repo.files import replaced
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.event_log import checksums
 from feature_repo.stores.event_log.read import log_files
@@ -128,13 +128,11 @@ class MillstreamOfflineStore(DuckDBOfflineStore):
         if folder.suffix == ".parquet":
             msg = f"view {feature_view.name!r} reads the single file {folder.name}, which cannot be appended to safely"
             raise OfflineStoreError(msg, where=folder, todo="give its FileSource a folder")
-        staged = folder.with_name(f".{folder.name}.staged") / f"{uuid.uuid4().hex}.parquet"
-        staged.parent.mkdir(parents=True, exist_ok=True)
+        staging = folder.with_name(f".{folder.name}.staged")
+        staging.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, staged, compression="zstd", coerce_timestamps="us")
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
-        staged.replace(folder / staged.name)
+        with replaced(folder / f"{uuid.uuid4().hex}.parquet", folder=staging) as staged:
+            pq.write_table(table, staged, compression="zstd", coerce_timestamps="us")
         if progress:
             progress(table.num_rows)
 
