@@ -81,6 +81,11 @@ def page() -> str:
                     "`~/.cache/millstream/...`",
                     "Where compiled kernels are kept, so that the second start is quick",
                 ),
+                (
+                    "`MILLSTREAM_COMPILED_KERNELS`",
+                    "",
+                    "Folder of kernels that `python -m serving.models.warm_up` compiled; a process copies them into an empty cache",
+                ),
             ],
         ),
         "## Metrics of the flows\n",

@@ -25,6 +25,7 @@ from serving.health.readiness import Readiness
 from serving.health.view_versions import VersionWatch
 from serving.models.champion import Champion
 from serving.models.fallback import Fallback
+from serving.models.warm_up import warm_kernels
 from serving.outputs.score_log import ScoreLog
 from serving.outputs.score_topic import ScoreTopic
 from serving.scorer import Scorer
@@ -57,6 +58,7 @@ class Parts:
 
     async def start(self) -> None:
         """Load the model, connect, begin to log; none of them missing is an error."""
+        await asyncio.to_thread(warm_kernels)
         await asyncio.to_thread(self.champion.refresh)
         await asyncio.gather(self.store.start(), self.batch_store.start())
         if self.score_log is not None:

@@ -22,8 +22,10 @@ Compiled kernels are cached on disk (numba). A cached kernel contains the code i
 kernel stands in when it decides whether the cache is stale. So the cache folder is named after a digest of all kernel sources.
 """
 
+import contextlib
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numba
@@ -40,5 +42,23 @@ def _cache_dir() -> str:
     return str(root / "millstream" / f"kernels-{sources.hexdigest()[:16]}")
 
 
+def _copy_shipped(folder: Path) -> None:
+    """Fill a new cache folder with the kernels a container image was built with (`MILLSTREAM_COMPILED_KERNELS`).
+
+    They are copied because numba skips a cache folder that it cannot write to, and an image is read-only.
+    """
+    shipped = Path(os.environ.get("MILLSTREAM_COMPILED_KERNELS", "")) / folder.name
+    if folder.exists() or not shipped.is_dir():
+        return
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    with contextlib.suppress(
+        OSError
+    ):  # a process started at the same time was first, or the disk is full: compile
+        shutil.copytree(shipped, aside, copy_function=shutil.copyfile)
+        aside.replace(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 if "NUMBA_CACHE_DIR" not in os.environ:
     numba.config.CACHE_DIR = _cache_dir()  # type: ignore[attr-defined]  # filled in at import
+    _copy_shipped(Path(numba.config.CACHE_DIR))  # type: ignore[attr-defined]

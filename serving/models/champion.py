@@ -15,6 +15,7 @@ from feature_repo.champion_alias import CHAMPION, Alias, read_alias
 from feature_repo.errors import ArtefactError
 from serving import metrics
 from serving.models.model import Model, load_model
+from serving.models.warm_up import warm_model
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,7 @@ class Champion:
             model = load_model(
                 self._folder / alias.version, self._repo, threads=self._threads, digest=alias.digest
             )
+            warm_model(model)
         except ArtefactError as error:
             self._refuse(str(error))
         except Exception as error:  # whatever it is, the one before goes on
