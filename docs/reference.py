@@ -82,7 +82,7 @@ def page() -> str:
                     "Where compiled kernels are kept, so that the second start is quick",
                 ),
                 (
-                    "`MILLSTREAM_COMPILED_KERNELS`",
+                    "`COMPILED_KERNELS_DIR`",
                     "",
                     "Folder of kernels that `python -m serving.models.warm_up` compiled; a process copies them into an empty cache",
                 ),

@@ -43,11 +43,11 @@ def _cache_dir() -> str:
 
 
 def _copy_shipped(folder: Path) -> None:
-    """Fill a new cache folder with the kernels a container image was built with (`MILLSTREAM_COMPILED_KERNELS`).
+    """Fill a new cache folder with the kernels a container image was built with (`COMPILED_KERNELS_DIR`).
 
     They are copied because numba skips a cache folder that it cannot write to, and an image is read-only.
     """
-    shipped = Path(os.environ.get("MILLSTREAM_COMPILED_KERNELS", "")) / folder.name
+    shipped = Path(os.environ.get("COMPILED_KERNELS_DIR", "")) / folder.name
     if folder.exists() or not shipped.is_dir():
         return
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")

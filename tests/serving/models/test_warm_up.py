@@ -83,7 +83,7 @@ def test_an_image_s_compiled_kernels_are_used_by_a_new_home_and_nothing_is_compi
         own_home(tmp_path),
         world().url,
         XDG_CACHE_HOME=str(cache),
-        MILLSTREAM_COMPILED_KERNELS=str(built / "millstream"),
+        COMPILED_KERNELS_DIR=str(built / "millstream"),
         MILLSTREAM_PENDING_SECONDS="900",
         MILLSTREAM_DEADLINE_MS=str(DEADLINE_MS),
     ) as url:
