@@ -49,7 +49,7 @@ def cost(rows: pa.Table, specs: tuple[ViewSpec, ...], block: int, events: int) -
         stream, entities = w1_stream.STREAM, applied.entities(w1_stream.NAME)
         accept = Acceptance(stream, settings)
         admit = Admission(stream, settings, "bus", None)
-        router = Router(lambda _: entities, settings.key_shards)
+        router = Router(entities, settings.key_shards)
         context = StatesContext(
             stream, settings, entities, LogReplay(stream, settings, entities), frozenset(), "bus"
         )

@@ -1,9 +1,10 @@
 """`python -m flows.backfill`: bring new versions of windowed views up to date from the log, while the flow keeps running.
 
 After `feast apply` of a new view, window or column, its states are folded here from the published log, written to the online store and
-left as checkpoints, which are also the progress: interrupt it at any time and start it again. Then it leaves a note for the flow
-(`flows.window_state.view_generations`): a running flow takes the versions over within seconds, and folds for itself what came since; one that does not run
-does so at its next start. The states are those of a flow that had the view from the first event, byte for byte.
+left as checkpoints, which are also the progress: interrupt it at any time and start it again. Then it leaves a note for the flow: a
+running flow starts itself again within seconds (`flows.window_state.view_watch`), begins with these checkpoints, and folds the events that
+came since; a flow that does not run does so when it is started. The states are those of a flow that had the view from the first event,
+byte for byte.
 
 One pass over the log per entity, all shards at once while their states fit (`--memory-mb`); shards that do not fit come in another pass.
 """
@@ -49,9 +50,9 @@ from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
 from flows.window_state.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.window_state.dirty_slots import DirtySlots
+from flows.window_state.folded_views import read_handover, write_handover
 from flows.window_state.replay import LogReplay
 from flows.window_state.slices import Slice, part_key
-from flows.window_state.view_generations import read_handover, write_handover
 
 log = structlog.get_logger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
@@ -262,9 +263,12 @@ def backfill(
                     )
                 versions = [version_id(spec) for specs in todo.values() for spec in specs]
                 still = {version_id(spec) for spec in views.kept(name)}
+                runs = flow_runs(
+                    settings, name
+                )  # asked before the note: the flow lets go of its lock when it starts again
                 write_handover(settings, name, (read_handover(settings, name) & still) | set(versions))
                 done += versions
-                if flow_runs(settings, name):
+                if runs:
                     _wait(client, views.project, [s for specs in todo.values() for s in specs], console)
                 else:
                     console.print(

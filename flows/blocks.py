@@ -86,8 +86,7 @@ class RawBlock:
 
     `began` is the offset the source stood at when this process started it (-1: at the beginning), the same on all blocks of a run.
     It tells exactly which rows of the log are durable: a state built from the log takes the rows up to there, and the
-    rows of this run from its blocks, in whichever order they arrive. `marks` are the offsets it stood at when it took up later generations
-    of the views (`flows.window_state.view_generations`), and of the first `settled` of these all rows up to the mark are durable in the log.
+    rows of this run from its blocks, in whichever order they arrive.
     """
 
     partition: str
@@ -95,8 +94,6 @@ class RawBlock:
     offsets: Int64s
     accepted_us: Int64s | None
     payloads: Sequence[bytes]
-    marks: tuple[int, ...] = ()
-    settled: int = 0
     traces: Mapping[int, str] = field(default_factory=dict)
     """W3C `traceparent` by offset, of events that came with one."""
 
@@ -109,8 +106,6 @@ class ArrowBlock:
     began: int
     first_offset: int
     rows: pa.RecordBatch
-    marks: tuple[int, ...] = ()
-    settled: int = 0
 
 
 SourceBlock = RawBlock | ArrowBlock

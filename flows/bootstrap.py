@@ -35,9 +35,9 @@ def module_flow(stream: str) -> Dataflow:
     without_pandas()
     logs.configure(settings.log_format)
     run = recovery.run_name(settings)
-    recovery.begin_again_with_recovery(settings, stream, run)
+    recovery.reexec_with_recovery(settings, stream, run)
     keep_to_key(settings)
-    flow = _built(stream, settings)
+    flow = _built(stream, settings, restarts=True)
     config = options.get("recovery_config")
     if config is not None:
         recovery.guard(flow, settings, stream, Path(config.db_dir))
@@ -46,14 +46,17 @@ def module_flow(stream: str) -> Dataflow:
     return flow
 
 
-def run(stream: str, settings: FlowSettings, workers: int = 1) -> None:
-    """Run a flow in this process, on so many threads: to the end of its files, or until it is stopped."""
+def run(stream: str, settings: FlowSettings, workers: int = 1, *, restarts: bool = False) -> None:
+    """Run a flow in this process, on `workers` threads: to the end of its files, or until it is stopped.
+
+    `restarts`: replace this process by a new start of its command when the views to fold change (`flows.window_state.view_watch`).
+    """
     name = recovery.run_name(settings)
     with _in_our_words(settings):
         with disk.writing("the home", settings.home):
             keep_to_key(settings)
             config = recovery.config(settings, stream, name)
-            flow = _built(stream, settings)
+            flow = _built(stream, settings, restarts=restarts)
             if config is not None:
                 recovery.guard(flow, settings, stream, recovery.folder(settings, stream, name))
         metrics.serve(settings.metrics_host, settings.metrics_port)
@@ -84,12 +87,18 @@ def _in_our_words(settings: FlowSettings) -> Iterator[None]:
         raise ours from None
 
 
-def _built(stream: str, settings: FlowSettings) -> Dataflow:
-    """The flow, and with it the imports that take seconds: after the process has begun again."""
+def _built(stream: str, settings: FlowSettings, *, restarts: bool = False) -> Dataflow:
+    """The flow. Its imports take seconds, so they come after `reexec_with_recovery`."""
     from flows.pipeline import build
     from flows.streams import STREAMS
+    from flows.window_state.folded_views import LEFT_OUT, FoldedViews
+    from flows.window_state.view_watch import ViewWatch
 
-    return build(STREAMS[stream], settings)
+    views = FoldedViews.read(stream, settings)
+    if restarts and recovery.can_reexec(settings):
+        again = lambda left_out: recovery.reexec(**{LEFT_OUT: ",".join(sorted(left_out))})  # noqa: E731
+        ViewWatch(views, settings, again).start()
+    return build(STREAMS[stream], settings, views)
 
 
 def keep_to_key(settings: FlowSettings) -> None:

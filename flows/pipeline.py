@@ -33,19 +33,22 @@ from flows.sources.kafka import KafkaSource
 from flows.sources.redis_streams import RedisStreamSource, trims_bus
 from flows.streams import EventStream
 from flows.window_state.fold import FoldContext, folding
+from flows.window_state.folded_views import FoldedViews
 from flows.window_state.partition import StatesContext
 from flows.window_state.replay import LogReplay
 from flows.window_state.route import Router
-from flows.window_state.view_generations import KeptViews
 
 log = structlog.get_logger(__name__)
 
 
-def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
-    """The dataflow of a stream, from the source the settings choose to the log, the dead letters and the online store."""
+def build(stream: EventStream, settings: FlowSettings, views: FoldedViews | None = None) -> Dataflow:
+    """The dataflow of a stream, from the source the settings choose to the log, the dead letters and the online store.
+
+    `views`: the windowed views to fold; None reads them from the home.
+    """
     run = run_name(settings)
     accept = Acceptance(stream, settings)
-    views = KeptViews(stream, settings)
+    views = views or FoldedViews.read(stream.name, settings)
     source: FixedPartitionedSource[Any, Any]
     own: AbstractSet[str]
     topic: KafkaSource | None = None
@@ -53,11 +56,11 @@ def build(stream: EventStream, settings: FlowSettings) -> Dataflow:
         source = FileSource(settings.files, settings)
         own = frozenset(source.list_parts())
     elif settings.source == "kafka":
-        source = topic = KafkaSource(stream, settings, generations=views.look)
+        source = topic = KafkaSource(stream, settings)
         own = topic.partitions
     else:
         trims = trims_bus(accept.pseudonyms, settings)
-        source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims, generations=views.look)
+        source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims)
         own = frozenset(source.list_parts())
     limit = DeadLetterGauge(stream, settings)
 
@@ -107,10 +110,10 @@ def _derived(
 
 
 def _fold_context(
-    stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str], views: KeptViews
+    stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str], views: FoldedViews
 ) -> FoldContext:
     """What the fold parts share."""
-    entities = views.generations[0].entities
+    entities = views.entities
     states = StatesContext(
         stream=stream,
         settings=settings,
@@ -118,11 +121,10 @@ def _fold_context(
         replay=LogReplay(stream, settings, entities),
         own_partitions=own,
         run=run,
-        views=views,
     )
     applied = views.applied.project
     projections = Projections(connect(settings) if applied else None, applied, settings.key_shards)
     for specs in entities.values():
         projections.of(specs)
     watch = StoreWatch(projections.client, applied, stream.name) if applied and not settings.files else None
-    return FoldContext(states, projections, live=not settings.files, watch=watch)
+    return FoldContext(states, projections, views.applied.every_kept(), live=not settings.files, watch=watch)

@@ -29,7 +29,7 @@ from feature_repo.windows.spec import ViewSpec
 from flows.online.sink import connect, no_answer
 from flows.process import logs
 from flows.settings import FlowSettings
-from flows.window_state.view_generations import read_handover, write_handover
+from flows.window_state.folded_views import read_handover, write_handover
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
 

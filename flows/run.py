@@ -39,7 +39,7 @@ def main(
     if stream not in STREAMS:
         raise typer.BadParameter(f"no stream {stream!r}; there are: {', '.join(STREAMS)}")
     try:
-        run(stream, settings, workers)
+        run(stream, settings, workers, restarts=True)
     except MillstreamError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from error

@@ -1,13 +1,12 @@
 """Recovery is on by default: where a flow's durable state lives, and how `python -m bytewax.run` comes to use it.
 
 `bytewax.run` reads its command line before it imports the flow, so a flow cannot hand it a recovery folder any more.
-What it can do, and does, is begin again properly: `begin_again_with_recovery` replaces the process (same pid) by the
-very same command with Bytewax's own environment variables set (`BYTEWAX_RECOVERY_DIRECTORY`, `..._SNAPSHOT_INTERVAL`,
-`..._BACKUP_INTERVAL`), before anything heavy is imported, and says so in one log line. Whoever passes `-r`, or sets
-`MILLSTREAM_RECOVERY=off`, is left alone. `python -m flows.run` needs no such step.
+So `reexec_with_recovery` replaces the process (same pid) by the same command with Bytewax's own environment variables set
+(`BYTEWAX_RECOVERY_DIRECTORY`, `..._SNAPSHOT_INTERVAL`, `..._BACKUP_INTERVAL`), before anything heavy is imported, and logs one
+line. It does nothing if the command has `-r`, or with `MILLSTREAM_RECOVERY=off`. `python -m flows.run` needs no such step.
 
 Beside the recovery partitions lies a fingerprint of the step ids. Bytewax would silently orphan the state of a renamed
-step, and with it lose or double events; we refuse to start instead. A lock keeps a second flow off the same home.
+step, and with it lose or duplicate events; we refuse to start instead. A lock keeps a second flow off the same home.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import structlog
 from bytewax import recovery as bytewax_recovery
@@ -84,7 +83,7 @@ def run_name(settings: FlowSettings) -> str:
     return f"files-{hashlib.blake2b(chr(10).join(parts).encode(), digest_size=6).hexdigest()}"
 
 
-def begin_again_with_recovery(settings: FlowSettings, stream: str, run: str) -> None:
+def reexec_with_recovery(settings: FlowSettings, stream: str, run: str) -> None:
     """Under a plain `python -m bytewax.run`, replace this process by the same command with recovery; else return."""
     options = run_options()
     if options is None or options.get("recovery_config") is not None:
@@ -102,12 +101,28 @@ def begin_again_with_recovery(settings: FlowSettings, stream: str, run: str) -> 
         epoch_seconds=seconds,
         by="running this command again with recovery set",
     )
-    os.environ["BYTEWAX_RECOVERY_DIRECTORY"] = str(path)
-    os.environ["BYTEWAX_SNAPSHOT_INTERVAL"] = str(seconds)
-    os.environ["BYTEWAX_RECOVERY_BACKUP_INTERVAL"] = "0"
+    reexec(
+        BYTEWAX_RECOVERY_DIRECTORY=str(path),
+        BYTEWAX_SNAPSHOT_INTERVAL=str(seconds),
+        BYTEWAX_RECOVERY_BACKUP_INTERVAL="0",
+    )
+
+
+def reexec(**environment: str) -> NoReturn:
+    """Replace this process (same pid) by the command that started it, with these environment variables added.
+
+    Threads, connections and locks of this process end, as in a crash: its descriptors are closed on exec.
+    """
+    os.environ.update(environment)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  the very command the user typed
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  the command that the user typed
+
+
+def can_reexec(settings: FlowSettings) -> bool:
+    """Whether the flow of this process may be replaced by a new start of itself: it alone reads the bus or Kafka, with recovery."""
+    options = run_options() or {}
+    return settings.recovery_mode == "on" and not settings.files and options.get("process_id") is None
 
 
 def config(settings: FlowSettings, stream: str, run: str) -> Any:

@@ -13,7 +13,7 @@ made again or lost records we have read. While the brokers are away the source w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypedDict
 
@@ -34,7 +34,6 @@ log = structlog.get_logger(__name__)
 SLOTS: Final = 8
 """Never another number for a home that has been written: a slot's state would name partitions that are no longer its own."""
 _EMPTY = np.empty(0, np.int64)
-_EPOCHS_TO_SETTLE: Final = 2
 _IDLE: Final = timedelta(milliseconds=200)
 """How often a slot without partitions looks whether it has got one."""
 _LATEST_MS: Final = 9_214_646_400_000
@@ -51,14 +50,10 @@ class SlotState(TypedDict):
 class KafkaSource(FixedPartitionedSource[RawBlock, SlotState | None]):
     """All partitions of one stream's topic. `partitions` are their names, as far as they are known yet."""
 
-    def __init__(
-        self, stream: EventStream, settings: FlowSettings, *, generations: Callable[[], int] = lambda: 0
-    ) -> None:
-        """`generations` gives the number of the newest generation of the views (`flows.window_state.view_generations`)."""
+    def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         needed("confluent_kafka")
         self._stream = stream
         self._settings = settings
-        self._generations = generations
         self.watch = TopicWatch(settings.kafka_topic(stream.name), settings)
         self.partitions = TopicPartitions(stream.name, self.watch)
         self.newest_ms = -1
@@ -75,7 +70,7 @@ class KafkaSource(FixedPartitionedSource[RawBlock, SlotState | None]):
         """Begin at the next offset of the durable state; of other partitions at the earliest."""
         del step_id
         slot = int(for_part.rpartition("-")[2])
-        return KafkaSlot(slot, resume_state, self, self._settings, generations=self._generations)
+        return KafkaSlot(slot, resume_state, self, self._settings)
 
 
 class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
@@ -87,8 +82,6 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         state: SlotState | None,
         source: KafkaSource,
         settings: FlowSettings,
-        *,
-        generations: Callable[[], int] = lambda: 0,
     ) -> None:
         self._slot = slot
         self._resumed = state
@@ -96,12 +89,9 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         self._watch = source.watch
         self._names = source.partitions
         self._settings = settings
-        self._generations = generations
         self._consumer: Any = None
         self._next: dict[int, tuple[int, int]] = {}
         self._began: dict[int, int] = {}
-        self._marks: dict[int, tuple[int, ...]] = {}
-        self._epochs_since_mark: list[int] = []
         self._heartbeat_due: set[int] = set()
         self._in_epoch = self._bytes_in_epoch = 0
         self._awake: datetime | None = None
@@ -147,7 +137,6 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         """The positions after the last blocks emitted; opens the next epoch."""
         self._in_epoch = self._bytes_in_epoch = 0
         self._heartbeat_due = set(self._next)
-        self._mark()
         facts = self._watch.facts
         if facts is None or not self._next:
             return self._resumed
@@ -159,13 +148,6 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         self._watch.stop()
         if self._consumer is not None:
             self._consumer.close()
-
-    def _mark(self) -> None:
-        """At the end of an epoch: take up newer generations of the views, from the next blocks on."""
-        self._epochs_since_mark = [epochs + 1 for epochs in self._epochs_since_mark]
-        for _ in range(self._generations() - len(self._epochs_since_mark)):
-            self._marks = {p: (*self._marks[p], after - 1) for p, (after, _) in self._next.items()}
-            self._epochs_since_mark.append(0)
 
     def _take_new(self, facts: TopicFacts) -> None:
         """Begin to read the partitions of this slot that are not read yet."""
@@ -181,7 +163,6 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
                     "kafka.begins_late", partition=self._names.name(p), first_offset=facts.earliest[p]
                 )
             self._began[p] = self._next[p][0] - 1
-            self._marks[p] = (self._began[p],) * len(self._epochs_since_mark)
         self._heartbeat_due.update(new)
         if self._consumer is None:
             self._consumer = self._connect()
@@ -245,15 +226,12 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         payloads: list[bytes],
         traces: Mapping[int, str] | None = None,
     ) -> RawBlock:
-        settled = sum(epochs >= _EPOCHS_TO_SETTLE for epochs in self._epochs_since_mark)
         return RawBlock(
             self._names.name(partition),
             self._began[partition],
             offsets,
             accepted_us,
             payloads,
-            marks=self._marks[partition],
-            settled=settled,
             traces=traces or {},
         )
 

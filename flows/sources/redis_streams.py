@@ -30,8 +30,6 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import get_ident
 from typing import Any, Final, NamedTuple
@@ -60,7 +58,6 @@ _OUTAGE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 _EMPTY = np.empty(0, np.int64)
 _CHECKED_ENTRIES = 512
 """A checked read goes through the client, at ten times the cost of an entry: it takes few."""
-_EPOCHS_TO_SETTLE = 2
 _FIRST_ENTRIES = 128
 
 
@@ -80,10 +77,7 @@ class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]
         settings: FlowSettings,
         *,
         trim: bool = False,
-        generations: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`generations` gives the number of the newest generation of the views (`flows.window_state.view_generations`)."""
-        self._generations = generations
         self._parts = parts
         self._settings = settings
         self._trim = trim
@@ -105,7 +99,6 @@ class RedisStreamSource(FixedPartitionedSource[RawBlock, tuple[str, int] | None]
             self._settings,
             reads=self._reads[worker],
             trim=self._trim,
-            generations=self._generations,
             epoch_bytes=EPOCH_BYTES // len(self._parts),
         )
 
@@ -121,16 +114,12 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         *,
         reads: BusReads | None = None,
         trim: bool = False,
-        generations: Callable[[], int] = lambda: 0,
         epoch_bytes: int = EPOCH_BYTES,
     ) -> None:
         self._part = part
         self._epoch_bytes = epoch_bytes
         self._bytes_in_epoch = 0
         self._most = _FIRST_ENTRIES
-        self._generations = generations
-        self._marks: tuple[int, ...] = ()
-        self._epochs_since_mark: list[int] = []
         self.stream = part.replace("bus:", "millstream:", 1)
         self._read_key = f"millstream:read:{part.split(':')[1]}"
         self._noted = -1
@@ -170,7 +159,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
             if not self._heartbeat_due:
                 return []
             self._heartbeat_due = False
-            return [RawBlock(self._part, self._began, _EMPTY, _EMPTY, [], self._marks, self._settled)]
+            return [RawBlock(self._part, self._began, _EMPTY, _EMPTY, [])]
         self._heartbeat_due = False
         self._in_epoch += len(entries)
         self._weigh(entries)
@@ -188,22 +177,9 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         """The position after the last block emitted (None before the server first answered); opens the next epoch."""
         self._in_epoch = self._bytes_in_epoch = 0
         self._heartbeat_due = True
-        self._mark()
         if self._trim and self._position:
             self._passed.append(self._position.last_id)
         return (self._position.last_id, self._position.read) if self._position else None
-
-    def _mark(self) -> None:
-        """At the end of an epoch: take up newer generations of the views, from the next block on."""
-        self._epochs_since_mark = [epochs + 1 for epochs in self._epochs_since_mark]
-        for _ in range(self._generations() - len(self._marks)):
-            self._marks += (offset_of(self._position.last_id) if self._position else -1,)
-            self._epochs_since_mark.append(0)
-
-    @property
-    def _settled(self) -> int:
-        """The epoch that ended with a mark is durable when the one after it has been left."""
-        return sum(epochs >= _EPOCHS_TO_SETTLE for epochs in self._epochs_since_mark)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -350,8 +326,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         last = entries.last_id
         erased = self._erased_after(position.last_id) - self._erased_after(last)
         self._position = BusPosition(last, position.read + len(entries) + erased)
-        block = block_of(self._part, entries, self._began)
-        return replace(block, marks=self._marks, settled=self._settled) if self._marks else block
+        return block_of(self._part, entries, self._began)
 
     def _back_off(self, error: Exception, now: datetime) -> None:
         self._failures += 1

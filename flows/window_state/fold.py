@@ -18,6 +18,7 @@ import numpy as np
 from bytewax.operators import StatefulBatchLogic
 
 from feature_repo.stores.online.script_calls import NO_CALLS
+from feature_repo.windows.spec import ViewSpec
 from flows import metrics
 from flows.blocks import EntityKeys, Int64s
 from flows.online.loss_detector import CHECK_SECONDS, Standing, StoreWatch
@@ -30,9 +31,6 @@ from flows.window_state.slices import Slice, part_key
 
 GATHERED_KEYS: Final = 20_000
 """A run over files hands a part's states on when so many of its keys have changed."""
-WORK_SECONDS: Final = 0.02
-"""A part that takes a view over works so long at a time, and the process a third of its time."""
-_NAP: Final = timedelta(milliseconds=20)
 REWRITTEN_KEYS: Final = 4_000
 REWRITTEN_BYTES: Final = 4_000_000
 """Most keys, and about how many bytes of their states, that leave at a time when everything is written again."""
@@ -44,6 +42,8 @@ class FoldContext:
 
     states: StatesContext
     projections: Projections
+    kept: tuple[ViewSpec, ...]
+    """Every version of `views.json`, of all streams: what the online store is told to be kept."""
     live: bool
     """States are handed on with every block (bus), not gathered (files)."""
     pace: Pace = field(default_factory=Pace)
@@ -64,13 +64,13 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         self._rewritten, self._to_rewrite = 0, 0
         """Slots below the one have been written again, those up to the other are to be."""
         if resumed is not None:
-            self._open(tuple(resumed["entity"]), resumed["shard"], 0)
+            self._open(tuple(resumed["entity"]), resumed["shard"])
 
     def on_batch(self, values: list[Slice]) -> tuple[list[OnlineRows], bool]:
         """Fold slices; hand on the states of the keys they touched."""
         oldest = min((piece.oldest_accepted_us for piece in values if len(piece.keys)), default=0)
         while values and self._states is None:
-            self._open(values[0].entity, values[0].shard, len(values[0].marks))
+            self._open(values[0].entity, values[0].shard)
             if self._states is None:
                 values = values[1:]
         if self._states is not None:
@@ -88,20 +88,13 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         """Soon, while there is work to do; when the large states that wait may leave; when to look at the store again."""
         if self._rewriting:
             return datetime.now(UTC)
-        if self._states is not None and self._states.adopting:
-            return datetime.now(UTC) + _NAP
         wait = CHECK_SECONDS if self._standing is not None else None
         if self._turn.at is not None:
             wait = max(self._turn.at - time.monotonic(), 0.0)
         return None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
 
     def on_notify(self) -> tuple[list[OnlineRows], bool]:
-        """A piece of work on the views that are being taken over, unless another part has just done some; states that waited leave."""
-        views, states = self._context.states.views, self._states
-        now = time.monotonic()
-        if states is not None and states.adopting and views is not None and now >= views.busy_until:
-            states.adopt(WORK_SECONDS)
-            views.busy_until = time.monotonic() + 2 * (time.monotonic() - now)
+        """Timer: look whether the store has lost writes, go on with rewriting, emit the states that are due."""
         self._look_at_store()
         return self._rewrite() + self._hand_on(0), StatefulBatchLogic.RETAIN
 
@@ -115,9 +108,10 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
             made["written"] = self._standing.number
         return made
 
-    def _open(self, entity: EntityKeys, shard: int, generation: int) -> KeyedStates | None:
-        known = entity in self._context.states.entities or generation > 0
-        if known:  # else its views were removed: nothing comes for it any more
+    def _open(self, entity: EntityKeys, shard: int) -> KeyedStates | None:
+        if (
+            entity in self._context.states.entities
+        ):  # else its views were removed: nothing comes for it any more
             self._states = KeyedStates(self._context.states, entity, shard, self._resumed)
             if self._context.watch is not None:
                 written = self._resumed.get("written", 0) if self._resumed else 0
@@ -132,12 +126,11 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
     def _stand(self, standing: Standing) -> None:
         """Begin with the store as it is: unless it has all that was sent, all states are sent."""
         self._standing = standing
-        states, views = self._states, self._context.states.views
+        states = self._states
         if standing.whole or states is None:
             return
         self._rewritten, self._to_rewrite = 0, len(states.index)
-        if views is not None:
-            send_patiently(self._context.projections.publish, views.applied.every_kept())
+        send_patiently(self._context.projections.publish, self._context.kept)
         if standing.gone:
             send_patiently(lambda gone: self._context.projections.unmark(gone, states.shard), states.versions)
         states.unmarked[:] = states.versions

@@ -34,10 +34,8 @@ from flows.settings import FlowSettings
 from flows.streams import EventStream
 from flows.window_state.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.window_state.dirty_slots import DirtySlots
-from flows.window_state.handover import Adoption
 from flows.window_state.replay import LogReplay
 from flows.window_state.slices import Slice, part_key, together
-from flows.window_state.view_generations import KeptViews
 
 log = structlog.get_logger(__name__)
 
@@ -69,8 +67,6 @@ class StatesContext:
     """The partitions this run reads; of a topic of Kafka, which may get more, those known so far."""
     run: str
     prefix: str = ""
-    views: KeptViews | None = None
-    """Where later generations of the views are found, for a step that takes them up while it runs."""
 
 
 class KeyedStates:
@@ -90,9 +86,6 @@ class KeyedStates:
         self._offsets: list[dict[str, int]] = [{} for _ in self.specs]
         """Per view: the last offset folded of each source partition."""
         self._joined: set[str] = set()
-        self._generation = 0
-        self._since = dict.fromkeys(self.versions, 0)
-        self._adopting: dict[str, Adoption] = {}
         self.unmarked: list[str] = list(self.versions)
         """Versions whose states are complete here, of which the online store does not know it yet."""
         self._since_checkpoint = 0
@@ -117,11 +110,9 @@ class KeyedStates:
         if len(pieces) > 1:
             for piece in pieces:
                 self._meet(piece)
-            if not self._adopting and not self._later and all(p.views == self.versions for p in pieces):
-                self._take_together(pieces)
-                return
-        for piece in pieces:
-            self.absorb(piece, ViewState.fold)
+            self._take_together(pieces)
+        elif pieces:
+            self.absorb(pieces[0], ViewState.fold)
 
     def _take_together(self, pieces: Sequence[Slice]) -> None:
         keys, columns = together(pieces)
@@ -140,24 +131,17 @@ class KeyedStates:
         """
         self._meet(piece)
         slots = self.index.slots(piece.keys)
-        if piece.views == self.versions and not self._adopting and not self._later:
-            made = [
-                how(state, slots, columns) for state, columns in zip(self.states, piece.columns, strict=True)
-            ]
-        else:
-            made = self._absorb_each(piece, slots, how)
+        made = [how(state, slots, columns) for state, columns in zip(self.states, piece.columns, strict=True)]
         self._count(slots)
         self._note(piece)
         return made
 
     def _meet(self, piece: Slice) -> None:
-        """Before the first slice of a partition comes the log; before the first of a generation its views."""
+        """Fold the log before the first slice of a partition."""
         new = {partition: began for partition, began, _ in piece.origins if partition not in self._joined}
         if new:
             self._joined.update(new)
             self._fold_log(new)
-        if len(piece.marks) > self._generation:
-            self._turn(len(piece.marks))
 
     def _note(self, piece: Slice) -> None:
         for offsets in self._offsets:
@@ -172,75 +156,6 @@ class KeyedStates:
     def complete(self) -> bool:
         """Whether every partition of this run has been seen, and with it all of the log been folded."""
         return self._context.own_partitions <= self._joined
-
-    @property
-    def adopting(self) -> bool:
-        """Whether a version is on its way in: call `adopt` now and then."""
-        return bool(self._adopting)
-
-    def adopt(self, seconds: float) -> None:
-        """Work for about so long on the versions that are on their way in."""
-        for version, adoption in list(self._adopting.items()):
-            adoption.work(seconds)
-            if adoption.done:
-                del self._adopting[version]
-                self.specs += (adoption.spec,)
-                self.versions += (version,)
-                self.states.append(adoption.state)
-                self._offsets.append(adoption.offsets)
-                self._since[version] = adoption.since
-                self.dirty.add(adoption.changed.all())
-                self.unmarked.append(version)
-                self._since_checkpoint += 1
-                self._checkpoint_due = time.monotonic()
-            return
-
-    @property
-    def _later(self) -> bool:
-        return any(since > 0 for since in self._since.values())
-
-    def _absorb_each(
-        self, piece: Slice, slots: Int64s, how: Callable[[ViewState, Int64s, Columns], Made]
-    ) -> list[Made]:
-        """Each version as its generation says: rows of blocks before it come to a version through the log."""
-        columns = dict(zip(piece.views, piece.columns, strict=True))
-        for version, adoption in self._adopting.items():
-            adoption.see(piece)
-            if len(piece.marks) >= adoption.since and version in columns and len(slots):
-                adoption.hold(piece, slots, columns[version])
-        return [
-            how(state, slots, columns[version])
-            for version, state in zip(self.versions, self.states, strict=True)
-            if version in columns and len(piece.marks) >= self._since[version]
-        ]
-
-    def _turn(self, number: int) -> None:
-        """A later generation: drop what was retired, begin to take over what is new."""
-        views = self._context.views
-        assert views is not None
-        self._generation = number
-        generation = views.generations[number]
-        wanted = {version_id(spec): spec for spec in generation.entities.get(self.entity, ())}
-        kept = [i for i, v in enumerate(self.versions) if self._since[v] == generation.since.get(v)]
-        self.specs = tuple(self.specs[i] for i in kept)
-        self.versions = tuple(self.versions[i] for i in kept)
-        self.states = [self.states[i] for i in kept]
-        self._offsets = [self._offsets[i] for i in kept]
-        self._since = {v: self._since[v] for v in self.versions}
-        self.unmarked = [v for v in self.unmarked if v in self.versions]
-        going_on = {v: a for v, a in self._adopting.items() if a.since == generation.since.get(v)}
-        for version, spec in wanted.items():
-            if version not in self.versions and version not in going_on:
-                going_on[version] = Adoption(
-                    spec,
-                    generation.since[version],
-                    shard=self.shard,
-                    index=self.index,
-                    folder=self._folder,
-                    replay=views.replay(spec),
-                    own_partitions=self._context.own_partitions,
-                )
-        self._adopting = going_on
 
     def snapshot(self, *, at_end: bool = False) -> PartState:
         """A pointer; now and then a checkpoint is begun, and pointed to when it is written.

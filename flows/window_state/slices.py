@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.windows.columns import BlockColumns, Keys
 from feature_repo.windows.columns import Events as Columns
 from feature_repo.windows.spec import ViewSpec
@@ -26,8 +25,8 @@ Origin = tuple[str, int, int]
 class Slice:
     """The rows of one block whose key of one entity lies in one shard; `columns` holds one entry per view.
 
-    `views` are their versions. `began`, `marks`, `settled`: where the partition's source stood when this run began, and when it took up
-    later generations of the views (`flows.blocks.RawBlock`). `rows` are the positions in the block, ascending; `offsets` belong to them.
+    `began`: where the partition's source stood when this run began (`flows.blocks.RawBlock`). `rows` are the positions in the block,
+    ascending; `offsets` belong to them.
     """
 
     entity: EntityKeys
@@ -37,12 +36,9 @@ class Slice:
     last_offset: int
     oldest_accepted_us: int
     keys: Keys
-    views: tuple[str, ...]
     columns: tuple[Columns, ...]
     rows: npt.NDArray[np.intp]
     offsets: Int64s
-    marks: tuple[int, ...] = ()
-    settled: int = 0
     more: tuple[Origin, ...] = ()
     """Further blocks whose rows are among these, in order of time; `offsets` tells nothing then."""
 
@@ -85,8 +81,6 @@ def cut(
     *,
     every: bool = False,
     shard_by: EntityKeys | None = None,
-    marks: tuple[int, ...] = (),
-    settled: int = 0,
     origins: Sequence[Origin] = (),
 ) -> list[Slice]:
     """Slices of log rows for all entities; of every shard, or of those that occur. `origins`: those of rows of several blocks.
@@ -116,7 +110,6 @@ def cut(
             order = order[known[order]]
         keys = _take(keys, order)
         columns = [block.events(spec).take(order) for spec in specs]
-        views = tuple(map(version_id, specs))
         bounds = np.searchsorted(of_row[order], np.arange(shards + 1))
         placed = offsets[order]
         for shard in range(shards):
@@ -133,12 +126,9 @@ def cut(
                     more=tuple(more),
                     oldest_accepted_us=oldest,
                     keys=_part(keys, a, b),
-                    views=views,
                     columns=tuple(Columns(c.ints[a:b], c.floats[a:b]) for c in columns),
                     rows=order[a:b],
                     offsets=placed[a:b],
-                    marks=marks,
-                    settled=settled,
                 )
             )
     return pieces

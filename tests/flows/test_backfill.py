@@ -20,9 +20,10 @@ from feature_repo.stores.applied_views import AppliedViews
 from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.stores.redis_layout.view_versions import KeptVersions, versions_key
 from flows import backfill as module
-from flows.backfill import Shard, backfill
+from flows.backfill import Shard, backfill, flow_runs
 from flows.bootstrap import run
 from flows.settings import FlowSettings
+from tests.kits.flow_command import BYTEWAX, RUN, FlowCommand
 from tests.kits.flows_running import (
     VIEWS,
     accounted,
@@ -31,6 +32,7 @@ from tests.kits.flows_running import (
     encoded,
     folded_from_log,
     kill,
+    logged,
     payment,
     publish,
     start,
@@ -92,12 +94,16 @@ def history(home: Path, settings: FlowSettings, views: AppliedViews, count: int)
     run("payments", settings.model_copy(update={"source_files": str(path), "file_block_events": 500}))
 
 
-def test_running_flow_takes_new_views_over_and_they_end_as_from_the_first_event(
-    home: Path, clean_redis: redis.Redis, redis_url: str
+@pytest.mark.parametrize(
+    "command",
+    [(*RUN, "--epoch-ms", "100", "--workers", "2"), BYTEWAX],
+    ids=["flows.run with two workers", "bytewax.run"],
+)
+def test_running_flow_starts_itself_again_with_new_views_and_they_end_as_from_the_first_event(
+    command: tuple[str, ...], home: Path, clean_redis: redis.Redis, redis_url: str
 ) -> None:
     settings = settings_of(redis_url)
     history(home, settings, FEWER, 3_000)
-    process = start(settings)
     stop = threading.Event()
     sent = [3_000]
 
@@ -111,32 +117,57 @@ def test_running_flow_takes_new_views_over_and_they_end_as_from_the_first_event(
             time.sleep(0.05)
 
     producer = threading.Thread(target=traffic)
-    producer.start()
-    try:
-        wait_for(lambda: accounted(settings) > 3_100, process)
-        apply_views(settings)
-        interrupted = _context.Process(target=die_after_two_shards, args=(settings,), daemon=True)
-        interrupted.start()
-        interrupted.join(60)
-        assert interrupted.exitcode == -signal.SIGKILL
-        assert not filled(clean_redis, NEW)
-        began = accounted(settings)
-        assert sorted(backfill(settings)) == sorted(NEW)
-        wait_for(lambda: filled(clean_redis, NEW), process)
-        wait_for(lambda: accounted(settings) > began + 100, process)
-    finally:
-        stop.set()
-        producer.join()
-    wait_for(lambda: accounted(settings) == sent[0], process)
-    wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
-    assert backfill(settings) == []  # nothing is left to do
-    kill(process)
+    with FlowCommand(settings, *command) as process:
+        producer.start()
+        try:
+            wait_for(lambda: accounted(settings) > 3_100, process)
+            apply_views(settings)
+            interrupted = _context.Process(target=die_after_two_shards, args=(settings,), daemon=True)
+            interrupted.start()
+            interrupted.join(60)
+            assert interrupted.exitcode == -signal.SIGKILL
+            assert not filled(clean_redis, NEW)
+            began = accounted(settings)
+            assert sorted(backfill(settings)) == sorted(NEW)
+            wait_for(lambda: filled(clean_redis, NEW), process)
+            wait_for(lambda: accounted(settings) > began + 100, process)
+        finally:
+            stop.set()
+            producer.join()
+        wait_for(lambda: accounted(settings) == sent[0], process)
+        wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
+        assert backfill(settings) == []  # nothing is left to do
+        assert process.logged("flow.restarts") == 1
+        assert flow_runs(settings, "payments")
 
-    process = start(settings)
-    publish(clean_redis, [encoded(payment(n)) for n in range(sent[0], sent[0] + 200)])
-    wait_for(lambda: accounted(settings) == sent[0] + 200, process)
-    wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
-    kill(process)
+    with FlowCommand(settings, *command) as process:
+        publish(clean_redis, [encoded(payment(n)) for n in range(sent[0], sent[0] + 200)])
+        wait_for(lambda: accounted(settings) == sent[0] + 200, process)
+        wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
+    ids = logged(settings, ["event_id"])["event_id"].to_pylist()
+    assert sorted(ids) == [payment(n)["event_id"] for n in range(sent[0] + 200)]
+
+
+def test_view_that_no_backfill_has_filled_does_not_hold_up_one_that_is(
+    home: Path, clean_redis: redis.Redis, redis_url: str
+) -> None:
+    settings = settings_of(redis_url)
+    history(home, settings, FEWER, 1_000)
+    with FlowCommand(settings, *RUN, "--epoch-ms", "100") as process:
+        publish(clean_redis, [encoded(payment(n)) for n in range(1_000, 1_100)])
+        wait_for(lambda: accounted(settings) == 1_100, process)
+        apply_views(settings)
+        wait_for(lambda: process.logged("view.new") == 2, process)
+        assert backfill(settings, ["account_recent"]) == NEW[:1]
+        wait_for(lambda: filled(clean_redis, NEW[:1]), process)
+        assert process.logged("flow.restarts") == 1
+        assert not filled(clean_redis, NEW[1:])
+        assert backfill(settings) == NEW[1:]
+        wait_for(lambda: filled(clean_redis, NEW), process)
+        assert process.logged("flow.restarts") == 2
+        publish(clean_redis, [encoded(payment(n)) for n in range(1_100, 1_300)])
+        wait_for(lambda: accounted(settings) == 1_300, process)
+        wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
 
 
 def test_next_start_goes_on_from_what_a_backfill_left(

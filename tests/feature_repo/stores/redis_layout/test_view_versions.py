@@ -17,6 +17,7 @@ from flows.backfill import backfill
 from flows.retire import kept_versions, retire
 from flows.settings import FlowSettings
 from tests.flows.test_backfill import filled_versions, history, settings_of
+from tests.kits.flow_command import RUN, FlowCommand
 from tests.kits.flows_running import (
     HOUR_US,
     VIEWS,
@@ -24,9 +25,7 @@ from tests.kits.flows_running import (
     apply_views,
     encoded,
     folded_from_log,
-    kill,
     payment,
-    start,
     stored_online,
     wait_for,
 )
@@ -91,33 +90,34 @@ def test_flow_keeps_both_versions_until_the_old_one_is_retired_under_its_hands(
     before = AppliedViews("millstream", {"payments": (OLD,)})
     both = AppliedViews("millstream", {"payments": (LONGER,)}, earlier={"payments": (OLD,)})
     history(home, settings, before, 1_000)
-    process = start(settings)
-    send(clean_redis, [encoded(payment(n)) for n in range(1_000, 1_200)])
-    wait_for(lambda: accounted(settings) == 1_200, process)
-    apply_views(settings, both)
-    assert backfill(settings) == [version_id(LONGER)]
-    send(clean_redis, [encoded(payment(n)) for n in range(1_200, 1_400)])
-    wait_for(lambda: accounted(settings) == 1_400, process)
-    wait_for(
-        lambda: stored_online(clean_redis, both) == folded_from_log(settings, clean_redis, both), process, 20
-    )
+    with FlowCommand(settings, *RUN, "--epoch-ms", "100") as process:
+        send(clean_redis, [encoded(payment(n)) for n in range(1_000, 1_200)])
+        wait_for(lambda: accounted(settings) == 1_200, process)
+        apply_views(settings, both)
+        assert backfill(settings) == [version_id(LONGER)]
+        send(clean_redis, [encoded(payment(n)) for n in range(1_200, 1_400)])
+        wait_for(lambda: accounted(settings) == 1_400, process)
+        wait_for(
+            lambda: stored_online(clean_redis, both) == folded_from_log(settings, clean_redis, both),
+            process,
+            20,
+        )
 
-    current, earlier = kept_versions(settings, read_views(settings.home / "views.json"))
-    assert (current.spec, current.current, earlier.spec, earlier.current) == (LONGER, True, OLD, False)
-    with pytest.raises(DefinitionError, match="is what the repo defines now"):
-        retire(settings, [current])
-    with pytest.raises(DefinitionError, match="read by champion fraud 1"):
-        retire(settings, [replace(earlier, in_use=("champion fraud 1",))])
-    retire(settings, [earlier])
-    send(clean_redis, [encoded(payment(n)) for n in range(1_400, 1_600)])
-    wait_for(lambda: accounted(settings) == 1_600, process)
-    after = AppliedViews("millstream", {"payments": (LONGER,)})
-    wait_for(
-        lambda: stored_online(clean_redis, after) == folded_from_log(settings, clean_redis, after),
-        process,
-        20,
-    )
-    kill(process)
+        current, earlier = kept_versions(settings, read_views(settings.home / "views.json"))
+        assert (current.spec, current.current, earlier.spec, earlier.current) == (LONGER, True, OLD, False)
+        with pytest.raises(DefinitionError, match="is what the repo defines now"):
+            retire(settings, [current])
+        with pytest.raises(DefinitionError, match="read by champion fraud 1"):
+            retire(settings, [replace(earlier, in_use=("champion fraud 1",))])
+        retire(settings, [earlier])
+        send(clean_redis, [encoded(payment(n)) for n in range(1_400, 1_600)])
+        wait_for(lambda: accounted(settings) == 1_600, process)
+        after = AppliedViews("millstream", {"payments": (LONGER,)})
+        wait_for(
+            lambda: stored_online(clean_redis, after) == folded_from_log(settings, clean_redis, after),
+            process,
+            20,
+        )
     keys = stored_online(clean_redis, after)
     assert keys
     assert not any(clean_redis.hexists(key, state_field(OLD)) for key in keys)
