@@ -1,4 +1,4 @@
-"""`python docs/reference.py`: writes docs/reference.md from the code, so that no setting and no metric goes undocumented."""
+"""Write docs/reference.md from the code, so that every setting and metric is documented: `python docs/reference.py`."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ HEAD = """# Reference: settings, metrics, files
 
 <!-- Written by `make docs` from the code; edit the descriptions there. -->
 
-Settings are environment variables; a process reads them once, when it starts, and refuses what makes no sense.
-Training has a YAML file besides, because a model depends on it.
+Settings are environment variables; a process reads them once, at start, and refuses invalid values.
+Training also has a YAML file, because a model depends on it.
 """
 
 FILES = """## Files
 
-Everything that is written at run time lies in the home folder (`MILLSTREAM_HOME`).
+Everything that is written at run time is in the home folder (`MILLSTREAM_HOME`).
 
-| path | what it is |
+| path | content |
 |---|---|
-| `log/<stream>/` | the event logs, one per stream: immutable Parquet files, the truth everything else can be rebuilt from |
-| `dead_letters/<stream>/` | events that were not accepted: sealed bytes, reason, where they came from |
-| `dead_letters/<stream>.redriven.jsonl` | which of them were put back, and where ([dead letters](dead-letters.md)) |
-| `pseudonyms.json` | id and fingerprint of the key the data was written with; not the key, which is in the environment or `.env` |
-| `api_keys.json` | who may ask the scorer: hashes of keys, not the keys ([security](security.md)) |
-| `erased/` | tombstones of erased accounts: their pseudonyms, and up to when their events are refused |
-| `staging/` | log files of epochs that are not durable yet; not for readers |
-| `recovery/`, `checkpoints/` | where the flows go on after a restart |
+| `log/<stream>/` | the event logs, one per stream: immutable Parquet files, from which everything else can be rebuilt |
+| `dead_letters/<stream>/` | events that were not accepted: encrypted bytes, reason, and origin |
+| `dead_letters/<stream>.redriven.jsonl` | which of them were resent, and where ([dead letters](dead-letters.md)) |
+| `pseudonyms.json` | id and fingerprint of the key that the data was written with; the key itself is in the environment or `.env` |
+| `api_keys.json` | the scorer's API keys, as hashes ([security](security.md)) |
+| `erased/` | tombstones of erased accounts: their pseudonyms, and the time up to which their events are rejected |
+| `staging/` | log files of epochs that are not durable yet; readers ignore them |
+| `recovery/`, `checkpoints/` | what the flows need to continue after a restart |
 | `redis/`, `redis.url` | the embedded server: its append-only file, its log, its address while it runs |
 | `registry.db`, `views.json` | what the last `feast apply` declared, for Feast and for the flow |
-| `models/<name>/<version>/`, `models/<name>/champion` | model artefacts, and which one scores |
-| `data_docs/` | Great Expectations' pages about the last training set |
+| `models/<name>/<version>/`, `models/<name>/champion` | model directories, and the name of the model in use |
+| `data_docs/` | Great Expectations' report about the last training set |
 | `scores/*.jsonl` | every answer of the scorer with its feature vector |
 | `skew.json` | the last skew report |
 | `generated/`, `brought/<name>/` | generated histories, converted files |
-| `logs/`, `traffic.json` | of `make demo` and `make up`: one log per process, what live traffic measured |
+| `logs/`, `traffic.json` | written by `make demo` and `make up`: one log per process, and what live traffic measured |
 | `demo/` | home of `make demo`, emptied at each start; its result is `demo/summary.json` |
 """
 
