@@ -45,7 +45,7 @@ def cost(rows: pa.Table, specs: tuple[ViewSpec, ...], block: int, events: int) -
         places = np.arange(first, first + len(some))
         blocks.append(RawBlock("bus:w1:0", -1, places, places + 1_793_491_200_000_000, Payloads.of(some)))
     with tempfile.TemporaryDirectory() as folder:
-        settings = FlowSettings(home=Path(folder), pseudonym_key="off", ahead_seconds=1e9)
+        settings = FlowSettings(home=Path(folder), pseudonym_key="off", max_future_skew_seconds=1e9)
         stream, entities = w1_stream.STREAM, applied.entities(w1_stream.NAME)
         accept = Acceptance(stream, settings)
         admit = Admission(stream, settings, "bus", None)

@@ -58,7 +58,7 @@ class Flow:
             "MILLSTREAM_HOME": str(self.settings.home),
             "REDIS_URL": url,
             "MILLSTREAM_PSEUDONYM_KEY": "off",
-            "MILLSTREAM_AHEAD_SECONDS": "1e9",
+            "MILLSTREAM_MAX_FUTURE_SKEW_SECONDS": "1e9",
             "MILLSTREAM_CHECKPOINT_EVENTS": str(accounts),
             "PYTHONPATH": str(PROJECT_ROOT),
         }

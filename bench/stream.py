@@ -211,7 +211,7 @@ def flow_environment(home: Path, url: str) -> dict[str, str]:
         "MILLSTREAM_HOME": str(home),
         "REDIS_URL": url,
         "MILLSTREAM_PSEUDONYM_KEY": "off",
-        "MILLSTREAM_AHEAD_SECONDS": "1e9",  # the month of W1 is a fixed one, whatever day it is
+        "MILLSTREAM_MAX_FUTURE_SKEW_SECONDS": "1e9",  # the month of W1 is a fixed one, whatever day it is
         "PYTHONPATH": str(PROJECT_ROOT),
     }
 

@@ -55,7 +55,7 @@ def measure(url: str, home: Path, block_events: int, events: int) -> Costs:
         pseudonym_key="off",
         block_events=block_events,
         epoch_events=10**9,
-        ahead_seconds=1e9,
+        max_future_skew_seconds=1e9,
         linger_ms=0.5,
         epoch_ms=50,
     )

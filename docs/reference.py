@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from feature_repo.deprecated import RENAMED
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
 from flows import metrics as flow_metrics
 from flows.settings import FlowSettings
@@ -23,6 +24,7 @@ HEAD = """# Reference: settings, metrics, files
 <!-- Written by `make docs` from the code; edit the descriptions there. -->
 
 Settings are environment variables; a process reads them once, at start, and refuses invalid values.
+A deprecated name still works in this release: the process warns about a setting, and a metric has the values of the new one.
 Training also has a YAML file, because a model depends on it.
 """
 
@@ -110,10 +112,12 @@ def variables(name: str, field: FieldInfo) -> list[str]:
 def _settings(model: type[BaseModel], inherited: type[BaseModel] | None) -> Iterator[tuple[str, ...]]:
     for name, field in model.model_fields.items():
         if inherited is None or name not in inherited.model_fields:
+            names = variables(name, field)
+            old = [f"`{v}`" for v in names if v in RENAMED]
             yield (
-                " or ".join(f"`{v}`" for v in variables(name, field)),
+                " or ".join(f"`{v}`" for v in names if v not in RENAMED),
                 _default(field),
-                field.description or "",
+                (field.description or "") + (f". Deprecated name: {', '.join(old)}" if old else ""),
             )
 
 

@@ -10,8 +10,14 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from feature_repo.deprecated import warn_of_old_settings
 from feature_repo.errors import SettingsError
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parent.parent
@@ -76,6 +82,21 @@ class RepoSettings(BaseSettings):
     kafka_properties_file: Path | None = Field(
         default=None, description="File with properties of librdkafka, one `name=value` a line"
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Warn about old names in the environment and in `.env`; the sources are pydantic's own."""
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):
+                warn_of_old_settings(source.env_vars)
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
 
     @field_validator("redis_url")
     @classmethod

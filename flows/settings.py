@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 
+from feature_repo.deprecated import renamed
 from feature_repo.settings import RepoSettings
 
 
@@ -37,10 +38,12 @@ class FlowSettings(RepoSettings):
         default="stop",
         description="What to do when bus or Kafka no longer have events the flow has not read: stop, or accept the loss",
     )
-    bus_keep: Literal["auto", "all", "unread"] = Field(
+    bus_retention: Literal["auto", "all", "unread"] = Field(
         default="auto",
-        description="What stays on the bus: all, or what is not safely in the log (or dead-lettered) for at least a minute; "
-        "auto is unread when there is a key, because the bus holds events as they came, and all without",
+        validation_alias=renamed("MILLSTREAM_BUS_RETENTION", "MILLSTREAM_BUS_KEEP"),
+        description="Which entries stay on the bus. `all`: every entry. `unread`: the flow removes an entry once its event has been in "
+        "the log or the dead letters, durably, for a minute. `auto`: `unread` with a key for pseudonyms, since the bus holds personal "
+        "values in clear, else `all`",
     )
     format: Literal["json", "avro"] = Field(
         default="json",
@@ -85,14 +88,16 @@ class FlowSettings(RepoSettings):
         ge=1,
         description="Most events one source partition emits in an epoch; bounds the memory of one file of the log",
     )
-    lateness_seconds: float = Field(
+    allowed_lateness_seconds: float = Field(
         default=600.0,
         ge=0,
+        validation_alias=renamed("MILLSTREAM_ALLOWED_LATENESS_SECONDS", "MILLSTREAM_LATENESS_SECONDS"),
         description="An event further than this behind its partition's watermark is a dead letter `late`",
     )
-    ahead_seconds: float = Field(
+    max_future_skew_seconds: float = Field(
         default=300.0,
         ge=0,
+        validation_alias=renamed("MILLSTREAM_MAX_FUTURE_SKEW_SECONDS", "MILLSTREAM_AHEAD_SECONDS"),
         description="An event further than this ahead of its accept time is a dead letter `future` (bus only)",
     )
     dead_letter_limit: float = Field(
@@ -158,11 +163,11 @@ class FlowSettings(RepoSettings):
         return timedelta(milliseconds=self.epoch_ms)
 
     @property
-    def lateness_us(self) -> int:
-        """Lateness in microseconds."""
-        return round(self.lateness_seconds * 1_000_000)
+    def allowed_lateness_us(self) -> int:
+        """Allowed lateness in microseconds."""
+        return round(self.allowed_lateness_seconds * 1_000_000)
 
     @property
-    def ahead_us(self) -> int:
-        """How far ahead of its accept time an event may lie, in microseconds."""
-        return round(self.ahead_seconds * 1_000_000)
+    def max_future_skew_us(self) -> int:
+        """Allowed distance of an event time after its accept time, in microseconds."""
+        return round(self.max_future_skew_seconds * 1_000_000)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from feature_repo.deprecated import renamed
 from feature_repo.errors import SettingsError
 from feature_repo.settings import RepoSettings
 
@@ -48,9 +49,10 @@ class ScorerSettings(RepoSettings):
         ge=0,
         description="Share of a deadline kept back from the store, to finish, score and answer",
     )
-    ahead_seconds: float = Field(
+    max_future_skew_seconds: float = Field(
         default=300.0,
         ge=0,
+        validation_alias=renamed("MILLSTREAM_MAX_FUTURE_SKEW_SECONDS", "MILLSTREAM_AHEAD_SECONDS"),
         description="A payment further than this ahead of the scorer's clock is refused (422), as the flow refuses it",
     )
     most_in_flight: int = Field(

@@ -106,7 +106,7 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
         if len(set(names)) == len(names) and recent.disjoint(names):
             highest = np.maximum.accumulate(np.where(future, BEGINNING, times))
             before = np.maximum(np.concatenate(([BEGINNING], highest[:-1])), self._watermark)
-            late = ~future & (times < before - self._settings.lateness_us)
+            late = ~future & (times < before - self._settings.allowed_lateness_us)
             duplicate = np.zeros(len(names), bool)
             self._watermark = max(self._watermark, int(highest[-1]))
         else:
@@ -128,7 +128,7 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
         if not isinstance(events.origin, RawBlock) or events.origin.accepted_us is None:
             return np.zeros(len(times), bool)
         accepted = _microseconds(events.rows["created_timestamp"])
-        return np.asarray(times > accepted + self._settings.ahead_us)
+        return np.asarray(times > accepted + self._settings.max_future_skew_us)
 
     def _one_by_one(
         self, recent: RecentIds, names: list[str], times: Int64s, future: Mask
@@ -139,7 +139,7 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
         here: dict[str, int] = {}
         for row, (name, time, ahead) in enumerate(zip(names, times.tolist(), future.tolist(), strict=True)):
             before[row] = self._watermark
-            floor = self._watermark - self._settings.lateness_us
+            floor = self._watermark - self._settings.allowed_lateness_us
             if ahead:
                 continue
             if time < floor:
@@ -168,7 +168,7 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
                 reasons.append(LATE)
                 details.append(
                     f"event_timestamp: {_clock(time)} is {_span(int(before[row]) - time)} behind the watermark "
-                    f"{_clock(int(before[row]))}; allowed are {self._settings.lateness_seconds:g} s"
+                    f"{_clock(int(before[row]))}; allowed are {self._settings.allowed_lateness_seconds:g} s"
                 )
             else:
                 reasons.append(DUPLICATE)
@@ -177,14 +177,14 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
 
     def _recall(self, partition: str) -> RecentIds:
         """The ids accepted within the lateness before the pointer."""
-        recent = RecentIds(self._settings.lateness_us)
+        recent = RecentIds(self._settings.allowed_lateness_us)
         if self._resumed:
             rows = recent_rows(
                 self._stream,
                 self._settings,
                 self._log_part,
                 partition,
-                since_us=self._watermark - self._settings.lateness_us,
+                since_us=self._watermark - self._settings.allowed_lateness_us,
                 last_offset=self._last_offset,
             )
             for table in rows:

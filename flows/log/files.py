@@ -206,5 +206,5 @@ def recent_rows(
         if partition not in file.offsets():
             continue
         yield file.read([stream.id_column, "event_timestamp"], predicate)
-        if file.newest_us() < since_us - settings.lateness_us:
+        if file.newest_us() < since_us - settings.allowed_lateness_us:
             return

@@ -74,13 +74,13 @@ class Gate:
             line = lines[at]
             if identity in known or identity in self._seen:
                 refused.append((line.number, f"{DUPLICATE}: {identity!r} is in the log, or on a line before"))
-            elif event_us > now + self._settings.ahead_us:
+            elif event_us > now + self._settings.max_future_skew_us:
                 refused.append((line.number, f"{FUTURE}: its time has not come yet"))
             else:
                 self._seen.add(identity)
                 place = (keys[at] or "") if self._kafka else self._part(keys[at])
                 behind = self._watermark(watermarks, place) - event_us
-                late = _late(behind) if behind > self._settings.lateness_us else ""
+                late = _late(behind) if behind > self._settings.allowed_lateness_us else ""
                 fits.append(Fit(line, place, payloads[at], event_us, late))
         return fits, sorted(refused)
 

@@ -273,7 +273,7 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
                 "bus.not_trimmed",
                 partition=self._part,
                 error=str(error),
-                todo="events stay on the bus as they came: let this user XTRIM, or set MILLSTREAM_BUS_KEEP=all",
+                todo="events stay on the bus as they came: let this user XTRIM, or set MILLSTREAM_BUS_RETENTION=all",
             )
             return
         if first == upto:
@@ -288,14 +288,14 @@ class BusPartition(StatefulSourcePartition[RawBlock, tuple[str, int] | None]):
         position = self._position
         assert position is not None
         log.warning(
-            "bus.went_back",
+            "bus.rolled_back",
             partition=self._part,
             entries=position.read - before,
             what="the server lost entries it had acknowledged (restarted from an older file, or failed over?)",
             then="those entries were read before; the flow goes on",
             todo="entries nobody had read yet are gone without a trace: let producers send the last seconds again",
         )
-        metrics.BUS_WENT_BACK.labels(self._part).inc(position.read - before)
+        metrics.BUS_ROLLED_BACK.labels(self._part).inc(position.read - before)
         self._position = position._replace(read=before)
 
     def _gap(self, before: int, added: int) -> None:
@@ -369,10 +369,10 @@ def block_of(part: str, entries: Entries, began: int) -> RawBlock:
 
 
 def trims_bus(pseudonyms: Pseudonyms, settings: FlowSettings) -> bool:
-    """Whether a flow removes what it has read (`MILLSTREAM_BUS_KEEP`); a malformed event of any stream may hold a name."""
-    if settings.bus_keep == "auto":
+    """Whether a flow removes what it has read (`MILLSTREAM_BUS_RETENTION`); a malformed event of any stream may hold a name."""
+    if settings.bus_retention == "auto":
         return pseudonyms.keyed
-    return settings.bus_keep == "unread"
+    return settings.bus_retention == "unread"
 
 
 def offset_of(entry: str) -> int:

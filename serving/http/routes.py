@@ -77,7 +77,7 @@ async def score(request: Request, payment: Payment) -> Response:
     """
     parts = _parts(request)
     now_us = parts.clock()
-    _refuse_ahead([payment], now_us, parts.settings.ahead_seconds)
+    _refuse_ahead([payment], now_us, parts.settings.max_future_skew_seconds)
     parts.gate.own(request.scope[KEY], [payment])
     until = request.scope[ARRIVED] + parts.settings.store_seconds
     return answer(await parts.scorer.score(payment, now_us, parts.store, until))
@@ -96,7 +96,7 @@ async def score_batch(request: Request, batch: Batch) -> Response:
     """The same answers as one by one, with one read of the online store and one call of the model."""
     parts = _parts(request)
     now_us = parts.clock()
-    _refuse_ahead(batch.payments, now_us, parts.settings.ahead_seconds, "payments")
+    _refuse_ahead(batch.payments, now_us, parts.settings.max_future_skew_seconds, "payments")
     parts.gate.own(request.scope[KEY], batch.payments)
     parts.gate.take(request.scope[KEY], len(batch.payments) - 1)
     until = request.scope[ARRIVED] + parts.settings.batch_store_seconds

@@ -145,7 +145,7 @@ def _checked(body: bytearray, now_us: int, parts: Parts, key: ApiKey) -> Payment
     try:
         payment = _VALIDATE(body)
         when = payment.event_timestamp
-        if when is not None and to_us(when) > now_us + settings.ahead_seconds * 1e6:
+        if when is not None and to_us(when) > now_us + settings.max_future_skew_seconds * 1e6:
             return None
         parts.gate.own(key, (payment,))
         parts.gate.take(key)

@@ -79,9 +79,9 @@ def test_every_setting_is_described() -> None:
 
 def test_settings_come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLSTREAM_RECOVERY", "off")
-    monkeypatch.setenv("MILLSTREAM_LATENESS_SECONDS", "30")
+    monkeypatch.setenv("MILLSTREAM_ALLOWED_LATENESS_SECONDS", "30")
     settings = FlowSettings()
-    assert (settings.recovery_mode, settings.lateness_us, settings.home) == ("off", 30_000_000, home)
+    assert (settings.recovery_mode, settings.allowed_lateness_us, settings.home) == ("off", 30_000_000, home)
 
 
 def test_graph_shows_the_way_from_source_to_log_and_online_store(home: Path) -> None:

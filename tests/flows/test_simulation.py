@@ -48,7 +48,7 @@ def _publish_at_once(self: epoch_files.StagedPart) -> epoch_files.StagedState:
 
 def _remember_no_ids(self: admit.Admission, partition: str) -> admit.RecentIds:
     del partition
-    return admit.RecentIds(self._settings.lateness_us)
+    return admit.RecentIds(self._settings.allowed_lateness_us)
 
 
 @pytest.mark.parametrize(

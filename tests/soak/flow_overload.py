@@ -112,7 +112,7 @@ def trial(seed: int, seconds: float = 200.0, backlog: int = BACKLOG) -> str:
             redis_url=server.url,
             epoch_ms=500,
             block_events=BLOCK_EVENTS,
-            bus_keep="unread",
+            bus_retention="unread",
             pseudonym_key=SecretStr("off"),
         )
         settings.home.mkdir()

@@ -115,7 +115,7 @@ def place(seed: int, **options: Any) -> Iterator[tuple[FlowSettings, redis.Redis
             "recovery_partitions": 4,
             "bus_partitions": PARTITIONS,
             "block_events": 48,
-            "bus_keep": "unread" if seed % 2 else "all",
+            "bus_retention": "unread" if seed % 2 else "all",
             "pseudonym_key": SecretStr("off"),
         }
         settings = FlowSettings(home=Path(folder) / "home", redis_url=server.url, **defaults | options)

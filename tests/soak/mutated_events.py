@@ -59,7 +59,7 @@ def trial(seed: int, mutants: int = 1_000, good: int = 99_000) -> str:
             redis_url=server.url,
             epoch_ms=250,
             pseudonym_key=SecretStr(KEY if seed % 2 else "off"),
-            bus_keep="all",
+            bus_retention="all",
         )
         settings.home.mkdir()
         apply_views(settings)

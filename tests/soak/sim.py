@@ -72,7 +72,7 @@ class Trial:
             pseudonym_key=SecretStr("off"),
             key_shards=2,
             bus_partitions=PARTITIONS,
-            bus_keep=draw.choice(("all", "unread", "unread")),
+            bus_retention=draw.choice(("all", "unread", "unread")),
             block_events=draw.choice((1, 4, 16)),
             epoch_events=draw.choice((2, 8, 1000)),
             checkpoint_seconds=draw.choice((1.0, 30.0, 3000.0)),

@@ -53,7 +53,9 @@ class World:
         for stream, table in (("customers", customers), ("payments", payments)):
             path = settings.home / f"{stream}.parquet"
             pq.write_table(table, path)
-            wide = settings.model_copy(update={"source_files": str(path), "lateness_seconds": 400_000.0})
+            wide = settings.model_copy(
+                update={"source_files": str(path), "allowed_lateness_seconds": 400_000.0}
+            )
             run(stream, wide)
         self.log = duckdb.sql(f"SELECT * FROM {log_of(settings, 'payments')} ORDER BY source_offset").df()
         rows = self.log[

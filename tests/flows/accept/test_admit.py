@@ -103,7 +103,7 @@ def test_detail_says_how_far_behind_which_watermark(home: Path) -> None:
 
 
 def test_ids_are_forgotten_so_memory_is_bounded(home: Path) -> None:
-    admission = fresh(lateness_seconds=60)
+    admission = fresh(allowed_lateness_seconds=60)
     for i in range(200):
         admit(admission, block([(f"e{i}-{k}", i * 10 + k) for k in range(10)], first=i * 10))
     recent = admission._recent
@@ -143,7 +143,7 @@ def test_verdicts_equal_the_rules_however_events_are_cut_into_blocks(
 ) -> None:
     events = [(name, float(at)) for name, at, _ in drawn]
     accepts = [float(a) for _, _, a in drawn]
-    admission = fresh(lateness_seconds=300)
+    admission = fresh(allowed_lateness_seconds=300)
     verdicts: dict[int, str] = {}
     at = 0
     for size in cuts:

@@ -263,8 +263,8 @@ def test_nothing_is_removed_unless_it_is_asked_for(home: Path, clean_redis: redi
     keyed = Pseudonyms("k1", bytes(32))
     assert trims_bus(keyed, FlowSettings())
     assert not trims_bus(Pseudonyms.off(), FlowSettings())
-    assert not trims_bus(keyed, FlowSettings(bus_keep="all"))
-    assert trims_bus(Pseudonyms.off(), FlowSettings(bus_keep="unread"))
+    assert not trims_bus(keyed, FlowSettings(bus_retention="all"))
+    assert trims_bus(Pseudonyms.off(), FlowSettings(bus_retention="unread"))
 
 
 def test_large_entries_come_in_small_blocks_and_fill_an_epoch_by_their_bytes(
