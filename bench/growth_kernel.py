@@ -16,7 +16,7 @@ from bench import w1
 from bench.harness import RESULTS, console
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history.answer import EventColumns, answer
-from feature_repo.windows.history.queries import Asked
+from feature_repo.windows.history.queries import Queries
 from feature_repo.windows.history.view import HistoryView
 from feature_repo.windows.spec import Aggregate, ViewSpec
 
@@ -77,15 +77,15 @@ def cost(block: BlockColumns, spec: ViewSpec) -> float:
     seconds = []
     for _ in range(3):
         began = time.process_time()
-        asked = Asked(hashes, times)
+        queries = Queries(hashes, times)
         events = EventColumns(
-            asked.number(hashes),
+            queries.key_ids(hashes),
             times,
             {n: block.values(n) for n in spec.values},
             {},
             lambda: block.ids("event_id"),
         )
-        answer([HistoryView(spec, asked.n, spec.values, ())], asked, events)
+        answer([HistoryView(spec, queries.n, spec.values, ())], queries, events)
         seconds.append(time.process_time() - began)
     return min(seconds) / len(times) * 1e6
 

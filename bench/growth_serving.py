@@ -88,7 +88,7 @@ def by_events() -> None:
             view.fold(index.slots(block.keys(("account_id",))), block.events(spec))
             state = view.pack(np.arange(1))[0].tobytes()
         reads, at = ViewReads([spec]), w1.START_US + w1.SPAN_US
-        points.append([count, least(lambda _, r=reads, s=state, t=at: r.finish([s], t, t))])  # type: ignore[misc]
+        points.append([count, least(lambda _, r=reads, s=state, t=at: r.read([s], t, t))])  # type: ignore[misc]
     save(
         "read_events",
         f"Finishing one exact view ({len(spec.aggregates)} features), by the key's events within 30 days",

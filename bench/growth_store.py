@@ -23,7 +23,8 @@ from bench.harness import RESULTS, CpuClock, console
 from bench.w1 import _names as names_of
 from feature_repo.stores.online.window_writer import EntityProjection
 from feature_repo.stores.redis_layout.keys import version_id
-from feature_repo.windows.columns import BlockColumns, Ints
+from feature_repo.windows.arrays import Ints
+from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows.local.redis_server import EmbeddedServer

@@ -29,7 +29,7 @@ from bench import w1
 from bench.harness import ROUNDS, Report, Target, console, timed
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history.answer import EventColumns, answer
-from feature_repo.windows.history.queries import Asked
+from feature_repo.windows.history.queries import Queries
 from feature_repo.windows.history.view import HistoryView
 
 CAPACITY: Final = 1 << 18
@@ -113,16 +113,16 @@ def ours(path: Path) -> dict[str, np.ndarray]:
     times, made = block.times(TIME), {}
     for spec in VIEWS:
         hashes = block.key_hashes(spec.join_keys)
-        asked = Asked(hashes, times)
+        queries = Queries(hashes, times)
         events = EventColumns(
-            asked.number(hashes),
+            queries.key_ids(hashes),
             times,
             {name: block.values(name) for name in spec.values},
             {name: block.hashed(name) for name in spec.hashed},
             lambda: BlockColumns(pq.read_table(path, columns=["event_id"])).ids("event_id"),
         )
-        view = HistoryView(spec, asked.n, spec.values, spec.hashed)
-        answer([view], asked, events)
+        view = HistoryView(spec, queries.n, spec.values, spec.hashed)
+        answer([view], queries, events)
         assert not view.flags.any(), "a window was capped"
         made[spec.join_keys[0]] = view.out
     return made

@@ -27,7 +27,8 @@ from bench import w1
 from bench.harness import ROUNDS, CpuClock, Report, Target, console, percentile, timed
 from feature_repo.stores.online.window_writer import EntityProjection
 from feature_repo.stores.redis_layout.keys import key_prefix, state_field, time_field
-from feature_repo.windows.columns import BlockColumns, Ints
+from feature_repo.windows.arrays import Ints
+from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.read import read_state
 from feature_repo.windows.spec import INTEGER_FUNCTIONS, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState

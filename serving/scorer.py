@@ -23,7 +23,7 @@ from feature_repo.errors import OnlineStoreError, StateError
 from feature_repo.privacy import Pseudonyms, domain_of
 from feature_repo.schemas.payment import PERSONAL
 from feature_repo.stores.clock import to_us
-from feature_repo.stores.reader.pending import MOST
+from feature_repo.stores.reader.pending import MAX_LISTED
 from feature_repo.stores.reader.reader import Vector
 from serving import metrics
 from serving.api.requests import Payment
@@ -43,7 +43,7 @@ CHUNK: Final = 16
 PAYMENT_KEY: Final = "payment_id"
 """What the entity `payment` calls the id of the payment."""
 """Payments of a batch finished before others get the event loop again: about 3 ms."""
-FROM: Final = b"-%d" % MOST
+FROM: Final = b"-%d" % MAX_LISTED
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _IDS: Final = random.Random()
 """Seeded by the system once a process; asking it for every answer is a system call each."""

@@ -1,4 +1,4 @@
-"""What may be computed over a window: Feast's function names, the kernels' codes for them, and which kind of view knows them."""
+"""The functions that can be computed over a window: Feast's names, the kernels' codes, and the kind of view that has them."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -25,7 +25,7 @@ from typing import Final
 ) = range(18)
 
 QUANTILES: Final[Mapping[str, int]] = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
-"""Functions of a sketch view -> per cent. Of n sorted values, the one at rank floor(q (n - 1)), to within 1 % of it (`sketch`)."""
+"""Functions of a sketch view -> per cent. Of n sorted values, the one at rank floor(q (n - 1)), within 1 % (see `kernels.sketch`)."""
 
 FUNCTIONS: Final[Mapping[str, int]] = {
     "count": COUNT,
@@ -47,18 +47,20 @@ FUNCTIONS: Final[Mapping[str, int]] = {
     "mean_hop_max": MEAN_HOP_MAX,
     **dict.fromkeys(QUANTILES, QUANTILE),
 }
-"""Feast function name -> kernel code. What is not plain from the name:
+"""Feast function name -> kernel code. What the name does not say:
 
 * `std`, `var`: the sample statistics (n - 1), null below two values.
-* `last_2`, `last_3`: the second and third newest value that is not null; null if there are fewer.
-* `seconds_since_last`: since the newest row whose column is not null.
-* `count_since`: rows after the newest row whose column is not null; null if the window has none.
-* `decayed_sum`: every value halves with each quarter of the window it is old.
+* `last_2`, `last_3`: the second and third newest value that is not null; null if there are fewer values.
+* `seconds_since_last`: seconds since the newest row whose column is not null.
+* `count_since`: number of rows after the newest row whose column is not null; null if the window has none.
+* `decayed_sum`: a value's weight halves with each quarter of the window of its age.
 * `mean_hop_count`, `mean_hop_max`: means over the hops that have rows (values).
 """
 
 TILED_ONLY: Final = frozenset({"mean_hop_count", "mean_hop_max"})
+"""Functions that only a tiled view can compute."""
 EXACT_ONLY: Final = frozenset({"count_distinct", "count_since", "last_2", "last_3"})
+"""Functions that only an exact view can compute."""
 INTEGER_FUNCTIONS: Final = frozenset({"count", "count_distinct", "count_since"})
 """Functions whose value is a whole number; every other value is a float64. `count` and `count_distinct` of an empty window are 0."""
 
@@ -78,8 +80,8 @@ VALUE_FUNCTIONS: Final = frozenset(
         "mean_hop_max",
     }
 ) | frozenset(QUANTILES)
-"""Functions of a column's number."""
+"""Functions of the values of a column."""
 PRESENCE_FUNCTIONS: Final = frozenset({"count", "count_since", "seconds_since_last"})
-"""Functions of whether a column is null."""
+"""Functions that only need to know which rows have a value."""
 NEVER_NULL: Final = frozenset({"", "event_id", "event_timestamp", "label_id"})
-"""Columns of which no row has a null, besides join keys and the id column."""
+"""Columns that are never null, besides join keys and the id column."""

@@ -1,44 +1,52 @@
-"""A state as bytes: what stands at its head. Everything little-endian, 8-byte words, so a reader needs no parsing.
-
-    word 0      magic "MSW1" (low 32 bits), flags: 0 exact, 1 tiled, 2 sketch (high 32 bits)
-    word 1      fingerprint of the layout (`ViewSpec.fingerprint`)
-    word 2      rows
-    word 3      version: events folded for this key so far
-    word 4      floor: the latest event time that may be missing (int64 us), `NOTHING` if none was dropped
-    word 5      newest event time folded (int64 us)
-    word 6, 7   int64 words a row, float64 words a row
-    then        rows x ints, rows x floats, each row in the order of `Layout.parts`
-
-The bytes are a function of the set of events folded, never of their order.
-"""
+"""Check that stored bytes are a state of a view's layout. The words of a state are described in `kernels.words`."""
 
 from typing import Final
 
 import numpy as np
 
 from feature_repo.errors import StateError
-from feature_repo.windows.columns import Ints
+from feature_repo.windows.arrays import Ints
+from feature_repo.windows.kernels.words import HEADER, MAGIC, NOTHING, WORD_FINGERPRINT, WORD_MAGIC, WORD_ROWS
 from feature_repo.windows.spec import ViewSpec
 
-MAGIC: Final = 0x3157534D
-HEADER: Final = 8
-NOTHING: Final = np.iinfo(np.int64).min
+_TODO: Final = "wait until the flow has written the key again"
+
+
+def state_words(state: bytes, spec: ViewSpec) -> Ints:
+    """Return a packed state as int64 words (read-only). Raises `StateError` when it is not a state of this view's layout."""
+    if len(state) % 8:
+        raise StateError(f"the stored state of view {spec.name!r} is not a whole number of words", todo=_TODO)
+    words = np.frombuffer(state, np.int64)
+    check_header(words, spec)
+    return words
 
 
 def check_header(words: Ints, spec: ViewSpec) -> int:
-    """The number of rows in a packed state. Raises `StateError` when it is not a state of this view's layout."""
-    if len(words) < HEADER or words[0] & 0xFFFFFFFF != MAGIC:
+    """Return the number of rows in a packed state (int64 words).
+
+    Raises `StateError` when it is not a state of this view's layout.
+    """
+    if len(words) < HEADER or words[WORD_MAGIC] & 0xFFFFFFFF != MAGIC:
         msg = f"the stored state of view {spec.name!r} is not a Millstream state (wrong magic); was the field written by something else?"
         raise StateError(msg)
-    if words[1] != spec.fingerprint:
+    if words[WORD_FINGERPRINT] != spec.fingerprint:
         msg = (
-            f"the stored state of view {spec.name!r} has another layout (fingerprint {words[1] & 0xFFFFFFFFFFFFFFFF:016x}, expected"
-            f" {spec.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}): its definition was changed; restart the flow so that it folds the log anew"
+            f"the stored state of view {spec.name!r} has another layout (fingerprint {words[WORD_FINGERPRINT] & 0xFFFFFFFFFFFFFFFF:016x}, expected"
+            f" {spec.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}): its definition was changed; restart the flow so that it folds the log again"
         )
         raise StateError(msg)
-    rows = int(words[2])
+    rows = int(words[WORD_ROWS])
     expected = HEADER + rows * (spec.layout.n_ints + spec.layout.n_floats)
     if len(words) < expected:
-        msg = f"the stored state of view {spec.name!r} is cut off: {len(words)} words of {expected}; let the flow write the key again"
-        raise StateError(msg)
+        msg = f"the stored state of view {spec.name!r} is truncated: {len(words)} of {expected} words"
+        raise StateError(msg, todo=_TODO)
     return rows
+
+
+def empty_state(fingerprint: int, floor: int) -> Ints:
+    """Return the header (int64 [8], read-only) of a state without events, of which those up to `floor` (us) may be missing."""
+    words = np.array([MAGIC, fingerprint, 0, 0, floor, NOTHING, 0, 0], np.int64)
+    words.setflags(
+        write=False
+    )  # like bytes from a store: numba would compile kernels again for a writable array
+    return words

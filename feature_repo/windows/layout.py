@@ -1,7 +1,7 @@
-"""Where things stand in a row of a state, and the tables that drive the kernels.
+"""Which words a row of a state has, and the tables that drive the kernels.
 
 * exact view: a row is an event;
-* tiled view: a row is a hop with what its aggregates need of it;
+* tiled view: a row is a hop, with the parts that the aggregates need of it;
 * sketch view (tiled, quantiles of one column): a row is a hop and a bucket, with a count.
 """
 
@@ -9,88 +9,93 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from feature_repo.windows.aggregate import Aggregate
+from feature_repo.windows.arrays import Ints
 from feature_repo.windows.functions import FUNCTIONS, QUANTILES
-
-if TYPE_CHECKING:
-    from feature_repo.windows.spec import Aggregate, ViewSpec
+from feature_repo.windows.kernels.tables import (
+    HASH,
+    PART_DECAYED,
+    PART_FIRST,
+    PART_LAST,
+    PART_MAX,
+    PART_MIN,
+    PART_N,
+    PART_NEWEST,
+    PART_SQUARES,
+    PART_SUM,
+    ROWS,
+    VALUE,
+    ReadTables,
+)
+from feature_repo.windows.kernels.words import EVENT_HASHED, TILE_PARTS
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`n_ints` int64 and `n_floats` float64 words a row. `parts` names the words in order, for the fingerprint and the docs.
+    """`n_ints` int64 and `n_floats` float64 words per row. `parts` names the words in order; the fingerprint covers them.
 
-    `merge` (tiled only), int64 [k, 5]: what an event adds to a tile: (part code, value column, int offset, float offset, window).
-    `reads`, int64 [aggregates, 6], ascending by window: (function, source a, source b, source c, window, output position).
+    `merge`, int64 [parts, 5], is empty unless the view is tiled: what an event adds to a tile (columns `tables.MERGE_*`).
     """
 
     n_ints: int
     n_floats: int
     parts: tuple[str, ...]
-    merge: npt.NDArray[np.int64]
-    reads: npt.NDArray[np.int64]
+    merge: Ints
+    tables: ReadTables
 
 
-def layout_of(spec: ViewSpec) -> Layout:
-    if spec.sketch:
-        return _sketch_layout(spec)
-    return _tile_layout(spec) if spec.tiled else _event_layout(spec)
+def layout_of(
+    aggregates: Sequence[Aggregate], values: Sequence[str], hashed: Sequence[str], hop_us: int, capacity: int
+) -> Layout:
+    """Return the layout of a view with these aggregates, value columns and hashed columns; `hop_us` is 0 for an exact view."""
+    sketch = any(a.function in QUANTILES for a in aggregates)
+    merge, n_floats = np.zeros((0, 5), np.int64), 0
+    if sketch:
+        n_ints, reads = 3, _sketch_reads(aggregates)
+        parts: tuple[str, ...] = ("hop", f"bucket({values[0]}, 1 %)", "count")
+    elif hop_us:
+        n_ints, n_floats, parts, merge, reads = _tiles(aggregates, values)
+    else:
+        n_ints, n_floats, reads = (
+            EVENT_HASHED + len(hashed),
+            len(values),
+            _event_reads(aggregates, values, hashed),
+        )
+        parts = ("event_timestamp", "event_id_hi", "event_id_lo", *(f"hash({c})" for c in hashed), *values)
+    measures = [hop_us, capacity, n_ints, n_floats, len(values), len(hashed), int(sketch)]
+    by_window = np.array(sorted(reads, key=lambda r: (r[4], r[5])), np.int64).reshape(-1, 6)
+    return Layout(n_ints, n_floats, parts, merge, ReadTables(by_window, np.array(measures, np.int64)))
 
 
-# Exact view. Ints: time, id (two words), hashed columns. Floats: value columns.
-EVENT_HASHED = 3
-
-# Source kinds of `reads` in an exact view.
-ROWS, VALUE, HASH = 0, 1, 2
-
-
-def _event_layout(spec: ViewSpec) -> Layout:
-    reads = [
-        (FUNCTIONS[a.function], *source_of(spec, a), 0, a.window_us, out)
-        for out, a in enumerate(spec.aggregates)
-    ]
-    parts = (
-        "event_timestamp",
-        "event_id_hi",
-        "event_id_lo",
-        *(f"hash({c})" for c in spec.hashed),
-        *spec.values,
-    )
-    return Layout(
-        n_ints=EVENT_HASHED + len(spec.hashed),
-        n_floats=len(spec.values),
-        parts=parts,
-        merge=_NO_MERGE,
-        reads=_by_window(reads),
-    )
-
-
-def source_of(spec: ViewSpec, a: Aggregate) -> tuple[int, int]:
-    """(source kind, column of that kind) of an aggregate over events."""
-    if (column := spec.source(a)) is not None:
-        return VALUE, spec.values.index(column)
-    if a.column in spec.hashed and a.function in {"count", "count_distinct"}:
-        return HASH, spec.hashed.index(a.column)
+def source_of(a: Aggregate, values: Sequence[str], hashed: Sequence[str]) -> tuple[int, int]:
+    """Return (source kind, column of that kind) of an aggregate over events."""
+    if (column := a.value_column(values)) is not None:
+        return VALUE, values.index(column)
+    if a.column in hashed and a.function in {"count", "count_distinct"}:
+        return HASH, hashed.index(a.column)
     return ROWS, 0
 
 
-# Tiled view. Ints: hop number, rows, time of its last event; then the parts below, as the aggregates need them.
-TILE_HOP, TILE_ROWS, TILE_LAST_TS, TILE_PARTS = 0, 1, 2, 3
-(
-    PART_N,
-    PART_SUM,
-    PART_SQUARES,
-    PART_MIN,
-    PART_MAX,
-    PART_FIRST,
-    PART_LAST,
-    PART_NEWEST,
-    PART_DECAYED,
-) = range(9)
+def _event_reads(
+    aggregates: Sequence[Aggregate], values: Sequence[str], hashed: Sequence[str]
+) -> list[tuple[int, ...]]:
+    return [
+        (FUNCTIONS[a.function], *source_of(a, values, hashed), 0, a.window_us, out)
+        for out, a in enumerate(aggregates)
+    ]
+
+
+def _sketch_reads(aggregates: Sequence[Aggregate]) -> list[tuple[int, ...]]:
+    return [
+        (FUNCTIONS[a.function], QUANTILES.get(a.function, 0), 0, 0, a.window_us, out)
+        for out, a in enumerate(aggregates)
+    ]
+
+
 _PART_WORDS: Final = {
     PART_N: (1, 0),
     PART_SUM: (2, 0),
@@ -102,6 +107,7 @@ _PART_WORDS: Final = {
     PART_NEWEST: (1, 0),
     PART_DECAYED: (2, 0),
 }
+"""Part -> (int words, float words)."""
 _PART_NAMES: Final = ("n", "sum", "sum_of_squares", "min", "max", "first", "last", "newest", "decayed")
 _NEEDS: Final[Mapping[str, tuple[int, ...]]] = {
     "count": (PART_N,),
@@ -117,64 +123,43 @@ _NEEDS: Final[Mapping[str, tuple[int, ...]]] = {
     "decayed_sum": (PART_DECAYED,),
     "mean_hop_max": (PART_MAX,),
 }
-"""Parts of a column; an aggregate that is about all rows finds what it needs in the first words of a tile."""
+"""Function -> parts of its column. An aggregate over all rows reads the first words of a tile instead."""
 
 
-def _tile_layout(spec: ViewSpec) -> Layout:
+def _tiles(
+    aggregates: Sequence[Aggregate], values: Sequence[str]
+) -> tuple[int, int, tuple[str, ...], Ints, list[tuple[int, ...]]]:
+    """Return (int words, float words, names of the words, merge table, reads) of a tiled view."""
     n_ints, n_floats = TILE_PARTS, 0
     offsets: dict[tuple[int, int, int], tuple[int, int]] = {}
     parts = ["hop", "rows", "last_timestamp"]
-    for column, part, window in sorted({need for a in spec.aggregates for need in _tile_needs(spec, a)}):
+    for column, part, window in sorted({need for a in aggregates for need in _tile_needs(a, values)}):
         offsets[column, part, window] = (n_ints, n_floats)
         ints, floats = _PART_WORDS[part]
         n_ints, n_floats = n_ints + ints, n_floats + floats
-        of = f"{spec.values[column]}, {window}" if window else spec.values[column]
+        of = f"{values[column]}, {window}" if window else values[column]
         parts.append(f"{_PART_NAMES[part]}({of})")
     reads = []
-    for out, a in enumerate(spec.aggregates):
+    for out, a in enumerate(aggregates):
         sources: list[int] = []
-        for need in _tile_needs(spec, a):
+        for need in _tile_needs(a, values):
             i, f = offsets[need]
             if need[1] in (PART_FIRST, PART_LAST):
                 sources = [i, f]
             else:
                 sources.append(f if need[1] in (PART_MIN, PART_MAX) else i)
-        a_, b_, c_ = [*sources, -1, -1, -1][:3]
-        reads.append((FUNCTIONS[a.function], a_, b_, c_, a.window_us, out))
+        reads.append((FUNCTIONS[a.function], *[*sources, -1, -1, -1][:3], a.window_us, out))
     merge = [(part, column, i, f, window) for (column, part, window), (i, f) in offsets.items()]
-    return Layout(
-        n_ints=n_ints,
-        n_floats=n_floats,
-        parts=tuple(parts),
-        merge=np.array(merge, np.int64).reshape(-1, 5),
-        reads=_by_window(reads),
-    )
+    return n_ints, n_floats, tuple(parts), np.array(merge, np.int64).reshape(-1, 5), reads
 
 
-def _tile_needs(spec: ViewSpec, a: Aggregate) -> list[tuple[int, int, int]]:
-    """(value column, part, window) of an aggregate. A decayed sum has another half-life for each window, so a part for each."""
-    source = spec.source(a)
+def _tile_needs(a: Aggregate, values: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Return the (value column, part, window) triples of an aggregate.
+
+    A decayed sum has another half-life for each window, so it has a part for each window; other parts serve all windows (0).
+    """
+    source = a.value_column(values)
     if source is None:
         return []
-    column = spec.values.index(source)
+    column = values.index(source)
     return [(column, part, a.window_us if part == PART_DECAYED else 0) for part in _NEEDS[a.function]]
-
-
-# Sketch view. Ints: hop number, bucket, values in it.
-SKETCH_HOP, SKETCH_BUCKET, SKETCH_COUNT = 0, 1, 2
-
-
-def _sketch_layout(spec: ViewSpec) -> Layout:
-    reads = [
-        (FUNCTIONS[a.function], QUANTILES.get(a.function, 0), 0, 0, a.window_us, out)
-        for out, a in enumerate(spec.aggregates)
-    ]
-    parts = ("hop", f"bucket({spec.values[0]}, 1 %)", "count")
-    return Layout(n_ints=3, n_floats=0, parts=parts, merge=_NO_MERGE, reads=_by_window(reads))
-
-
-_NO_MERGE: Final = np.zeros((0, 5), np.int64)
-
-
-def _by_window(reads: Sequence[tuple[int, ...]]) -> npt.NDArray[np.int64]:
-    return np.array(sorted(reads, key=lambda r: (r[4], r[5])), np.int64).reshape(-1, 6)

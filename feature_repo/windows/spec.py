@@ -1,6 +1,6 @@
 """What a windowed view computes: one `ViewSpec` per `StreamFeatureView`, derived from Feast's own declaration.
 
-A spec is plain data without a reference to Feast, so that a scorer can load it from JSON in milliseconds.
+A spec is plain data without a reference to Feast, so a scorer loads it from JSON in milliseconds.
 All times and windows are int64 microseconds.
 """
 
@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from feature_repo.errors import DefinitionError
+from feature_repo.windows.aggregate import Aggregate
 from feature_repo.windows.functions import (
     EXACT_ONLY,
     FUNCTIONS,
@@ -42,31 +43,25 @@ __all__ = [
 ]
 
 DEFAULT_CAPACITY: Final = 1024
-"""An exact view answers from at most this many events before t (tag `capacity`); its state holds twice as many."""
+"""An exact view reads at most this many events before t (tag `capacity`); its state holds twice as many."""
 DEFAULT_GRACE: Final = timedelta(minutes=10)
-"""How far behind a key's newest event a read is still answered exactly (tag `grace_seconds`): the lateness of the flow."""
+"""How far behind a key's newest event a read is still exact (tag `grace_seconds`); covers the flow's allowed lateness."""
 DEFAULT_HOP: Final = timedelta(minutes=5)
+"""Hop of a tiled view that sets no `tiling_hop_size`."""
 LAYOUT_VERSION: Final = 1
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """One feature: `function` over `column` in the half-open window `[t - window_us, t)`; tiled: whole hops of it."""
-
-    name: str
-    function: str
-    column: str
-    window_us: int
+"""Part of every fingerprint; a change of what the words of a state mean raises it."""
 
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """How one view is folded and read.
+    """How the events of one view are folded into a state, and how the state is read.
 
-    `hop_us` is 0 for an exact view. `longest_us` is the longest window. Columns an aggregate needs are kept in three roles:
-    `values` (float64, null = NaN), `hashed` (64-bit hash of the value, null = 0) and presence (a value column named
-    `?column` holding 1.0 or NaN, for a `count` and the like of a nullable column of which nothing else reads the number).
-    `id_column` (tag `id_column` of the view) identifies an event of its stream and orders events of one instant.
+    `hop_us` is 0 for an exact view. The event columns that aggregates need are kept in three roles:
+    `values` (float64, null = NaN), `hashed` (int64 hash of the value, null = 0) and presence (a value column named
+    `?column` that holds 1.0 or NaN; for `count` and similar functions of a nullable column whose number nothing else reads).
+    `id_column` (tag `id_column` of the view) identifies an event of its stream and orders events of the same time.
+
+    Raises `DefinitionError` for aggregates that cannot be computed exactly.
     """
 
     name: str
@@ -93,31 +88,27 @@ class ViewSpec:
 
     @property
     def tiled(self) -> bool:
+        """Whether the state has a row per hop instead of a row per event."""
         return self.hop_us > 0
 
     @property
     def sketch(self) -> bool:
-        """A tiled view of quantiles: its state counts values in buckets."""
+        """Whether this is a tiled view of quantiles, whose state counts values in buckets."""
         return any(a.function in QUANTILES for a in self.aggregates)
-
-    def source(self, a: Aggregate) -> str | None:
-        """Which of `values` an aggregate reads; None when it is about all rows, or about hashes."""
-        if a.function in VALUE_FUNCTIONS or (a.function in PRESENCE_FUNCTIONS and a.column in self.values):
-            return a.column
-        return "?" + a.column if a.function in PRESENCE_FUNCTIONS and "?" + a.column in self.values else None
 
     @property
     def longest_us(self) -> int:
+        """The longest window."""
         return max(a.window_us for a in self.aggregates)
 
     @property
     def retention_us(self) -> int:
-        """A key's rows older than its newest event by more than this can no longer be asked for."""
+        """How much older than its key's newest event a row may be; a row older than that is read by no window."""
         return self.longest_us + self.grace_us
 
     @property
     def lifetime_us(self) -> int:
-        """A key must be kept so long after its last event: a window of whole hops reaches back up to one hop further."""
+        """How long a key is kept after its last event: a window of whole hops reaches back up to one hop further."""
         return self.retention_us + self.hop_us
 
     @property
@@ -127,15 +118,20 @@ class ViewSpec:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
+        """The names of the aggregates, in the order in which values are returned."""
         return tuple(a.name for a in self.aggregates)
 
     @cached_property
     def layout(self) -> Layout:
-        return layout_of(self)
+        """The words of a row of the state, and the tables for the kernels."""
+        return layout_of(self.aggregates, self.values, self.hashed, self.hop_us, self.capacity)
 
     @cached_property
     def fingerprint(self) -> int:
-        """int64 digest of all that decides what the bytes of a state mean. Equal: a state can be read and folded on."""
+        """int64 digest of everything that decides what the bytes of a state mean.
+
+        A state packed by a spec of the same fingerprint can be read, and events can be folded into it.
+        """
         what = [
             LAYOUT_VERSION,
             self.id_column,
@@ -149,13 +145,14 @@ class ViewSpec:
         return int.from_bytes(hashlib.sha256(json.dumps(what).encode()).digest()[:8], "little", signed=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` is its inverse."""
+        """Return the spec as plain JSON types; `from_dict` is the inverse."""
         made = asdict(self)
         names = ("name", "join_keys", "hop_us", "capacity", "grace_us", "aggregates", "id_column")
         return {k: made[k] for k in names}
 
     @classmethod
     def from_dict(cls, made: Mapping[str, Any]) -> ViewSpec:
+        """Build the spec from what `to_dict` returned."""
         return cls(
             name=made["name"],
             join_keys=tuple(made["join_keys"]),
@@ -168,9 +165,9 @@ class ViewSpec:
 
 
 def view_spec(view: Any) -> ViewSpec:
-    """The spec of a Feast `StreamFeatureView` that declares aggregations.
+    """Return the spec of a Feast `StreamFeatureView` that declares aggregations.
 
-    Raises `DefinitionError` when Feast's words cannot be computed exactly: an unknown function, a missing window, a window
+    Raises `DefinitionError` for a declaration that cannot be computed exactly: an unknown function, a missing window, a window
     that is not a whole number of hops.
     """
     if not view.aggregations:
@@ -189,7 +186,7 @@ def view_spec(view: Any) -> ViewSpec:
 
 
 def is_windowed(view: object) -> bool:
-    """Whether a Feast view is one of ours: it declares aggregations over time windows."""
+    """Return whether a Feast view declares aggregations over time windows."""
     aggregations: Sequence[Any] = getattr(view, "aggregations", None) or ()
     return any(a.time_window is not None for a in aggregations)
 
@@ -218,7 +215,7 @@ def _check(spec: ViewSpec) -> None:
     seen: set[str] = set()
     for a in spec.aggregates:
         if a.function not in FUNCTIONS:
-            msg = f"{where}: aggregation {a.name!r} uses function {a.function!r}; there are {', '.join(FUNCTIONS)}"
+            msg = f"{where}: aggregation {a.name!r} uses unknown function {a.function!r}; known are {', '.join(FUNCTIONS)}"
             raise DefinitionError(msg)
         if spec.tiled and a.function in EXACT_ONLY:
             msg = f"{where}: {a.function} ({a.name!r}) cannot be merged from tiles; declare it in a view without enable_tiling"
@@ -239,8 +236,8 @@ def _check(spec: ViewSpec) -> None:
             not spec.tiled or a.column != spec.aggregates[0].column or a.function not in {"count", *QUANTILES}
         ):
             msg = (
-                f"{where}: quantiles ({', '.join(QUANTILES)}) stand in a view of their own, with enable_tiling=True, over one column, and"
-                f" beside them only count of that column; move {a.function} of {a.column!r} ({a.name!r}) to another view or correct it"
+                f"{where}: quantiles ({', '.join(QUANTILES)}) need a view of their own with enable_tiling=True, over one column,"
+                f" and with no other function than count of that column; move {a.function} of {a.column!r} ({a.name!r}) to another view"
             )
             raise DefinitionError(msg)
         if a.name in seen:

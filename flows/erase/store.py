@@ -19,7 +19,7 @@ from feature_repo.stores.applied_views import AppliedViews
 from feature_repo.stores.online.plain_writer import projected_key
 from feature_repo.stores.reader.pending import list_prefix
 from feature_repo.stores.redis_layout.keys import time_field
-from feature_repo.windows.columns import FEAST_STRING
+from feature_repo.windows.kernels.hashing import FEAST_STRING
 from flows.erase.people import People, Touched
 from flows.privacy.tombstones import PAYMENT
 

@@ -17,7 +17,7 @@ import redis
 
 from feature_repo.errors import OnlineStoreError, SettingsError
 from feature_repo.files import file_lock
-from feature_repo.windows.columns import FEAST_STRING
+from feature_repo.windows.kernels.hashing import FEAST_STRING
 
 MARK: Final = ".millstream-demo"
 _MOST_JOIN_KEYS: Final = 16

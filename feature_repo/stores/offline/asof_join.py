@@ -19,7 +19,7 @@ from feast.type_map import feast_value_type_to_pa
 from feature_repo.errors import OfflineStoreError
 from feature_repo.stores.event_log import checksums
 from feature_repo.stores.event_log.read import log_files
-from feature_repo.windows.columns import Ints
+from feature_repo.windows.arrays import Ints
 
 
 def asof_join(

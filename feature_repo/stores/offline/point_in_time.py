@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from feature_repo.errors import LogError
 from feature_repo.stores.event_log.read import count_rows, log_files, scan_log
-from feature_repo.windows.columns import BlockColumns, Floats, Ints
+from feature_repo.windows.arrays import Floats, Ints
+from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history.answer import EventColumns, answer
 from feature_repo.windows.history.dense_ids import UNKNOWN
-from feature_repo.windows.history.queries import Asked
+from feature_repo.windows.history.queries import Queries
 from feature_repo.windows.history.view import HistoryView
 from feature_repo.windows.spec import ViewSpec
 
@@ -66,9 +67,9 @@ def _look_up(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes:
     passes = max(1, -(-log.n_bytes // pass_bytes))
     partition = hashes[:, 0].view(np.uint64) % np.uint64(passes)
     for number in range(passes):
-        asked = Asked(hashes, times, has_key & (partition == number))
-        if len(asked.rows):
-            answer(views, asked, log.events(asked))
+        queries = Queries(hashes, times, has_key & (partition == number))
+        if len(queries.sorted.rows):
+            answer(views, queries, log.events(queries))
     while views:
         yield views.pop(0).out
 
@@ -92,7 +93,7 @@ class _Log:
         words = 3 + len(self.values) + len(self.hashed) + (self._created is not None)
         return 8 * words * count_rows(self._files)
 
-    def events(self, asked: Asked) -> EventColumns:
+    def events(self, queries: Queries) -> EventColumns:
         """Those of the keys that are asked for."""
         names = {
             "event_timestamp",
@@ -105,7 +106,7 @@ class _Log:
         chosen: list[npt.NDArray[np.bool_]] = []
         parts: list[list[npt.NDArray[Any]]] = []
         for block in self._blocks(sorted(names)):
-            numbers = asked.number(block.key_hashes(self._join_keys))
+            numbers = queries.key_ids(block.key_hashes(self._join_keys))
             mine = (numbers != UNKNOWN) & block.has_keys(self._join_keys)
             chosen.append(mine)
             columns: list[npt.NDArray[Any]] = [numbers, block.times("event_timestamp")]

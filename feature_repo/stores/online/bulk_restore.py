@@ -37,7 +37,8 @@ from feature_repo.stores.redis_layout.resp_packing import (
     put,
     timestamp,
 )
-from feature_repo.windows.columns import Bytes, Ints, Keys
+from feature_repo.windows.arrays import Bytes, Ints
+from feature_repo.windows.columns import Keys
 from feature_repo.windows.state import ViewState
 
 _LENGTHS: Final = 64

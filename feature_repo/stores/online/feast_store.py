@@ -58,7 +58,7 @@ from feature_repo.stores.redis_layout.keys import (
     time_field,
 )
 from feature_repo.stores.redis_layout.view_versions import KeptVersions, publish, versions_key
-from feature_repo.windows.read import forgotten_before, read_state
+from feature_repo.windows.read import expired_before, read_state
 from feature_repo.windows.spec import INTEGER_FUNCTIONS, ViewSpec, is_windowed, view_spec
 
 Row = tuple[datetime | None, dict[str, Value] | None]
@@ -334,7 +334,7 @@ class _Work:
     def _windowed(self, state: bytes | None, time: bytes | None, spec: ViewSpec, now: int) -> Row:
         if state is None and (time is not None or self._unknown):  # events, but no state of this version
             return _when(time), dict.fromkeys(self.requested, Value())
-        values, _ = read_state(state, spec, now, forgotten_before(spec, wall_clock_us()))
+        values, _ = read_state(state, spec, now, expired_before(spec, wall_clock_us()))
         by_name = {
             a.name: _proto(v, a.function) for a, v in zip(spec.aggregates, values.tolist(), strict=True)
         }

@@ -19,7 +19,7 @@ from feature_repo.stores.online.bulk_restore import NewHashes
 from feature_repo.stores.online.compare_and_set import ScriptedWrites
 from feature_repo.stores.online.script_calls import Calls, StateCalls
 from feature_repo.stores.redis_layout.keys import key_prefix, state_field, time_field
-from feature_repo.windows.columns import Ints
+from feature_repo.windows.arrays import Ints
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 

@@ -1,49 +1,52 @@
-"""Payments that were scored and may not have reached the states yet: kept beside these, folded into them when they are read.
+"""Payments that were scored but may not be folded into the states yet: listed per key, and folded in when states are read.
 
-Until the flow has folded a payment, its state does not know it. So whoever scores a payment leaves it in a short list per key (account,
-payee), with the columns the flow will derive for it, and whoever scores the next one of that key folds what the state lacks into a copy of
-it, by the kernel that will fold it for good. What comes out is what the log will say.
+Until the flow has folded a payment, the states do not contain it. So a scorer adds each payment it scores to a short list per key
+(account, payee), with the columns that the flow will derive for it. The next scorer that reads one of these keys folds what the
+state lacks into a copy of it, with the flow's own kernel, so the values equal those computed from the log later.
 
-A payment is in the states of all views of a key or in none, for they are written together. Whether it is, an exact view of the key
-tells, whose rows have ids: that is why a key with tiled views alone has no list. What is found in the state, or too old to be missed, is
-taken off the list.
+A payment is in the states of all views of a key or in none, because they are written together. Whether it is in them is seen in
+an exact view of the key, whose rows have ids; a key that has only tiled views therefore has no list. A payment that the state
+holds, or that is too old for it, is taken off the list.
 
     millstream:pending:<project>:<column>:<value>     sorted set by event time; a member is a payment as JSON:
     {"t": event time (us), "i": id (two words), "k": keys, "h": hashes, "v": values}
 
-No I/O here: commands are given to whoever has the connection.
+This module does no I/O: the caller reads and writes the lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from feature_repo.enrichment.derived import PAYMENT_PROGRAM, Derived
-from feature_repo.windows.columns import Events, Floats, id_words, text_hash
-from feature_repo.windows.exact_sum import LIMIT
-from feature_repo.windows.header import HEADER, MAGIC, NOTHING
-from feature_repo.windows.read import forgotten_before
+from feature_repo.windows.columns import Events, id_words, text_hash
+from feature_repo.windows.kernels.exact_sum import LIMIT
+from feature_repo.windows.read import expired_before
 from feature_repo.windows.spec import ViewSpec
-from feature_repo.windows.state import ViewState
+from feature_repo.windows.state import fold_packed, has_folded
 
 if TYPE_CHECKING:
     from feature_repo.stores.reader.plan import Plan
 
 PAYMENTS: Final = "payments"
 """The stream whose events are scored."""
-MOST: Final = 2_048
-"""Payments of a key that are looked at, the latest: as many as an exact state holds by default. A key with more of them than that within
-the flow's lag is flagged capped. A minute of 25 payments a second at one payee fits; each costs about ten microseconds while it is pending."""
-_SLOT: Final = np.zeros(1, np.int64)
+MAX_LISTED: Final = 2_048
+"""Only the latest payments of a list are read, at most this many: as many as an exact state holds by default.
+
+A key with more of them within the flow's lag is flagged capped. This is enough for a minute of 25 payments a second at one payee;
+each costs about ten microseconds while it is pending.
+"""
 
 Row = Mapping[str, Any]
 Lists = Sequence[Sequence[bytes]]
-"""Per list of a payment, its members, as `keys` names them."""
+"""The members of each of a payment's lists, in the order of `Pending.keys`."""
 _Resolve = Callable[[Row, Mapping[str, Any]], float]
 
 
@@ -51,8 +54,8 @@ _Resolve = Callable[[Row, Mapping[str, Any]], float]
 class Found:
     """What the lists of a payment held.
 
-    How many payments no state knew, per list the members that need not be kept any more, and the views of a key with more payments than
-    are looked at.
+    `missing`: number of payments that the states lacked. `settled`: per list, the members to remove from it. `capped`: the views
+    of a key with more than `MAX_LISTED` payments.
     """
 
     missing: int
@@ -64,7 +67,9 @@ NOTHING_FOUND: Final = Found(0, [], ())
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Listed:
+    """One payment of a list."""
+
     member: bytes
     time_us: int
     id: tuple[int, int]
@@ -74,55 +79,44 @@ class _Waiting:
 
 
 def list_prefix(project: str) -> str:
-    """What the Redis keys of a project's lists begin with."""
+    """Return the prefix of the Redis keys of a project's lists."""
     return f"millstream:pending:{project}:"
 
 
 class Pending:
-    """Compiled from a plan. `columns` are the lists a payment is in: one per column that is a key of its own."""
+    """The pending lists of a plan. A payment is in one list per column of `columns`, the columns that are a key by themselves."""
 
     def __init__(self, plan: Plan, request: Sequence[str]) -> None:
-        """`request`: the columns a payment has itself."""
+        """`request` names the columns of a payment in a request."""
         self._prefix = list_prefix(plan.project)
-        specs: list[tuple[ViewSpec, tuple[str, ...]]] = [
-            (r.spec, r.entity_columns)
-            for r in plan.windowed
-            if r.stream == PAYMENTS and r.spec.join_keys == r.entity_columns
-        ]
         resolvers = _Resolvers(plan, request)
-        covered = [
-            (spec, keys)
-            for spec, keys in specs
-            if all(
-                resolvers.knows(c.removeprefix("?")) for c in (*spec.values, *spec.hashed, *spec.join_keys)
-            )
+        specs = [
+            r.spec
+            for r in plan.windowed
+            if r.stream == PAYMENTS and r.spec.join_keys == r.entity_columns and resolvers.know(r.spec)
         ]
-        exact = [(keys, spec) for spec, keys in covered if not spec.tiled]
-        witnesses = dict(
-            sorted(exact, key=lambda found: found[1].retention_us)
-        )  # the one that reaches furthest
-        self._witness = witnesses
-        alone = {keys[0] for keys in witnesses if len(keys) == 1}
+        exact = sorted((spec for spec in specs if not spec.tiled), key=lambda spec: spec.retention_us)
+        self._exact = {spec.join_keys: spec for spec in exact}
+        """Keys -> the exact view with the longest retention, in which folded payments are looked up."""
+        single = {keys[0] for keys in self._exact if len(keys) == 1}
         self._list_of = {
-            keys: next(iter(sorted(alone.intersection(keys))), "")
-            for keys in witnesses
-            if alone.intersection(keys)
+            keys: min(single.intersection(keys)) for keys in self._exact if single.intersection(keys)
         }
-        self._views = [(spec, keys) for spec, keys in covered if keys in self._list_of]
+        """Keys -> the column whose list holds the payments of these keys."""
+        self._specs = [spec for spec in specs if spec.join_keys in self._list_of]
         self.columns = tuple(sorted({*self._list_of.values()}))
         self._keys = tuple(sorted({k for keys in self._list_of for k in keys}))
-        self._hashed = tuple(sorted({c for spec, _ in self._views for c in spec.hashed}))
-        self._values = tuple(
-            (c, resolvers.of(c)) for c in sorted({c for spec, _ in self._views for c in spec.values})
-        )
+        self._hashed = tuple(sorted({c for spec in self._specs for c in spec.hashed}))
+        values = sorted({c for spec in self._specs for c in spec.values})
+        self._values = tuple((column, resolvers.of(column)) for column in values)
 
     @property
     def views(self) -> frozenset[str]:
-        """The views whose answers know of pending payments."""
-        return frozenset(spec.name for spec, _ in self._views)
+        """The views that pending payments are folded into."""
+        return frozenset(spec.name for spec in self._specs)
 
     def keys(self, row: Row) -> list[bytes]:
-        """The keys of a payment's lists, one per column of `columns`; what the payment lacks is an empty key."""
+        """Return the Redis keys of a payment's lists, one per column of `columns`; empty where the payment has no value."""
         prefix = self._prefix
         return [
             b"" if row.get(column) is None else f"{prefix}{column}:{row[column]}".encode()
@@ -130,7 +124,7 @@ class Pending:
         ]
 
     def member(self, row: Row, named: Mapping[str, Any], event_id: str, t: int) -> bytes:
-        """A payment as it stands in its lists; `named` are its features."""
+        """Return a payment as a member of its lists; `named` are its features, `t` its event time (us)."""
         values = {column: resolve(row, named) for column, resolve in self._values}
         return orjson.dumps(
             {
@@ -145,34 +139,43 @@ class Pending:
     def fold(
         self, states: dict[str, bytes | None], row: Row, event_id: str, lists: Lists, t: int, now: int
     ) -> Found:
-        """Fold into `states` (view: packed state, None for none) what they lack of the lists, and was before `t`."""
-        done: list[list[bytes]] = [[] for _ in self.columns]
+        """Fold the pending payments of the lists that were before `t` and that the states lack into `states`.
+
+        `states`: view -> packed state, None if nothing is stored; changed in place. `row` and `event_id` describe the payment
+        that is being scored, which is not folded itself. `t` is its event time, `now` the wall clock (us).
+        Raises `StateError` for bytes that are not a state of their view.
+        """
+        settled: list[list[bytes]] = [[] for _ in self.columns]
         capped: list[str] = []
         counted: set[tuple[int, int]] = set()
-        waiting = dict(zip(self.columns, (_read(members) for members in lists), strict=True))
+        listed = dict(zip(self.columns, (_parse(members) for members in lists), strict=True))
         own = id_words(event_id)
         for keys, column in self._list_of.items():
-            known = waiting[column]
-            if not known or any(row.get(k) is None for k in keys):
+            if not listed[column] or any(row.get(k) is None for k in keys):
                 continue
-            mine = [w for w in known if all(w.keys.get(k) == row[k] for k in keys)]
-            witness = self._witness[keys]
-            missing, folded = _told_apart(mine, states[witness.name], witness)
+            mine = [p for p in listed[column] if all(p.keys.get(k) == row[k] for k in keys)]
+            folded = _has_folded(self._exact[keys], states, mine)
             if keys == (column,):
-                done[self.columns.index(column)] += folded
-                if len(lists[self.columns.index(column)]) >= MOST and not folded:
-                    capped += [spec.name for spec, k in self._views if k == keys]
-            before = [w for w in missing if w.time_us < t and w.id != own]
+                number, known = self.columns.index(column), list(compress(mine, folded))
+                settled[number] = [p.member for p in known]
+                if len(lists[number]) >= MAX_LISTED and not known:
+                    capped += [spec.name for spec in self._specs if spec.join_keys == keys]
+            missing = compress(mine, ~folded)
+            before = [p for p in missing if p.time_us < t and p.id != own]
             if before:
-                counted.update(w.id for w in before)
-                for spec, of in self._views:
-                    if of == keys:
-                        states[spec.name] = _folded(spec, states[spec.name], _events(spec, before), now)
-        return Found(len(counted), done, tuple(capped))
+                counted.update(p.id for p in before)
+                for spec in self._specs:
+                    if spec.join_keys == keys:
+                        events, floor = _events(spec, before), expired_before(spec, now)
+                        states[spec.name] = fold_packed(states[spec.name], spec, events, floor)
+        return Found(len(counted), settled, tuple(capped))
 
 
 class _Resolvers:
-    """How a column of the log comes from a payment and its features: its own, a feature of that name, or a derived column's function."""
+    """How the columns of the log are computed for a payment that is not in the log yet.
+
+    A column is one of the request, a feature of the same name, or derived by the flow's own function.
+    """
 
     def __init__(self, plan: Plan, request: Sequence[str]) -> None:
         self._request = frozenset(request)
@@ -189,11 +192,12 @@ class _Resolvers:
             for a in step.aggregates
         }
 
-    def knows(self, column: str) -> bool:
-        return self._find(column) is not None
+    def know(self, spec: ViewSpec) -> bool:
+        """Return whether all columns that a view reads can be computed."""
+        return all(self._find(c) is not None for c in (*spec.columns, *spec.join_keys))
 
     def of(self, column: str) -> _Resolve:
-        """The number of a column of `ViewSpec.values`; NaN is null."""
+        """Return the function that computes a column of `ViewSpec.values` as a float, null = NaN."""
         if column.startswith("?"):
             found = self._find(column[1:])
             assert found is not None
@@ -228,12 +232,12 @@ class _Resolvers:
         return derive
 
     def _same_window(self, column: str) -> str:
-        """A feature of the plan that is a context's under another name."""
+        """Return the feature of the plan that computes what a column of the program's contexts does, "" if there is none."""
         if column not in self._contexts:
             return ""
-        asked, context = self._contexts[column]
+        wanted, context = self._contexts[column]
         for a, spec in self._windowed:
-            same = (a.function, a.column, a.window_us) == (asked.function, asked.column, asked.window_us)
+            same = (a.function, a.column, a.window_us) == (wanted.function, wanted.column, wanted.window_us)
             where = (spec.join_keys, spec.hop_us) == (context.join_keys, context.hop_us)
             if same and where and spec.capacity >= context.capacity:
                 return a.name
@@ -241,64 +245,33 @@ class _Resolvers:
 
 
 def _number(value: Any) -> float:
-    """As the columns of a block hold it: beyond the limit of exact sums is null."""
+    """Return a value as `BlockColumns.values` does: a float, NaN for null and beyond the limit of exact sums."""
     number = float("nan") if value is None else float(value)
     return number if abs(number) <= LIMIT else float("nan")
 
 
-def _read(members: Sequence[bytes]) -> list[_Waiting]:
-    """Each payment once, the first of those with its id."""
-    found: dict[tuple[int, int], _Waiting] = {}
+def _parse(members: Sequence[bytes]) -> list[_Listed]:
+    """Return each payment once: the first one of every id."""
+    found: dict[tuple[int, int], _Listed] = {}
     for member in members:
         made = orjson.loads(member)
         key = made["i"][0], made["i"][1]
         if key not in found:
-            found[key] = _Waiting(member, made["t"], key, made["k"], made["h"], made["v"])
+            found[key] = _Listed(member, made["t"], key, made["k"], made["h"], made["v"])
     return list(found.values())
 
 
-def _told_apart(
-    waiting: Sequence[_Waiting], state: bytes | None, witness: ViewSpec
-) -> tuple[list[_Waiting], list[bytes]]:
-    """(those the state lacks, the members of the others). What it would have forgotten by now counts as known."""
-    if state is None or len(state) < 8 * HEADER:
-        return list(waiting), []
-    words = np.frombuffer(state, np.int64)
-    rows, width = int(words[2]), witness.layout.n_ints
-    forgotten = max(int(words[4]), int(words[5]) - witness.retention_us - 1)
-    ints = words[HEADER : HEADER + rows * width].reshape(rows, width)
-    missing, folded = [], []
-    for w in waiting:
-        if w.time_us <= forgotten:
-            folded.append(w.member)
-            continue
-        first, last = np.searchsorted(ints[:, 0], (w.time_us, w.time_us + 1))
-        if any((int(ints[i, 1]), int(ints[i, 2])) == w.id for i in range(first, last)):
-            folded.append(w.member)
-        else:
-            missing.append(w)
-    return missing, folded
+def _has_folded(
+    spec: ViewSpec, states: Mapping[str, bytes | None], listed: Sequence[_Listed]
+) -> npt.NDArray[np.bool_]:
+    times = np.array([p.time_us for p in listed], np.int64)
+    ids = np.array([p.id for p in listed], np.int64).reshape(-1, 2)
+    return has_folded(states[spec.name], spec, times, ids)
 
 
-def _events(spec: ViewSpec, waiting: Sequence[_Waiting]) -> Events:
-    ints = np.array(
-        [[w.time_us, *w.id, *(w.hashes.get(c, 0) for c in spec.hashed)] for w in waiting], np.int64
+def _events(spec: ViewSpec, listed: Sequence[_Listed]) -> Events:
+    ints = [[p.time_us, *p.id, *(p.hashes.get(c, 0) for c in spec.hashed)] for p in listed]
+    floats = [[np.nan if (v := p.values.get(c)) is None else v for c in spec.values] for p in listed]
+    return Events(
+        np.array(ints, np.int64), np.array(floats, np.float64).reshape(len(listed), len(spec.values))
     )
-    floats: Floats = np.array(
-        [[np.nan if (v := w.values.get(c)) is None else v for c in spec.values] for w in waiting], np.float64
-    ).reshape(len(waiting), len(spec.values))
-    return Events(ints, floats)
-
-
-def _folded(spec: ViewSpec, state: bytes | None, events: Events, now: int) -> bytes:
-    """A copy of a packed state with events folded into it."""
-    if state is not None and (len(state) % 8 or len(state) < 8 * HEADER):
-        return state  # no state of ours: whoever finishes it refuses it
-    if state is None:
-        floor = forgotten_before(spec, now)
-        state = np.array([MAGIC, spec.fingerprint, 0, 0, floor, NOTHING, 0, 0], np.int64).tobytes()
-    copy = ViewState(spec)
-    copy.load(_SLOT, np.frombuffer(state, np.uint8), np.array([0, len(state)], np.int64))
-    copy.fold(np.zeros(len(events), np.int64), events)
-    packed, _ = copy.pack(_SLOT)
-    return packed.tobytes()

@@ -30,15 +30,16 @@ from feature_repo.stores.redis_layout.keys import (
     state_field,
     time_field,
 )
-from feature_repo.windows.header import NOTHING
-from feature_repo.windows.read import CAPPED, INCOMPLETE
-from feature_repo.windows.read_views import FLAGS, NEWEST, NOT_ASKED, VERSION, ViewReads
+from feature_repo.windows.kernels.read_state import FLAGS, NEWEST, VERSION
+from feature_repo.windows.kernels.rows import CAPPED, INCOMPLETE
+from feature_repo.windows.kernels.words import NOTHING
+from feature_repo.windows.read_views import NO_KEY, ViewReads
 from feature_repo.windows.spec import INTEGER_FUNCTIONS
 
 Command = tuple[bytes, list[bytes]]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_STATE_OF_OURS: Final = b"\0"
-"""For a field that is there and empty: it is refused, where `NOT_ASKED` would be a key that is not there."""
+"""For a field that is there and empty: it is refused, where `NO_KEY` would be a key that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class Reader:
                 for part, start, end in entity.parts:
                     part.finish(reply[start:end], as_of_us, named)
             else:
-                states += [NOT_ASKED] * n
+                states += [NO_KEY] * n
                 for part, _, _ in entity.parts:
                     named.update(dict.fromkeys(part.feature_names))
         pending = NOTHING_FOUND
@@ -138,7 +139,7 @@ class Reader:
             event_id = str(row.get("event_id", ""))
             pending = self.pending.fold(by_view, row, event_id, lists, as_of_us, now_us)
             states = list(by_view.values())
-        finished, found = self._reads.finish(states, as_of_us, now_us)
+        finished, found = self._reads.read(states, as_of_us, now_us)
         named.update(zip(self._reads.names, self._python(finished), strict=True))
         self._on_demand(row, as_of_us, named, self._functions)
         values = np.full(len(self.plan.columns), np.nan)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from feature_repo.windows.columns import FEAST_STRING
+from feature_repo.windows.kernels.hashing import FEAST_STRING
 from feature_repo.windows.spec import ViewSpec
 
 _U32: Final = struct.Struct("<I")

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numba as nb
 import numpy as np
 
-from feature_repo.windows.columns import Bytes
+from feature_repo.windows.arrays import Bytes
 
 MOST_TIME: Final = 24
 """Bytes a protobuf Timestamp takes at most."""

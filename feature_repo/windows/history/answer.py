@@ -1,8 +1,8 @@
-"""Features of many keys at many times from a history of events: the offline side of the fold and the read.
+"""Features of many keys at many times from a history of events: what folding and reading states gives, for offline use.
 
-One row per row asked for, in the order asked, as of its time. Events and rows are brought into the order of keys and times once;
-then the windows slide along them, and the answers have the very bits of the live read. Keys are worked through in groups, so that
-what is kept per event besides its columns stays small, and in the cache.
+One row per query, in the order of the queries, as of its time. Events and queries are sorted by key and time once; then the
+windows slide along them. The values have the same bits as those read from states. Keys are processed in groups, so that what is
+kept per event stays small and in the CPU cache.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.windows.columns import Events, Floats, Ints, Keys
-from feature_repo.windows.history.dense_ids import Numbers, number_values
+from feature_repo.windows.arrays import Floats, Ints
+from feature_repo.windows.columns import Events, Keys
+from feature_repo.windows.history.dense_ids import DenseIds, value_ids
 from feature_repo.windows.history.order import by_key_and_time, has_ties, order_ties
-from feature_repo.windows.history.prefix_sums import History, Running
-from feature_repo.windows.history.queries import Asked
-from feature_repo.windows.history.view import Group, HistoryView, SortedRows
-from feature_repo.windows.layout import EVENT_HASHED
+from feature_repo.windows.history.prefix_sums import History, PrefixSums
+from feature_repo.windows.history.queries import Queries, SortedQueries
+from feature_repo.windows.history.view import Group, HistoryView
+from feature_repo.windows.kernels.words import EVENT_HASHED, EVENT_ID_HIGH, EVENT_TIME
 from feature_repo.windows.spec import ViewSpec
 
 GROUP_ROWS: Final = 1 << 16
-"""Events and rows asked for of a group of keys; a single key may have more."""
+"""Events and queries of a group of keys; a single key may have more."""
 
 
 @dataclass(frozen=True)
 class EventColumns:
-    """Events in any order, column by column: the numbers of their keys (`Asked.number`), times, and what views read of them.
+    """Events in any order, by column: the dense ids of their keys (`Queries.key_ids`), times (us), and what views read of them.
 
-    `ids`, int64 [n, 2], is called if two events of a key have the same time. `created`, the acceptance times, hides events from rows
-    asked for earlier than that: what the system knew by then.
+    `ids` returns int64 [n, 2]; it is called if two events of a key have the same time. `created`, the times of acceptance (us),
+    hides events from queries of an earlier time: what the system knew by then.
     """
 
-    keys: Numbers
+    keys: DenseIds
     times: Ints
     values: Mapping[str, Floats]
     hashed: Mapping[str, Ints]
@@ -46,37 +47,37 @@ class EventColumns:
 def features_at(
     spec: ViewSpec, keys: Keys, events: Events, wanted: Keys, times: Ints, created: Ints | None = None
 ) -> tuple[Floats, npt.NDArray[np.uint8]]:
-    """The features of `wanted[i]` as of `times[i]` from a history of events.
+    """Return the features of `wanted[i]` as of `times[i]` (us) from a history of events.
 
-    Returns float64 [len(wanted), features] in the order of `spec.feature_names` (null = NaN) and uint8 flags (`read.CAPPED`).
+    Returns float64 [len(wanted), features] in the order of `spec.feature_names`, null = NaN, and uint8 flags (`rows.CAPPED`).
     `created`: see `EventColumns`.
     """
-    asked = Asked(wanted.hashes, times)
+    queries = Queries(wanted.hashes, times)
     columns = EventColumns(
-        asked.number(keys.hashes),
-        np.ascontiguousarray(events.ints[:, 0]),
+        queries.key_ids(keys.hashes),
+        np.ascontiguousarray(events.ints[:, EVENT_TIME]),
         dict(zip(spec.values, events.floats.T, strict=True)),
         dict(zip(spec.hashed, events.ints[:, EVENT_HASHED:].T, strict=True)),
-        lambda: np.ascontiguousarray(events.ints[:, 1:3]),
+        lambda: np.ascontiguousarray(events.ints[:, EVENT_ID_HIGH:EVENT_HASHED]),
         created,
     )
-    view = HistoryView(spec, asked.n, spec.values, spec.hashed)
-    answer([view], asked, columns)
+    view = HistoryView(spec, queries.n, spec.values, spec.hashed)
+    answer([view], queries, columns)
     return view.out, view.flags
 
 
-def answer(views: Sequence[HistoryView], asked: Asked, events: EventColumns) -> None:
-    """Fill in the answers of views of one key, for the rows asked for. The events' columns are those the views were made for, in order."""
-    order, starts = by_key_and_time(events.keys, asked.n_keys, events.times)
-    for first, after in _groups(starts, asked.starts):
-        group = _group(events, order, starts, asked, first, after)
+def answer(views: Sequence[HistoryView], queries: Queries, events: EventColumns) -> None:
+    """Fill in the results of views with the same join keys. The columns of `events` are those the views were made for, in order."""
+    order, starts = by_key_and_time(events.keys, queries.n_keys, events.times)
+    for first, after in _groups(starts, queries.starts):
+        group = _group(events, order, starts, queries, first, after)
         for view in views:
             view.answer(group)
 
 
-def _groups(starts: Ints, row_starts: Ints) -> Iterator[tuple[int, int]]:
-    """Ranges of keys that rows are asked of."""
-    cost = starts + row_starts
+def _groups(starts: Ints, query_starts: Ints) -> Iterator[tuple[int, int]]:
+    """Yield ranges of keys with about `GROUP_ROWS` events and queries."""
+    cost = starts + query_starts
     first, n = 0, len(starts) - 1
     while first < n:
         after = max(first + 1, int(np.searchsorted(cost, cost[first] + GROUP_ROWS, side="right")) - 1)
@@ -84,7 +85,9 @@ def _groups(starts: Ints, row_starts: Ints) -> Iterator[tuple[int, int]]:
         first = after
 
 
-def _group(events: EventColumns, order: Ints, starts: Ints, asked: Asked, first: int, after: int) -> Group:
+def _group(
+    events: EventColumns, order: Ints, starts: Ints, queries: Queries, first: int, after: int
+) -> Group:
     mine = order[starts[first] : starts[after]]
     own_starts = starts[first : after + 1] - starts[first]
     times = events.times[mine]
@@ -95,11 +98,11 @@ def _group(events: EventColumns, order: Ints, starts: Ints, asked: Asked, first:
         np.take(column, mine, out=values[i])
     hashes, n_values = np.empty((len(events.hashed), len(mine)), np.int64), 1
     for i, hashed in enumerate(events.hashed.values()):
-        n_values = max(n_values, number_values(hashed[mine], hashes[i]))
-    rows = slice(asked.starts[first], asked.starts[after])
+        n_values = max(n_values, value_ids(hashed[mine], hashes[i]))
+    own, all_ = slice(queries.starts[first], queries.starts[after]), queries.sorted
     return Group(
-        Running(History(times, own_starts, values, hashes)),
+        PrefixSums(History(times, own_starts, values, hashes)),
         None if events.created is None else events.created[mine],
         n_values,
-        SortedRows(asked.rows[rows], asked.keys[rows] - np.int32(first), asked.times[rows]),
+        SortedQueries(all_.rows[own], all_.keys[own] - np.int32(first), all_.times[own]),
     )

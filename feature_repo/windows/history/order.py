@@ -1,7 +1,7 @@
 """The order of a history: by key, then by time, then by id.
 
-A log is in time order already, or nearly: so that is looked at first, and what is left to do is to deal the rows out to their
-keys, in one pass. Times out of order are sorted by merging the runs that are there (Timsort).
+A log is in time order or nearly so. That is checked first; then one pass distributes the rows to their keys (a counting sort).
+Times out of order are sorted by numpy's stable sort, Timsort, which merges the sorted runs.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from feature_repo.windows.columns import Ints
-from feature_repo.windows.history.dense_ids import UNKNOWN, Numbers
+from feature_repo.windows.arrays import Ints
+from feature_repo.windows.history.dense_ids import UNKNOWN, DenseIds
 
 
-def by_key_and_time(numbers: Numbers, n_keys: int, times: Ints) -> tuple[Ints, Ints]:
-    """Rows in order, without those of no number, and where each key starts among them (int64 [keys + 1]).
+def by_key_and_time(keys: DenseIds, n_keys: int, times: Ints) -> tuple[Ints, Ints]:
+    """Return the rows in order, without those whose key is `UNKNOWN`, and where each key starts among them (int64 [keys + 1]).
 
-    Rows of one key and time stay in the order given.
+    `keys` are dense ids below `n_keys`. Rows of the same key and time stay in the order given.
     """
     order = np.arange(len(times)) if _is_sorted(times) else np.argsort(times, kind="stable")
-    return _deal(order, numbers, n_keys)
+    return _distribute(order, keys, n_keys)
 
 
 @nb.njit(cache=True)
@@ -31,28 +31,28 @@ def _is_sorted(times: Ints) -> bool:
 
 
 @nb.njit(cache=True)
-def _deal(order: Ints, numbers: Numbers, n_keys: int) -> tuple[Ints, Ints]:
-    """A counting sort by key that keeps the order within it."""
+def _distribute(order: Ints, keys: DenseIds, n_keys: int) -> tuple[Ints, Ints]:
+    """Counting sort by key that keeps the order within a key."""
     starts = np.zeros(n_keys + 1, np.int64)
-    for i in range(len(numbers)):
-        if numbers[i] != UNKNOWN:
-            starts[numbers[i] + 1] += 1
+    for i in range(len(keys)):
+        if keys[i] != UNKNOWN:
+            starts[keys[i] + 1] += 1
     for key in range(n_keys):
         starts[key + 1] += starts[key]
     place = starts[:-1].copy()
-    dealt = np.empty(starts[n_keys], np.int64)
+    rows = np.empty(starts[n_keys], np.int64)
     for i in range(len(order)):
         row = order[i]
-        key = numbers[row]
+        key = keys[row]
         if key != UNKNOWN:
-            dealt[place[key]] = row
+            rows[place[key]] = row
             place[key] += 1
-    return dealt, starts
+    return rows, starts
 
 
 @nb.njit(cache=True)
 def has_ties(times: Ints, starts: Ints) -> bool:
-    """Whether two neighbours of one key have the same time."""
+    """Return whether two consecutive rows of one key have the same time."""
     for key in range(len(starts) - 1):
         for i in range(starts[key] + 1, starts[key + 1]):
             if times[i] == times[i - 1]:
@@ -62,7 +62,7 @@ def has_ties(times: Ints, starts: Ints) -> bool:
 
 @nb.njit(cache=True)
 def order_ties(order: Ints, times: Ints, starts: Ints, ids: Ints) -> None:
-    """Bring rows of one key and time into the order of their ids (int64 [., 2], by row); `times` are in the order of `order`."""
+    """Sort rows of the same key and time by their ids (int64 [rows, 2], in row order); `times` are in the order of `order`."""
     for key in range(len(starts) - 1):
         first = starts[key]
         for i in range(starts[key] + 1, starts[key + 1] + 1):

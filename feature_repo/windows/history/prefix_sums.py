@@ -1,8 +1,8 @@
-"""What a sorted history adds up to before each of its rows: a window's answer is then the difference of two rows.
+"""Prefix sums of a sorted history: an aggregate of a window is the difference of two of them.
 
-The rows of all keys stand one after the other; row i speaks of the rows before i, and there is one more behind the last. A window
-lies within one key, so what went before its key cancels out. Sums are integers modulo 2^128 (squares 2^256), so a difference has
-the bits that adding up the window's own events would give.
+The rows of all keys stand one after another. Entry i is about the rows before i, so there is one entry more than rows. A window
+lies within one key, so the rows of earlier keys cancel out. Sums are integers modulo 2^128 (squares 2^256), so a difference has
+the same bits as the sum of the window's own events.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Any, Final, NamedTuple
 import numba as nb
 import numpy as np
 
-from feature_repo.windows.columns import Floats, Ints
-from feature_repo.windows.decay import weight
-from feature_repo.windows.exact_sum import add_square, add_value
+from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.functions import (
     COUNT,
     COUNT_SINCE,
@@ -29,55 +27,60 @@ from feature_repo.windows.functions import (
     SUM,
     VAR,
 )
-from feature_repo.windows.layout import HASH, VALUE
+from feature_repo.windows.kernels.decay import weight
+from feature_repo.windows.kernels.exact_sum import add_square, add_value
+from feature_repo.windows.kernels.tables import HASH, VALUE
 
 NO_ROW: Final = -1
 
 
 class History(NamedTuple):
-    """Events in order, key after key. A value that is null is NaN; of hashed columns there are numbers, 0 for null."""
+    """Events in order of key, time and id."""
 
     times: Ints
-    """[rows]"""
+    """int64 [rows], us."""
     starts: Ints
-    """[keys + 1]: the first row of each key."""
+    """int64 [keys + 1]: the first row of each key."""
     values: Floats
-    """[value columns, rows]"""
+    """float64 [value columns, rows], null = NaN."""
     hashes: Ints
-    """[hashed columns, rows]"""
+    """int64 [hashed columns, rows]: dense ids of the values (`dense_ids.value_ids`), null = 0."""
 
 
 class Totals(NamedTuple):
-    """Per column and row; a sum has two words, a sum of squares four. Columns nothing reads are left unfilled, and cost no memory."""
+    """Prefix sums per column, n = rows + 1. Columns that no aggregate reads are not filled, and cost no memory."""
 
     known: Ints
-    """How many values are not null."""
+    """int64 [value columns, n]: number of values that are not null."""
     known_hashes: Ints
+    """int64 [hashed columns, n]: number of values that are not null."""
     sums: Ints
+    """int64 [value columns, 2 n]: see `exact_sum`."""
     squares: Ints
+    """int64 [value columns, 4 n]."""
     previous: Ints
-    """The newest row before this one with a value, or `NO_ROW`."""
+    """int64 [value columns, n]: the newest row before this one with a value, or `NO_ROW`."""
     following: Ints
-    """The oldest row from this one on with a value, or the number of rows."""
+    """int64 [value columns, n]: the oldest row from this one on with a value, or the number of rows."""
 
 
 class Hops(NamedTuple):
     """The hops of a tiled view that have events, key after key."""
 
     before: Ints
-    """[rows + 1]: hops begun before this row."""
+    """int64 [rows + 1]: number of hops that began before this row."""
     numbers: Ints
-    """time // hop, of as many as there are hops; there is more room."""
+    """int64 [rows + 1]: time // hop of every hop; entries after the last hop are unused."""
     decayed: Ints
-    """[decayed sums, 2 hops]: as of the end of the hop."""
+    """int64 [decayed sums, 2 hops]: as of the end of the hop."""
     maxima: Ints
-    """[value columns, rows + 1]: hops ended before this row that have a largest value."""
+    """int64 [value columns, rows + 1]: number of hops that ended before this row and have a largest value."""
     max_sums: Ints
-    """[value columns, 2 (rows + 1)]: the sum of these."""
+    """int64 [value columns, 2 (rows + 1)]: the sum of these largest values."""
 
 
-class Running:
-    """A history, and the totals that views need of it: each is made when the first of them needs it."""
+class PrefixSums:
+    """A history and its prefix sums; each is computed when the first view needs it."""
 
     def __init__(self, history: History) -> None:
         n, columns, hashed = len(history.times) + 1, len(history.values), len(history.hashes)
@@ -93,7 +96,7 @@ class Running:
         self._made: set[tuple[str, int]] = set()
 
     def provide(self, function: int, kind: int, column: int) -> None:
-        """What a read needs."""
+        """Compute what an aggregate of this function, source kind and column needs."""
         history, made = self.history, self.totals
         if kind == HASH and function == COUNT:
             self._make("known_hashes", column, _count_known_hashes, history.hashes, made.known_hashes)
@@ -176,7 +179,7 @@ def _find_following(values: Floats, following: Ints) -> None:
 
 
 def hops_of(history: History, hop: int, maxima: Iterable[int], decayed: Sequence[tuple[int, int]]) -> Hops:
-    """The hops of `hop` us, none for 0; with the largest values of the columns `maxima` and decayed sums of (column, window)."""
+    """Return the hops of `hop` us, none for 0, with the largest values of the columns `maxima` and the decayed sums (column, window)."""
     n, columns = len(history.times) + 1, len(history.values)
     before, numbers = np.zeros(n if hop else 0, np.int64), np.zeros(n if hop else 0, np.int64)
     n_hops = _number_hops(history.times, history.starts, hop, before, numbers) if hop else 0

@@ -1,22 +1,20 @@
-"""The features of sorted rows asked for from a sorted history: windows slide along it, and no row costs more for a longer window.
+"""The features of sorted queries from a sorted history: windows slide along it, so a longer window costs no more per query.
 
-The rows asked for stand in the order of their keys and times, so both ends of every window only move forward. Counts, sums and the
-values at either end of a window come from `running`; extremes from a stack of candidates; distinct values are counted as they come
-and go. Only decayed sums walk their window.
+The queries are sorted by key and time, so both ends of every window only move forward. Counts, sums and the values at either
+end of a window come from `prefix_sums`; extremes from a monotonic stack of candidates; distinct values are counted as they
+enter and leave the window. Only decayed sums visit every event of their window.
 
-A tiled window is whole hops, so it holds the very events of its tiles, and a sum of tiles is the sum of their events.
+A tiled window is whole hops, so it holds exactly the events of its tiles, and a sum of tiles is the sum of their events.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numba as nb
 import numpy as np
 
-from feature_repo.windows.columns import Floats, Ints
-from feature_repo.windows.decay import weight
-from feature_repo.windows.exact_sum import add_value, difference, take_limbs, to_float, variance
+from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.functions import (
     COUNT,
     COUNT_DISTINCT,
@@ -35,141 +33,149 @@ from feature_repo.windows.functions import (
     STD,
     SUM,
 )
-from feature_repo.windows.history.dense_ids import Numbers
+from feature_repo.windows.history.dense_ids import DenseIds
 from feature_repo.windows.history.prefix_sums import History, Hops, Totals
-from feature_repo.windows.kernels.read_events import is_of_the_newest
+from feature_repo.windows.history.queries import SortedQueries
+from feature_repo.windows.kernels.decay import weight
+from feature_repo.windows.kernels.exact_sum import add_value, difference, take_limbs, to_float, variance
+from feature_repo.windows.kernels.read_events import reads_newest
 from feature_repo.windows.kernels.rows import CAPPED
-from feature_repo.windows.layout import HASH, ROWS
+from feature_repo.windows.kernels.tables import HASH, ROWS
 
 CHUNK: Final = 512
-"""Rows answered together: what they share stays in the cache, and what a read is is not asked row by row."""
+"""Queries answered together: what they share stays in the CPU cache, and each aggregate is dispatched once per chunk."""
 
-# Columns of `reads`.
 FUNCTION, KIND, COLUMN, WINDOW, OUT, PLACE = range(6)
+"""Columns of `Plan.reads`."""
+
+
+class Plan(NamedTuple):
+    """What a view computes from a history."""
+
+    hop: int
+    """us; 0 for an exact view."""
+    capacity: int
+    """A window is answered from at most this many events."""
+    windows: Ints
+    """int64 [windows]: the distinct windows, us."""
+    reads: Ints
+    """int64 [aggregates, 6]: function, source kind, column, index into `windows`, output position, and place: the index of the stack,
+    set or decayed sum that the aggregate uses. Aggregates of the same extreme of the same column are consecutive and share a stack."""
+    n_stacks: int
+    n_sets: int
+    n_values: int
+    """One more than the largest dense id of a hashed value."""
+
+
+class Chunk(NamedTuple):
+    """Some queries and the events of their windows: query i at `times[i]` reads the events [begins[w, i], end[i]) of window w."""
+
+    times: Ints
+    start: Ints
+    """The first event of the query's key."""
+    end: Ints
+    begins: Ints
+
+
+class Extremes(NamedTuple):
+    """The stacks of `_extremes`, one per (extreme, column)."""
+
+    events: Ints
+    """int64 [stacks, events]"""
+    values: Floats
+    """float64 [stacks, events]: the values of `events`, negated for minima."""
+    ends: Ints
+    """int64 [stacks, 2]: height of the stack, next event to push."""
 
 
 @nb.njit(cache=True)
 def slide(
-    history: History,
-    totals: Totals,
-    hops: Hops,
-    rows: Ints,
-    keys: Numbers,
-    times: Ints,
-    windows: Ints,
-    reads: Ints,
-    shape: Ints,
-    out: Floats,
-    flags: Any,
+    history: History, totals: Totals, hops: Hops, queries: SortedQueries, plan: Plan, out: Floats, flags: Any
 ) -> None:
-    """Answer sorted rows, of `keys` as of `times`, into the `rows` of `out` and `flags`.
-
-    `windows`: the different ones. `reads`, int64 [aggregates, 6]: function, source kind, column, place of its window in `windows`,
-    output position, and place of what it keeps: reads of the same extreme of the same column stand together and share a stack.
-    `shape`: hop (0: exact), capacity, stacks, sets of distinct values, and how many distinct values there are.
-    """
-    hop, capacity, n_windows, n_reads = shape[0], shape[1], len(windows), len(reads)
+    """Write the features of sorted queries to `out` (float64 [rows, aggregates], null = NaN) and their flags to `flags` (uint8 [rows])."""
+    hop, capacity, reads = plan.hop, plan.capacity, plan.reads
+    n_windows, n_reads, n_events = len(plan.windows), len(reads), len(history.times)
     start, end = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64)
     begins = np.empty((n_windows, CHUNK), np.int64)
     capped = np.empty((n_windows, CHUNK), np.bool_)
     n_capped = np.zeros(n_windows, np.int64)
     cursors = np.zeros(n_windows + 1, np.int64)
-    stacks = np.empty((shape[2], len(history.times)), np.int64)
-    stack_values = np.empty((shape[2], len(history.times)), np.float64)
-    stack_ends = np.zeros((shape[2], 2), np.int64)
+    stacks = Extremes(
+        np.empty((plan.n_stacks, n_events), np.int64),
+        np.empty((plan.n_stacks, n_events), np.float64),
+        np.zeros((plan.n_stacks, 2), np.int64),
+    )
     heads = np.zeros(n_reads, np.int64)
-    sets = np.zeros((shape[3], shape[4]), np.int32)
-    set_ends = np.zeros((shape[3], 3), np.int64)
+    sets = np.zeros((plan.n_sets, plan.n_values), np.int32)
+    set_ends = np.zeros((plan.n_sets, 3), np.int64)
     answers = np.empty((n_reads, CHUNK), np.float64)
-    for first in range(0, len(rows), CHUNK):
-        n = min(CHUNK, len(rows) - first)
-        t = times[first : first + n]
-        _find_ends(history.times, history.starts, keys[first : first + n], t, hop, cursors, start, end)
+    for first in range(0, len(queries.rows), CHUNK):
+        n = min(CHUNK, len(queries.rows) - first)
+        t = queries.times[first : first + n]
+        chunk = Chunk(t, start, end, begins)
+        _find_ends(history, queries.keys[first : first + n], hop, cursors, chunk)
         for w in range(n_windows):
             n_capped[w] = _find_begins(
-                history.times, windows[w], hop, capacity, t, start, end, cursors, w, begins[w], capped[w]
+                history.times, plan.windows[w], hop, capacity, cursors, w, chunk, capped[w]
             )
         r = 0
         while r < n_reads:
             read = reads[r]
-            function, place = read[FUNCTION], read[PLACE]
+            function, place, column = read[FUNCTION], read[PLACE], read[COLUMN]
             begin, answer = begins[read[WINDOW]], answers[read[OUT]]
             after = r + 1
             if function == MIN or function == MAX:
                 while after < n_reads and reads[after, FUNCTION] == function and reads[after, PLACE] == place:
                     after += 1
-                _extremes(
-                    history.values[read[COLUMN]],
-                    history.times,
-                    hop,
-                    reads[r:after],
-                    n,
-                    start,
-                    end,
-                    begins,
-                    stacks[place],
-                    stack_values[place],
-                    stack_ends[place],
-                    heads[r:after],
-                    answers,
-                )
+                _extremes(history, hop, reads[r:after], chunk, stacks, heads[r:after], answers)
             elif function == COUNT_DISTINCT:
-                _distinct(history.hashes[read[COLUMN]], n, end, begin, sets[place], set_ends[place], answer)
+                _distinct(history.hashes[column], n, end, begin, sets[place], set_ends[place], answer)
             elif function == MEAN and r > 0 and _is_its_sum(reads[r - 1], read):
-                _divide(answers[reads[r - 1, OUT]], totals.known[read[COLUMN]], n, end, begin, answer)
+                _divide(answers[reads[r - 1, OUT]], totals.known[column], n, end, begin, answer)
             elif function == DECAYED_SUM or function == MEAN_HOP_COUNT or function == MEAN_HOP_MAX:
-                _over_hops(history, hops, read, hop, windows[read[WINDOW]], t, end, begin, answer)
+                _over_hops(history, hops, read, hop, plan.windows[read[WINDOW]], chunk, answer)
             else:
                 _difference(history, totals, read, t, end, begin, answer)
             r = after
         for i in range(n):
-            row = rows[first + i]
+            row = queries.rows[first + i]
             for r in range(n_reads):
                 out[row, r] = answers[r, i]
         for r in range(n_reads):
             w, answer = reads[r, WINDOW], answers[reads[r, OUT]]
             if n_capped[w] > 0:
-                decided = is_of_the_newest(reads[r, FUNCTION])  # the rest cannot change what was found
+                final = reads_newest(reads[r, FUNCTION])  # older events cannot change a value that was found
                 for i in range(n):
-                    if capped[w, i] and not (decided and not np.isnan(answer[i])):
-                        flags[rows[first + i]] |= CAPPED
+                    if capped[w, i] and not (final and not np.isnan(answer[i])):
+                        flags[queries.rows[first + i]] |= CAPPED
 
 
 @nb.njit(cache=True)
-def _find_ends(
-    event_times: Ints, starts: Ints, keys: Numbers, t: Ints, hop: int, cursors: Ints, start: Ints, end: Ints
-) -> None:
-    """The first event of every row's key, and the first one that its windows are too early for."""
+def _find_ends(history: History, keys: DenseIds, hop: int, cursors: Ints, chunk: Chunk) -> None:
+    """Write the first event of every query's key to `chunk.start`, the first event after its windows to `chunk.end`."""
     at = cursors[-1]
-    for i in range(len(t)):
-        start[i], stop = starts[keys[i]], starts[keys[i] + 1]
-        until = t[i] // hop * hop if hop > 0 else t[i]
-        at = max(at, start[i])
-        while at < stop and event_times[at] < until:
+    for i in range(len(chunk.times)):
+        t, stop = chunk.times[i], history.starts[keys[i] + 1]
+        chunk.start[i] = history.starts[keys[i]]
+        until = t // hop * hop if hop > 0 else t
+        at = max(at, chunk.start[i])
+        while at < stop and history.times[at] < until:
             at += 1
-        end[i] = at
+        chunk.end[i] = at
     cursors[-1] = at
 
 
 @nb.njit(cache=True)
 def _find_begins(
-    event_times: Ints,
-    window: int,
-    hop: int,
-    capacity: int,
-    t: Ints,
-    start: Ints,
-    end: Ints,
-    cursors: Ints,
-    w: int,
-    begin: Ints,
-    capped: Any,
+    event_times: Ints, window: int, hop: int, capacity: int, cursors: Ints, w: int, chunk: Chunk, capped: Any
 ) -> int:
-    """The first event of every row's window, and how many windows held more than `capacity` of them."""
+    """Write the first event of every query's window to `chunk.begins[w]`; return how many windows held more than `capacity` events."""
+    begin, end = chunk.begins[w], chunk.end
     at, n_capped = cursors[w], 0
-    for i in range(len(t)):
-        since = (t[i] - window) // hop * hop if hop > 0 else t[i] - window
-        at = max(at, start[i])
+    for i in range(len(chunk.times)):
+        t = chunk.times[i]
+        since = (t - window) // hop * hop if hop > 0 else t - window
+        at = max(at, chunk.start[i])
         while at < end[i] and event_times[at] < since:
             at += 1
         capped[i] = end[i] - at > capacity
@@ -181,6 +187,7 @@ def _find_begins(
 
 @nb.njit(cache=True)
 def _is_its_sum(other: Ints, read: Ints) -> bool:
+    """Whether `other` is the sum that the mean `read` divides."""
     return bool(other[FUNCTION] == SUM and other[COLUMN] == read[COLUMN] and other[WINDOW] == read[WINDOW])
 
 
@@ -195,7 +202,7 @@ def _divide(sums: Floats, known: Ints, n: int, end: Ints, begin: Ints, answer: F
 def _difference(
     history: History, totals: Totals, read: Ints, t: Ints, end: Ints, begin: Ints, answer: Floats
 ) -> None:
-    """What is known from the rows at both ends of a window."""
+    """Compute functions that need only the prefix sums at both ends of a window."""
     function, kind, c, n = read[FUNCTION], read[KIND], read[COLUMN], len(t)
     if function == COUNT:
         if kind == ROWS:
@@ -246,28 +253,21 @@ def _difference(
 
 @nb.njit(cache=True)
 def _extremes(
-    values: Floats,
-    event_times: Ints,
-    hop: int,
-    reads: Ints,
-    n: int,
-    start: Ints,
-    end: Ints,
-    begins: Ints,
-    stack: Ints,
-    stack_values: Floats,
-    ends: Ints,
-    heads: Ints,
-    answers: Floats,
+    history: History, hop: int, reads: Ints, chunk: Chunk, stacks: Extremes, heads: Ints, answers: Floats
 ) -> None:
-    """Minima or maxima of all windows of a column.
+    """Compute the minima or maxima of all windows of a column with a monotonic stack.
 
-    The stack holds every event that a window may have its extreme in: each larger than all after it (for minima, negated). A window's
-    extreme is the first of them that is in the window; `heads` only move back to what was pushed since.
+    The stack holds every event that can be the extreme of a window: each is larger than all after it (for minima: negated). The
+    extreme of a window is the first of them inside the window. `heads[k]` is that place for the last query of `reads[k]`; it moves
+    back only to what was pushed since.
     """
     sign = -1.0 if reads[0, FUNCTION] == MIN else 1.0
+    place = reads[0, PLACE]
+    values, event_times = history.values[reads[0, COLUMN]], history.times
+    stack, stack_values, ends = stacks.events[place], stacks.values[place], stacks.ends[place]
+    start, end, begins = chunk.start, chunk.end, chunk.begins
     top, at = ends[0], ends[1]
-    for i in range(n):
+    for i in range(len(chunk.times)):
         if start[i] >= at:
             top, at = 0, start[i]
         lowest = top
@@ -276,7 +276,7 @@ def _extremes(
             if not np.isnan(x):
                 while top > 0 and stack_values[top - 1] < x:
                     top -= 1
-                # Of equals (0.0, -0.0) the newest stands for all, but within a hop the oldest, as in a tile.
+                # Of equal values (0.0, -0.0) the newest is kept, but within a hop the oldest, as in a tile.
                 same = top > 0 and stack_values[top - 1] == x
                 if not (same and hop > 0 and event_times[stack[top - 1]] // hop == event_times[at] // hop):
                     top -= same
@@ -296,7 +296,11 @@ def _extremes(
 
 @nb.njit(cache=True)
 def _distinct(hashes: Ints, n: int, end: Ints, begin: Ints, counts: Any, ends: Ints, answer: Floats) -> None:
-    """`counts`: of every value within the window [ends[0], ends[1]), ends[2]: how many of them are not 0."""
+    """Count the distinct values of every window.
+
+    `counts[value]` is how often a value occurs in the window [ends[0], ends[1]); ends[2] is how many counts, of value 0 (null)
+    apart, are above 0.
+    """
     low, high, distinct = ends[0], ends[1], ends[2]
     for i in range(n):
         if begin[i] >= high:
@@ -319,18 +323,11 @@ def _distinct(hashes: Ints, n: int, end: Ints, begin: Ints, counts: Any, ends: I
 
 @nb.njit(cache=True)
 def _over_hops(
-    history: History,
-    hops: Hops,
-    read: Ints,
-    hop: int,
-    window: int,
-    t: Ints,
-    end: Ints,
-    begin: Ints,
-    answer: Floats,
+    history: History, hops: Hops, read: Ints, hop: int, window: int, chunk: Chunk, answer: Floats
 ) -> None:
-    """Means over hops, and decayed sums: these have another weight at every time asked, so they walk."""
+    """Compute means over hops and decayed sums; the latter visit the whole window, since weights change with the query's time."""
     function, c = read[FUNCTION], read[COLUMN]
+    t, end, begin = chunk.times, chunk.end, chunk.begins[read[WINDOW]]
     words = np.zeros(2, np.int64)
     for i in range(len(t)):
         if function == MEAN_HOP_COUNT:
@@ -344,7 +341,7 @@ def _over_hops(
             answer[i] = 0.0
             for h in range(
                 hops.before[end[i]] - 1, hops.before[begin[i]] - 1, -1
-            ):  # the newest first, as tiles are read
+            ):  # newest first, like `read_tiles`
                 age = t[i] - (hops.numbers[h] + 1) * hop
                 answer[i] += to_float(hops.decayed[read[PLACE]], 2 * h) * weight(age, window)
         else:

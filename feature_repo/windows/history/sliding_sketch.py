@@ -1,121 +1,121 @@
-"""Quantiles of sorted rows asked for from a sorted history: the counts of a window's buckets, kept up as it slides along.
+"""Quantiles of sorted queries from a sorted history: the counts of a window's buckets are updated as the window slides.
 
-As `sketch`, whose state has a row per hop and bucket: a window of whole hops holds the same values, so the counts are the same.
+The counts equal those of `kernels.sketch`, whose state has a row per hop and bucket: a window of whole hops holds the same values.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numba as nb
 import numpy as np
 
-from feature_repo.windows.columns import Floats, Ints
+from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.functions import COUNT
-from feature_repo.windows.history.dense_ids import Numbers
+from feature_repo.windows.history.prefix_sums import History
+from feature_repo.windows.history.queries import SortedQueries
 from feature_repo.windows.kernels.sketch import LARGEST_BUCKET, bucket_of, value_of
+from feature_repo.windows.kernels.tables import READ_A, READ_FUNCTION, READ_OUT, READ_WINDOW
 
 _GROUP: Final = 64
-"""Buckets counted together, so that a rank is found in the sums first."""
+"""Buckets per group. Groups have counts too, so a rank is searched among groups first and then within one."""
 _GROUPS: Final = 2 * LARGEST_BUCKET // _GROUP + 1
 _NONE: Final = -1
 
 
+class Counts(NamedTuple):
+    """How many values of the window are in every bucket, and in every group of buckets."""
+
+    buckets: Ints
+    groups: Ints
+
+
 @nb.njit(cache=True)
 def slide_sketch(
-    event_times: Ints,
-    starts: Ints,
-    values: Floats,
-    rows: Ints,
-    keys: Numbers,
-    times: Ints,
-    reads: Ints,
-    hop: int,
-    out: Floats,
+    history: History, column: int, queries: SortedQueries, reads: Ints, hop: int, out: Floats
 ) -> None:
-    """Answer sorted rows, of `keys` as of `times`, into the `rows` of `out`; `reads` as in a sketch's layout."""
+    """Write the features of sorted queries to `out` (float64 [rows, aggregates], null = NaN).
+
+    `column` is the value column of the view; `reads` are those of its layout (`tables.ReadTables`).
+    """
+    values = history.values[column]
     buckets = np.empty(len(values), np.int64)
     for i in range(len(values)):
         buckets[i] = _NONE if np.isnan(values[i]) else bucket_of(values[i]) + LARGEST_BUCKET
-    counts = np.zeros(_GROUPS * _GROUP, np.int64)
-    groups = np.zeros(_GROUPS, np.int64)
+    counts = Counts(np.zeros(_GROUPS * _GROUP, np.int64), np.zeros(_GROUPS, np.int64))
     first = 0
     while first < len(reads):
         after = first
-        while after < len(reads) and reads[after, 4] == reads[first, 4]:
+        while after < len(reads) and reads[after, READ_WINDOW] == reads[first, READ_WINDOW]:
             after += 1
-        _slide_window(
-            event_times, starts, buckets, rows, keys, times, reads[first:after], hop, counts, groups, out
-        )
+        _slide_window(history, buckets, queries, reads[first:after], hop, counts, out)
         first = after
 
 
 @nb.njit(cache=True)
 def _slide_window(
-    event_times: Ints,
-    starts: Ints,
+    history: History,
     buckets: Ints,
-    rows: Ints,
-    keys: Numbers,
-    times: Ints,
+    queries: SortedQueries,
     reads: Ints,
     hop: int,
-    counts: Ints,
-    groups: Ints,
+    counts: Counts,
     out: Floats,
 ) -> None:
-    """All reads of one window. `counts` and `groups` are 0 before and after."""
-    window = reads[0, 4]
+    """Compute all aggregates of one window. `counts` are 0 before and after."""
+    starts, event_times, window = history.starts, history.times, reads[0, READ_WINDOW]
     low, high, n, answered = 0, 0, 0, _NONE
-    for i in range(len(rows)):
-        row, start, stop = rows[i], starts[keys[i]], starts[keys[i] + 1]
+    for i in range(len(queries.rows)):
+        row, t, key = queries.rows[i], queries.times[i], queries.keys[i]
+        start, stop = starts[key], starts[key + 1]
         begin, end = max(low, start), max(high, start)
-        until, since = times[i] // hop * hop, (times[i] - window) // hop * hop
+        until, since = t // hop * hop, (t - window) // hop * hop
         while end < stop and event_times[end] < until:
             end += 1
         while begin < end and event_times[begin] < since:
             begin += 1
         if begin == low and end == high and answered != _NONE:
             for r in range(len(reads)):
-                out[row, reads[r, 5]] = out[answered, reads[r, 5]]
+                out[row, reads[r, READ_OUT]] = out[answered, reads[r, READ_OUT]]
             continue
         for event in range(low, min(begin, high)):
-            n -= _count(buckets[event], -1, counts, groups)
+            n -= _count(buckets[event], -1, counts)
         for event in range(max(begin, high), end):
-            n += _count(buckets[event], 1, counts, groups)
+            n += _count(buckets[event], 1, counts)
         low, high, answered = begin, end, row
         for r in range(len(reads)):
-            if reads[r, 0] == COUNT:
-                out[row, reads[r, 5]] = n
+            if reads[r, READ_FUNCTION] == COUNT:
+                out[row, reads[r, READ_OUT]] = n
             else:
-                out[row, reads[r, 5]] = (
-                    _at_rank((n - 1) * reads[r, 1] // 100, counts, groups) if n > 0 else np.nan
+                out[row, reads[r, READ_OUT]] = (
+                    _at_rank((n - 1) * reads[r, READ_A] // 100, counts) if n > 0 else np.nan
                 )
     for event in range(low, high):
-        _count(buckets[event], -1, counts, groups)
+        _count(buckets[event], -1, counts)
 
 
 @nb.njit(cache=True, inline="always")
-def _count(bucket: int, times: int, counts: Ints, groups: Ints) -> int:
-    """1 if there was a value to count."""
+def _count(bucket: int, times: int, counts: Counts) -> int:
+    """Count a value `times` times. Returns 1, or 0 if the value is null."""
     if bucket == _NONE:
         return 0
-    counts[bucket] += times
-    groups[bucket // _GROUP] += times
+    counts.buckets[bucket] += times
+    counts.groups[bucket // _GROUP] += times
     return 1
 
 
 @nb.njit(cache=True)
-def _at_rank(rank: int, counts: Ints, groups: Ints) -> float:
+def _at_rank(rank: int, counts: Counts) -> float:
+    """Return the value at `rank` of the window's sorted values."""
     group = 0
-    below = groups[0]
+    below = counts.groups[0]
     while below <= rank:
         group += 1
-        below += groups[group]
-    below -= groups[group]
+        below += counts.groups[group]
+    below -= counts.groups[group]
     bucket = group * _GROUP
-    below += counts[bucket]
+    below += counts.buckets[bucket]
     while below <= rank:
         bucket += 1
-        below += counts[bucket]
+        below += counts.buckets[bucket]
     return value_of(bucket - LARGEST_BUCKET)

@@ -1,15 +1,16 @@
-"""Kernels that put events into a state. Events come in any order; the state ends up a function of their set.
+"""Kernels that fold events into a state. Events come in any order; the resulting state depends on their set alone.
 
-Both kernels keep the rows of a key sorted, find an event's place from the end (late events are few and near it), and return how
-many events they folded: fewer than given when the row arrays are full and the caller must enlarge them and call again.
+The kernels keep the rows of a key sorted and search an event's place from the end, since late events are few and near it. They
+return the index of the first event that was not folded: the number of events, or less when the row arrays are full and the
+caller must enlarge them and continue from there.
 """
 
 import numba as nb
 import numpy as np
 
-from feature_repo.windows.columns import Floats, Ints
-from feature_repo.windows.decay import weight
-from feature_repo.windows.exact_sum import add_square, add_value
+from feature_repo.windows.arrays import Floats, Ints
+from feature_repo.windows.kernels.decay import weight
+from feature_repo.windows.kernels.exact_sum import add_square, add_value
 from feature_repo.windows.kernels.rows import (
     FULL,
     SEG_FLOOR,
@@ -18,13 +19,20 @@ from feature_repo.windows.kernels.rows import (
     SEG_ROWS,
     SEG_START,
     SEG_VERSION,
+    EventArrays,
+    StateArrays,
     compare,
     compare_words,
     drop_before,
     insert,
     make_room,
 )
-from feature_repo.windows.layout import (
+from feature_repo.windows.kernels.tables import (
+    MERGE_COLUMN,
+    MERGE_FLOAT,
+    MERGE_INT,
+    MERGE_PART,
+    MERGE_WINDOW,
     PART_DECAYED,
     PART_FIRST,
     PART_LAST,
@@ -34,36 +42,30 @@ from feature_repo.windows.layout import (
     PART_NEWEST,
     PART_SQUARES,
     PART_SUM,
-    TILE_HOP,
-    TILE_LAST_TS,
-    TILE_ROWS,
 )
+from feature_repo.windows.kernels.words import EVENT_TIME, NOTHING, TILE_HOP, TILE_LAST_TS, TILE_ROWS
+
+NO_LIMIT = 1 << 40
+"""For `make_room`: a key may have any number of rows."""
 
 
 @nb.njit(cache=True)
-def fold_events(
-    ints: Ints,
-    floats: Floats,
-    segments: Ints,
-    free: Ints,
-    slots: Ints,
-    event_ints: Ints,
-    event_floats: Floats,
-    start: int,
-    most_rows: int,
-    retention: int,
-) -> int:
-    """Insert events into their keys' sorted rows; keep the newest `most_rows` that are within `retention` of the newest."""
-    for i in range(start, len(slots)):
-        segment = segments[slots[i]]
-        ts = event_ints[i, 0]
+def fold_events(state: StateArrays, events: EventArrays, start: int, most_rows: int, retention: int) -> int:
+    """Insert the events from `start` on into their keys' sorted rows.
+
+    Keeps the newest `most_rows` of a key, as far as they are within `retention` (us) of the newest. Returns where it stopped.
+    """
+    ints, floats, event_ints = state.ints, state.floats, events.ints
+    for i in range(start, len(events.slots)):
+        segment = state.segments[events.slots[i]]
+        ts = event_ints[i, EVENT_TIME]
         segment[SEG_NEWEST] = max(segment[SEG_NEWEST], ts)
         if ts < segment[SEG_NEWEST] - retention:
             segment[SEG_FLOOR] = max(segment[SEG_FLOOR], ts)
             segment[SEG_VERSION] += 1
             continue
         drop_before(ints, segment, segment[SEG_NEWEST] - retention, 0)
-        if make_room(ints, floats, segment, free, most_rows + 1) == FULL:
+        if make_room(state, segment, most_rows + 1) == FULL:
             return i
         first = segment[SEG_START] + segment[SEG_HEAD]
         place = first + segment[SEG_ROWS]
@@ -80,33 +82,27 @@ def fold_events(
         for c in range(ints.shape[1]):
             ints[place, c] = event_ints[i, c]
         for c in range(floats.shape[1]):
-            floats[place, c] = event_floats[i, c]
+            floats[place, c] = events.floats[i, c]
         segment[SEG_VERSION] += 1
         if segment[SEG_ROWS] > most_rows:
             segment[SEG_FLOOR] = max(segment[SEG_FLOOR], ints[segment[SEG_START] + segment[SEG_HEAD], 0])
             segment[SEG_HEAD] += 1
             segment[SEG_ROWS] -= 1
-    return len(slots)
+    return len(events.slots)
 
 
 @nb.njit(cache=True)
 def fold_tiles(
-    ints: Ints,
-    floats: Floats,
-    segments: Ints,
-    free: Ints,
-    slots: Ints,
-    event_ints: Ints,
-    event_floats: Floats,
-    start: int,
-    merge: Ints,
-    hop: int,
-    retention: int,
+    state: StateArrays, events: EventArrays, start: int, merge: Ints, hop: int, retention: int
 ) -> int:
-    """Merge events into the tile of their hop; drop tiles that no read within `retention` of the newest event can need."""
-    for i in range(start, len(slots)):
-        segment = segments[slots[i]]
-        ts = event_ints[i, 0]
+    """Merge the events from `start` on into the tiles of their hops.
+
+    Drops tiles that no read within `retention` (us) of the newest event can need. Returns where it stopped.
+    """
+    ints, floats = state.ints, state.floats
+    for i in range(start, len(events.slots)):
+        segment = state.segments[events.slots[i]]
+        ts = events.ints[i, EVENT_TIME]
         segment[SEG_NEWEST] = max(segment[SEG_NEWEST], ts)
         oldest = (segment[SEG_NEWEST] - retention) // hop
         number = ts // hop
@@ -115,7 +111,7 @@ def fold_tiles(
             segment[SEG_VERSION] += 1
             continue
         drop_before(ints, segment, oldest, hop)
-        if make_room(ints, floats, segment, free, 1 << 40) == FULL:
+        if make_room(state, segment, NO_LIMIT) == FULL:
             return i
         first = segment[SEG_START] + segment[SEG_HEAD]
         place = first + segment[SEG_ROWS]
@@ -126,22 +122,22 @@ def fold_tiles(
         else:
             insert(ints, floats, segment, place)
             empty_tile(ints, floats, place, number, merge)
-        add_to_tile(ints, floats, place, event_ints, event_floats, i, merge, hop)
+        add_to_tile(ints, floats, place, events.ints, events.floats, i, merge, hop)
         segment[SEG_VERSION] += 1
-    return len(slots)
+    return len(events.slots)
 
 
 @nb.njit(cache=True)
 def empty_tile(ints: Ints, floats: Floats, row: int, number: int, merge: Ints) -> None:
-    """Make `row` the tile of hop `number` without events."""
+    """Make `row` an empty tile of hop `number`."""
     ints[row, :] = 0
     ints[row, TILE_HOP] = number
-    ints[row, TILE_LAST_TS] = np.iinfo(np.int64).min
+    ints[row, TILE_LAST_TS] = NOTHING
     for m in range(len(merge)):
-        if PART_MIN <= merge[m, 0] <= PART_LAST:
-            floats[row, merge[m, 3]] = np.nan
-        elif merge[m, 0] == PART_NEWEST:
-            ints[row, merge[m, 2]] = np.iinfo(np.int64).min
+        if PART_MIN <= merge[m, MERGE_PART] <= PART_LAST:
+            floats[row, merge[m, MERGE_FLOAT]] = np.nan
+        elif merge[m, MERGE_PART] == PART_NEWEST:
+            ints[row, merge[m, MERGE_INT]] = NOTHING
 
 
 @nb.njit(cache=True)
@@ -155,13 +151,13 @@ def add_to_tile(
     merge: Ints,
     hop: int,
 ) -> None:
-    """Add event `i` to the tile at `row`: every part is associative and order-free."""
+    """Add event `i` to the tile at `row`. No part depends on the order in which events are added."""
     words = ints[row]
     words[TILE_ROWS] += 1
-    words[TILE_LAST_TS] = max(words[TILE_LAST_TS], event_ints[i, 0])
+    words[TILE_LAST_TS] = max(words[TILE_LAST_TS], event_ints[i, EVENT_TIME])
     for m in range(len(merge)):
-        part, column, at, f_at = merge[m, 0], merge[m, 1], merge[m, 2], merge[m, 3]
-        x = event_floats[i, column]
+        part, at, f_at = merge[m, MERGE_PART], merge[m, MERGE_INT], merge[m, MERGE_FLOAT]
+        x = event_floats[i, merge[m, MERGE_COLUMN]]
         if np.isnan(x):
             continue
         if part == PART_N:
@@ -192,6 +188,7 @@ def add_to_tile(
                 words[at], words[at + 1], words[at + 2] = event_ints[i, 0], event_ints[i, 1], event_ints[i, 2]
                 floats[row, f_at] = x
         elif part == PART_NEWEST:
-            words[at] = max(words[at], event_ints[i, 0])
+            words[at] = max(words[at], event_ints[i, EVENT_TIME])
         elif part == PART_DECAYED:  # as of the tile's end
-            add_value(words, at, x * weight((words[TILE_HOP] + 1) * hop - event_ints[i, 0], merge[m, 4]))
+            age = (words[TILE_HOP] + 1) * hop - event_ints[i, EVENT_TIME]
+            add_value(words, at, x * weight(age, merge[m, MERGE_WINDOW]))

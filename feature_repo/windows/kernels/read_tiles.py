@@ -1,13 +1,15 @@
-"""The kernel that finishes tiles at a time `t`. Windows are whole hops, `[floor((t - W) / h) h, floor(t / h) h)`."""
+"""The kernel that reads a tiled view: the features of a key's sorted tiles as of `t`.
+
+Windows are whole hops, `[floor((t - W) / h) h, floor(t / h) h)`. Merging partial aggregates per hop is the method of
+J. Li et al.: "No pane, no gain: efficient evaluation of sliding-window aggregates over data streams", SIGMOD Record 34(1), 2005.
+"""
 
 from typing import Any
 
 import numba as nb
 import numpy as np
 
-from feature_repo.windows.columns import Floats, Ints
-from feature_repo.windows.decay import weight
-from feature_repo.windows.exact_sum import add_value, merge_limbs, to_float, variance
+from feature_repo.windows.arrays import Floats
 from feature_repo.windows.functions import (
     COUNT,
     DECAYED_SUM,
@@ -23,25 +25,39 @@ from feature_repo.windows.functions import (
     SUM,
     VAR,
 )
-from feature_repo.windows.header import NOTHING
+from feature_repo.windows.kernels.decay import weight
+from feature_repo.windows.kernels.exact_sum import add_value, merge_limbs, to_float, variance
 from feature_repo.windows.kernels.rows import INCOMPLETE, first_not_before
-from feature_repo.windows.layout import TILE_HOP, TILE_LAST_TS, TILE_ROWS
+from feature_repo.windows.kernels.tables import (
+    HOP,
+    READ_A,
+    READ_B,
+    READ_C,
+    READ_FUNCTION,
+    READ_OUT,
+    READ_WINDOW,
+    ReadTables,
+    Rows,
+)
+from feature_repo.windows.kernels.words import NOTHING, TILE_HOP, TILE_LAST_TS, TILE_ROWS
 
 
 @nb.njit(cache=True)
-def finish_tiles(
-    ints: Any, floats: Any, start: int, end: int, floor: int, reads: Ints, meta: Ints, t: int, out: Floats
-) -> int:
-    """Merge the tiles [start, end), sorted by hop, whose hop lies in each window."""
-    hop = meta[0]
-    stop = first_not_before(ints, start, end, t // hop)
+def read_tiles(rows: Rows, floor: int, tables: ReadTables, t: int, out: Floats) -> int:
+    """Write the features as of `t` (us) of tiles sorted by hop to `out`, null = NaN. Returns the flags.
+
+    `floor` is the latest event time that may be missing.
+    """
+    ints, floats, start = rows.ints, rows.floats, rows.start
+    reads, hop = tables.reads, tables.measures[HOP]
+    stop = first_not_before(ints, start, rows.end, t // hop)
     flags = 0
     for r in range(len(reads)):
-        function, a, b, c = reads[r, 0], reads[r, 1], reads[r, 2], reads[r, 3]
-        first_hop = (t - reads[r, 4]) // hop
+        function, a, b, c = reads[r, READ_FUNCTION], reads[r, READ_A], reads[r, READ_B], reads[r, READ_C]
+        first_hop = (t - reads[r, READ_WINDOW]) // hop
         if floor >= first_hop * hop:
             flags |= INCOMPLETE
-            out[reads[r, 5]] = np.nan
+            out[reads[r, READ_OUT]] = np.nan
             continue
         sums = np.zeros(6, np.int64)
         count: Any = np.int64(0)
@@ -75,9 +91,9 @@ def finish_tiles(
                     value = floats[row, b]
             elif function == SECONDS_SINCE_LAST:
                 newest = max(newest, ints[row, a] if a >= 0 else ints[row, TILE_LAST_TS])
-            elif function == DECAYED_SUM:  # newest tile first, always: as good as a set
+            elif function == DECAYED_SUM:  # always the newest tile first, so the sum has the same bits
                 age = t - (ints[row, TILE_HOP] + 1) * hop
-                total += to_float(ints[row], a) * weight(age, reads[r, 4])
+                total += to_float(ints[row], a) * weight(age, reads[r, READ_WINDOW])
             elif function == MEAN_HOP_COUNT:
                 count += ints[row, TILE_ROWS]
             elif function == MEAN_HOP_MAX:
@@ -103,5 +119,5 @@ def finish_tiles(
             total = to_float(sums, 0) / hops if hops > 0 else np.nan
         elif function != DECAYED_SUM:
             total = value
-        out[reads[r, 5]] = total
+        out[reads[r, READ_OUT]] = total
     return flags

@@ -1,30 +1,56 @@
-"""The sorted rows of a key in the flat arrays: find a place, open a gap, drop the oldest, move to a larger segment.
+"""The sorted rows of a key in the flat arrays of a state: find a place, open a gap, drop the oldest, change the segment.
 
-`segments` and `free` are described in `state`.
+The rows of a key stand in one segment, whose size is a power of two, so dropping the oldest row is `head += 1` and reading is
+a slice. Freed segments are kept in a free list per size.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numba as nb
 import numpy as np
 
-from feature_repo.windows.columns import Floats, Ints
+from feature_repo.windows.arrays import Floats, Ints
 
 FULL: Final = -1
 """The row arrays have no room; the caller must enlarge them and call again."""
 INCOMPLETE: Final = 1
-"""Flag: the read lies too far in the past for some window, whose events have been dropped from the state; its features are null."""
+"""Flag: some window begins before events that were dropped from the state; its features are null."""
 CAPPED: Final = 2
-"""Flag: a window held more than `capacity` events; the answer is from the newest of them."""
+"""Flag: a window held more than `capacity` events; its features are computed from the newest of them."""
 
-# Columns of `segments`.
 SEG_START, SEG_SIZE, SEG_HEAD, SEG_ROWS, SEG_VERSION, SEG_FLOOR, SEG_NEWEST = range(7)
-_IN_USE = 63  # free[63]: rows handed out so far
+"""Columns of `StateArrays.segments`: start, log2 of the capacity (-1: no segment), head, rows; the others as in a state's header."""
+IN_USE: Final = 63
+"""`free[IN_USE]`: number of rows in all segments, free ones included."""
+
+
+class StateArrays(NamedTuple):
+    """The flat arrays that hold the rows of all keys of a view."""
+
+    ints: Ints
+    """int64 [room, int words]."""
+    floats: Floats
+    """float64 [room, float words]."""
+    segments: Ints
+    """int64 [slots, 7], columns `SEG_*`."""
+    free: Ints
+    """int64 [64]: first free segment of each size, -1 if none; the next one stands in its first int word. See `IN_USE`."""
+
+
+class EventArrays(NamedTuple):
+    """Events to fold and the slot of each one's key; `ints` and `floats` as in `columns.Events`."""
+
+    slots: Ints
+    ints: Ints
+    floats: Floats
 
 
 @nb.njit(cache=True)
 def first_not_before(ints: Any, start: int, end: int, t: int) -> int:
-    """The first row in [start, end) whose first word is at or after `t`, by bisection from the end (queries are mostly recent)."""
+    """Return the first row in [start, end) whose first word is at or after `t`: galloping search from the end, as most reads are recent.
+
+    J. L. Bentley, A. C. Yao: "An almost optimal algorithm for unbounded searching", 1976.
+    """
     step = 1
     low = end
     while low > start and ints[low - 1, 0] >= t:
@@ -44,6 +70,7 @@ def first_not_before(ints: Any, start: int, end: int, t: int) -> int:
 
 @nb.njit(cache=True, inline="always")
 def compare_words(a0: int, a1: int, a2: int, b0: int, b1: int, b2: int) -> Any:
+    """Return 1, 0 or -1: the order of two (time, id high, id low) triples."""
     if a0 != b0:
         return np.int64(1) if a0 > b0 else np.int64(-1)
     if a1 != b1:
@@ -55,7 +82,7 @@ def compare_words(a0: int, a1: int, a2: int, b0: int, b1: int, b2: int) -> Any:
 
 @nb.njit(cache=True, inline="always")
 def compare(ints: Ints, row: int, event_ints: Ints, i: int) -> Any:
-    """Order of a row and an event by (time, id): above 0 when the row comes after the event."""
+    """Return the order of a row and an event by (time, id): above 0 when the row comes after the event."""
     return compare_words(
         ints[row, 0], ints[row, 1], ints[row, 2], event_ints[i, 0], event_ints[i, 1], event_ints[i, 2]
     )
@@ -63,7 +90,7 @@ def compare(ints: Ints, row: int, event_ints: Ints, i: int) -> Any:
 
 @nb.njit(cache=True)
 def drop_before(ints: Ints, segment: Ints, oldest: int, hop: int) -> None:
-    """Drop rows whose first word is below `oldest` and raise the floor to the last moment they covered."""
+    """Drop rows whose first word is below `oldest` and raise the floor to the last time (us) that they covered; `hop` 0: exact."""
     while segment[SEG_ROWS] > 0:
         value = ints[segment[SEG_START] + segment[SEG_HEAD], 0]
         if value >= oldest:
@@ -74,8 +101,9 @@ def drop_before(ints: Ints, segment: Ints, oldest: int, hop: int) -> None:
 
 
 @nb.njit(cache=True)
-def make_room(ints: Ints, floats: Floats, segment: Ints, free: Ints, most_rows: int) -> int:
-    """See that one row can be added behind the last one: slide down, move to a segment of another size, or say FULL."""
+def make_room(state: StateArrays, segment: Ints, most_rows: int) -> int:
+    """Make room for one row behind the last one, if need be in a segment of another size. Returns 0, or `FULL`."""
+    ints, floats, free = state.ints, state.floats, state.free
     size = segment[SEG_SIZE]
     rows, head = segment[SEG_ROWS], segment[SEG_HEAD]
     if size >= 0 and head + rows < (1 << size):
@@ -90,9 +118,9 @@ def make_room(ints: Ints, floats: Floats, segment: Ints, free: Ints, most_rows: 
     if free[wanted] >= 0:
         start = free[wanted]
         free[wanted] = ints[start, 0]
-    elif free[_IN_USE] + (1 << wanted) <= len(ints):
-        start = free[_IN_USE]
-        free[_IN_USE] += 1 << wanted
+    elif free[IN_USE] + (1 << wanted) <= len(ints):
+        start = free[IN_USE]
+        free[IN_USE] += 1 << wanted
     else:
         return FULL
     if size >= 0:
@@ -106,6 +134,7 @@ def make_room(ints: Ints, floats: Floats, segment: Ints, free: Ints, most_rows: 
 
 @nb.njit(cache=True)
 def move(ints: Ints, floats: Floats, source: int, target: int, rows: int) -> None:
+    """Copy `rows` rows from row `source` on to row `target` on, the first row first."""
     for r in range(rows):
         for c in range(ints.shape[1]):
             ints[target + r, c] = ints[source + r, c]
@@ -115,7 +144,7 @@ def move(ints: Ints, floats: Floats, source: int, target: int, rows: int) -> Non
 
 @nb.njit(cache=True)
 def insert(ints: Ints, floats: Floats, segment: Ints, place: int) -> None:
-    """Open a gap at `place`."""
+    """Move the rows from `place` on by one, so that `place` can be written."""
     last = segment[SEG_START] + segment[SEG_HEAD] + segment[SEG_ROWS]
     for r in range(last, place, -1):
         for c in range(ints.shape[1]):

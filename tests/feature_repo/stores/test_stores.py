@@ -22,7 +22,7 @@ from feature_repo.stores.clock import as_of
 from feature_repo.stores.open_store import REPO, config_file, open_store
 from feature_repo.stores.reader.plan import Plan, compile_plan
 from feature_repo.stores.reader.reader import Reader, Vector
-from feature_repo.windows.read import finish_state
+from feature_repo.windows.kernels.read_state import read_words
 from flows.generate.history import generate
 from tests.kits.homes import feast, log_payments, project
 
@@ -325,8 +325,8 @@ def test_keys_expire_when_their_longest_window_has_passed_but_never_plain_featur
 
 
 def test_reader_is_compiled_before_the_first_stored_state_is_read(world: World) -> None:
-    before = len(finish_state.signatures)
+    before = len(read_words.signatures)
     Reader(world.plan, REPO)
     row = world.payments.slice(world.payments.num_rows - 1).to_pylist()[0]
     assert world.score(row, NOW).newest_us is not None
-    assert len(finish_state.signatures) == max(before, 1) == 1
+    assert len(read_words.signatures) == max(before, 1) == 1

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from feature_repo.errors import DefinitionError
 from feature_repo.windows.columns import BlockColumns
-from feature_repo.windows.decay import weight
-from feature_repo.windows.exact_sum import LIMIT
 from feature_repo.windows.history.answer import features_at
+from feature_repo.windows.kernels.decay import weight
+from feature_repo.windows.kernels.exact_sum import LIMIT
 from feature_repo.windows.kernels.sketch import SMALLEST, bucket_of, value_of
 from feature_repo.windows.spec import QUANTILES, Aggregate, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
@@ -168,7 +168,7 @@ def test_a_sketch_has_at_most_a_row_for_every_hop_and_bucket() -> None:
     ],
 )
 def test_quantiles_stand_in_a_tiled_view_of_their_own(made: dict) -> None:
-    with pytest.raises(DefinitionError, match=r"quantiles .* stand in a view of their own"):
+    with pytest.raises(DefinitionError, match=r"quantiles .* need a view of their own"):
         spec(*made["aggregates"], hop=made.get("hop", 0))
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history.answer import features_at
-from feature_repo.windows.read import CAPPED, INCOMPLETE, read_state
+from feature_repo.windows.kernels.rows import CAPPED, INCOMPLETE
+from feature_repo.windows.read import read_state
 from feature_repo.windows.spec import EXACT_ONLY, FUNCTIONS, QUANTILES, TILED_ONLY, Aggregate, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from tests.kits.oracle import Event, agrees

@@ -14,7 +14,7 @@ import pytest
 
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history.answer import features_at
-from feature_repo.windows.read import CAPPED
+from feature_repo.windows.kernels.rows import CAPPED
 from feature_repo.windows.spec import QUANTILES, TILED_ONLY, Aggregate, ViewSpec
 from flows.generate.history import generate
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from feature_repo.schemas.payment import PAYMENT
 from feature_repo.stores.open_store import REPO
-from feature_repo.stores.reader.pending import MOST, PAYMENTS, Pending
+from feature_repo.stores.reader.pending import MAX_LISTED, PAYMENTS, Pending
 from feature_repo.stores.reader.plan import Plan, WindowedRead, compile_plan
 from feature_repo.stores.reader.reader import Reader, Vector
 from feature_repo.windows.columns import BlockColumns
@@ -183,7 +183,7 @@ def test_a_payment_too_old_for_the_state_is_not_missed() -> None:
 def test_a_list_of_too_many_is_said() -> None:
     base = dict.fromkeys(PAYMENT.names) | {"account_id": "a", "merchant_id": "m", "amount": 1.0}
     store = Store([])
-    rows = [base | {"event_id": f"{i}", "event_timestamp": NOW - MINUTE + i} for i in range(MOST + 1)]
+    rows = [base | {"event_id": f"{i}", "event_timestamp": NOW - MINUTE + i} for i in range(MAX_LISTED + 1)]
     for row in rows:
         member = READER.pending.member(row, {}, row["event_id"], row["event_timestamp"])
         for key in READER.pending.keys(row):

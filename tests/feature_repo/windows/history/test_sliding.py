@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from feature_repo.windows.columns import BlockColumns, Events, Keys
 from feature_repo.windows.history import answer
 from feature_repo.windows.history.answer import features_at
-from feature_repo.windows.history.dense_ids import UNKNOWN, KeyNumbers, number_values
+from feature_repo.windows.history.dense_ids import UNKNOWN, KeyIds, value_ids
 from feature_repo.windows.history.order import by_key_and_time
 from feature_repo.windows.history.view import HistoryView
-from feature_repo.windows.read import CAPPED
+from feature_repo.windows.kernels.rows import CAPPED
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from tests.feature_repo.windows.test_oracle import KINDS, S, view
 
@@ -45,7 +45,7 @@ def both(spec: ViewSpec, events: pa.Table, wanted: pa.Table, monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(HistoryView, "_slide", lambda *_: None)
         patched.setattr(
-            "feature_repo.windows.history.view.hides_something", lambda *a: np.ones(len(a[-1]), bool)
+            "feature_repo.windows.history.view.has_later_accepted", lambda *a: np.ones(len(a[-1]), bool)
         )
         walked, walked_flags = features_at(*given, times, long_ago)
     assert slid.tobytes() == walked.tobytes()
@@ -129,14 +129,14 @@ def test_dictionaries_and_plain_strings_have_the_same_hashes() -> None:
 def test_numbers_are_one_to_one_with_hashes(values: list[int]) -> None:
     hashes = np.array(values, np.int64)
     pairs = np.column_stack([hashes // 2, hashes % 2])
-    numbers = KeyNumbers()
+    numbers = KeyIds()
     first = numbers.add(pairs)
     assert len(numbers) == len(set(values)) == len(set(first.tolist()))
     assert (numbers.find(pairs) == first).all()
     assert (numbers.add(pairs[::-1]) == first[::-1]).all()
     assert (numbers.find(np.array([[9999, 1]])) == UNKNOWN).all()
     dense = np.empty_like(hashes)
-    n = number_values(hashes, dense)
+    n = value_ids(hashes, dense)
     assert ((dense == 0) == (hashes == 0)).all()
     assert n == len(set(values) - {0}) + 1
     assert len(set(zip(values, dense.tolist(), strict=True))) == len(set(values))

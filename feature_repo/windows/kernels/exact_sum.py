@@ -1,28 +1,30 @@
 """Sums that do not depend on the order of their terms, so that a feature is a function of the *set* of events.
 
-Floating-point addition is not associative: the same payments in another order, merged from tiles, or taken out of a running
-total again, give another last digit. So values are summed as fixed-point integers: a value is rounded once to a multiple of
+Floating-point addition is not associative: the same payments in another order, merged from tiles, or subtracted from a prefix
+sum, give another last digit. So values are summed as fixed-point integers: a value is rounded once to a multiple of
 2^-64 (5e-20), a sum is a 128-bit integer of that unit and a sum of squares a 256-bit integer of 2^-128. Integer addition is
-associative, exact and can be undone. This is a small Kulisch accumulator (U. Kulisch, "Computer Arithmetic and Validity", 2008).
+associative and exact, and subtraction undoes it. This is a small Kulisch accumulator (U. Kulisch, "Computer Arithmetic and
+Validity", 2008).
 
 Limits: values of at least 2^-11 keep all their 53 bits, smaller ones keep their bits above 2^-64. The magnitude of a value is at
 most `LIMIT` = 2^40 (1.1e12), which `columns` enforces; then eight million of them cannot overflow.
 
-Limbs are stored little-endian in int64 words of a row: [low, high] and [low, ., ., high]; kernels treat them as unsigned.
+Limbs (the 64-bit digits of a sum) are int64 words, lowest first; kernels treat them as unsigned.
 """
 
 from typing import Any, Final
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
+
+from feature_repo.windows.arrays import Ints
 
 LIMIT: Final = float(2**40)
+"""The largest magnitude of a value; larger values are null."""
 
 _U32 = np.uint64(0xFFFFFFFF)
 _MANTISSA = np.int64((1 << 52) - 1)
 _HIDDEN = np.int64(1 << 52)
-Words = npt.NDArray[np.int64]
 
 
 @nb.njit(cache=True, inline="always")
@@ -40,7 +42,7 @@ def _add_limb(words: Any, at: int, value: Any, carry: Any) -> Any:
 
 @nb.njit(cache=True, inline="always")
 def _split(x: float) -> tuple[Any, Any]:
-    """(mantissa, shift) with |x| = mantissa * 2^(shift - 64), 0 <= shift <= 52, bits below 2^-64 dropped."""
+    """Return (mantissa, shift) with |x| = mantissa * 2^(shift - 64), 0 <= shift <= 52, bits below 2^-64 dropped."""
     bits = np.float64(x).view(np.int64)
     exponent = (bits >> np.int64(52)) & np.int64(0x7FF)
     if exponent == 0:
@@ -53,7 +55,7 @@ def _split(x: float) -> tuple[Any, Any]:
 
 
 @nb.njit(cache=True)
-def add_value(words: Words, at: int, x: float) -> None:
+def add_value(words: Ints, at: int, x: float) -> None:
     """Add `x` to the 128-bit sum at `words[at:at + 2]`."""
     mantissa, shift = _split(x)
     low = mantissa << np.uint64(shift)
@@ -66,7 +68,7 @@ def add_value(words: Words, at: int, x: float) -> None:
 
 
 @nb.njit(cache=True)
-def add_square(words: Words, at: int, x: float) -> None:
+def add_square(words: Ints, at: int, x: float) -> None:
     """Add `x * x`, exactly, to the 256-bit sum at `words[at:at + 4]`."""
     mantissa, shift = _split(x)
     a, b = mantissa >> np.uint64(27), mantissa & np.uint64((1 << 27) - 1)
@@ -94,7 +96,7 @@ def add_square(words: Words, at: int, x: float) -> None:
 
 
 @nb.njit(cache=True)
-def merge_limbs(words: Words, at: int, other: Words, other_at: int, n: int) -> None:
+def merge_limbs(words: Ints, at: int, other: Ints, other_at: int, n: int) -> None:
     """Add the n-limb sum at `other[other_at:]` to the one at `words[at:]`."""
     carry = np.uint64(0)
     for i in range(n):
@@ -102,14 +104,14 @@ def merge_limbs(words: Words, at: int, other: Words, other_at: int, n: int) -> N
 
 
 @nb.njit(cache=True)
-def to_float(words: Words, at: int) -> float:
-    """The 128-bit sum as float64 (within one unit in the last place)."""
+def to_float(words: Ints, at: int) -> float:
+    """Return the 128-bit sum at `words[at:]` as float64, within one unit in the last place."""
     return _limbs_to_float(np.uint64(words[at]), np.uint64(words[at + 1]))
 
 
 @nb.njit(cache=True)
-def difference(words: Words, more: int, less: int) -> float:
-    """The 128-bit sum at `words[more:]` without the one at `words[less:]`, as `to_float`."""
+def difference(words: Ints, more: int, less: int) -> float:
+    """Return the 128-bit sum at `words[more:]` minus the one at `words[less:]`, rounded like `to_float`."""
     low, taken = np.uint64(words[more]), np.uint64(words[less])
     high = (
         np.uint64(words[more + 1])
@@ -120,8 +122,8 @@ def difference(words: Words, more: int, less: int) -> float:
 
 
 @nb.njit(cache=True)
-def take_limbs(words: Words, at: int, other: Words, more: int, less: int, n: int) -> None:
-    """Put the n-limb sum at `other[more:]` without the one at `other[less:]` into `words[at:]`."""
+def take_limbs(words: Ints, at: int, other: Ints, more: int, less: int, n: int) -> None:
+    """Write the n-limb sum at `other[more:]` minus the one at `other[less:]` to `words[at:]`."""
     borrow = np.uint64(0)
     for i in range(n):
         old, taken = np.uint64(other[more + i]), np.uint64(other[less + i])
@@ -141,10 +143,11 @@ def _limbs_to_float(low: Any, high: Any) -> float:
 
 
 @nb.njit(cache=True)
-def variance(sums: Words, sum_at: int, squares: Words, squares_at: int, n: int) -> float:
-    """Sample variance (n * sum of squares - square of sum) / (n (n - 1)); the difference is taken in integers, so it cannot cancel.
+def variance(sums: Ints, sum_at: int, squares: Ints, squares_at: int, n: int) -> float:
+    """Return the sample variance (n * sum of squares - square of sum) / (n (n - 1)).
 
-    `n` is 2 or more and below 2^31.
+    The sums stand at `sums[sum_at:]` and `squares[squares_at:]`. `n` is 2 or more and below 2^31. The difference is taken in
+    integers, so it does not suffer from cancellation.
     """
     s = np.zeros(4, np.uint64)  # |sum| in 32-bit limbs
     low, high = np.uint64(sums[sum_at]), np.uint64(sums[sum_at + 1])

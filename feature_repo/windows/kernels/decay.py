@@ -1,4 +1,4 @@
-"""The weight of a value in a decayed sum: it halves with each quarter of the window, so what leaves the window weighs a sixteenth."""
+"""The weight of a value in a decayed sum: it halves with each quarter of the window, so a value that leaves it weighs a sixteenth."""
 
 import math
 from typing import Final
@@ -12,10 +12,10 @@ _TERMS = np.array([1.0 / math.factorial(k) for k in range(13, -1, -1)])
 
 @nb.njit(cache=True)
 def weight(age: int, window: int) -> float:
-    """2^(-age / (window / 4)), to two units in the last place; age and window in the same unit.
+    """Return 2^(-age / (window / 4)), within two units in the last place; age and window in the same unit.
 
-    The Taylor series of e^x on |x| <= ln(2) / 2, and not the C library's `exp2`: the same bits on every machine and in every
-    compilation, because stored sums are made of them.
+    Computed by the Taylor series of e^x on |x| <= ln(2) / 2 instead of the C library's `exp2`, because stored sums need the same
+    bits on every machine and in every compilation.
     """
     x = 4.0 * age / window
     whole = np.floor(x + 0.5)
