@@ -217,10 +217,10 @@ def _add_requests(settings: Any) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from feature_repo.schemas.payment import PAYMENT
+    from feature_repo.streams.payments import PAYMENTS
 
     generated = settings.home / "generated"
-    payments = pq.read_table(generated / "payments.parquet", schema=PAYMENT)
+    payments = pq.read_table(generated / "payments.parquet", schema=PAYMENTS.schema)
     rng = np.random.default_rng(7)
     first = payments.num_rows * 3 // 4
     drawn = payments.take(np.sort(rng.choice(np.arange(first, payments.num_rows), REQUESTS, replace=False)))
@@ -228,8 +228,8 @@ def _add_requests(settings: Any) -> None:
     times = pa.array(end + np.sort(rng.integers(1, 30_000_000, REQUESTS)), pa.timestamp("us", "UTC"))
     made = {"event_timestamp": times, "event_id": pc.binary_join_element_wise("r", drawn["event_id"], "-")}
     for name, values in made.items():
-        drawn = drawn.set_column(drawn.schema.get_field_index(name), PAYMENT.field(name), values)
-    pq.write_table(pa.concat_tables([payments, drawn.cast(PAYMENT)]), generated / "payments.parquet")
+        drawn = drawn.set_column(drawn.schema.get_field_index(name), PAYMENTS.schema.field(name), values)
+    pq.write_table(pa.concat_tables([payments, drawn.cast(PAYMENTS.schema)]), generated / "payments.parquet")
     sent = [{k: v for k, v in row.items() if v is not None} for row in drawn.to_pylist()]
     (settings.home / "requests.json").write_bytes(orjson.dumps(sent, option=orjson.OPT_UTC_Z))
 
@@ -240,16 +240,19 @@ def _answer_requests(settings: Any) -> None:
     import pyarrow as pa
 
     from feature_repo import privacy
-    from feature_repo.schemas.payment import PAYMENT, PERSONAL
     from feature_repo.stores.open_store import open_store
     from feature_repo.stores.reader.plan import compile_plan
+    from feature_repo.streams.payments import PAYMENTS
 
     requests = orjson.loads((settings.home / "requests.json").read_bytes())
     pseudonyms = privacy.of_settings(settings)
     for row in requests:
         row["event_timestamp"] = datetime.fromisoformat(row["event_timestamp"])
-        row |= {column: pseudonyms.of(row[column], privacy.domain_of(column)) for column in PERSONAL}
-    sent = pa.Table.from_pylist(requests, schema=PAYMENT)
+        row |= {
+            column: pseudonyms.of(row[column], privacy.domain_of(column, how))
+            for column, how in PAYMENTS.personal.items()
+        }
+    sent = pa.Table.from_pylist(requests, schema=PAYMENTS.schema)
     store = open_store(settings)
     plan = compile_plan(store, SERVICE)
     rows = sent.append_column("payment_id", sent["event_id"]).to_pandas()

@@ -77,7 +77,8 @@ def build() -> None:
 
 
 def write_logs(settings: RepoSettings, payments: int) -> None:
-    from feature_repo.schemas.payment import CREATED_TIMESTAMP, PAYMENT_LOG
+    from feature_repo.declare.stream import CREATED_TIMESTAMP
+    from feature_repo.streams.payments import PAYMENTS
     from flows.generate.history import generate
 
     share = payments / PAYMENTS
@@ -86,7 +87,7 @@ def write_logs(settings: RepoSettings, payments: int) -> None:
     )
     n, draw = history.payments.num_rows, np.random.default_rng(1)
     columns = []
-    for field in PAYMENT_LOG:
+    for field in PAYMENTS.log_schema:
         if field.name in history.payments.column_names:
             columns.append(history.payments.column(field.name))
         elif field.name == CREATED_TIMESTAMP.name:
@@ -97,7 +98,7 @@ def write_logs(settings: RepoSettings, payments: int) -> None:
             columns.append(pa.array(np.round(draw.lognormal(8, 1, n)), mask=draw.random(n) < 0.2))
         else:
             columns.append(pa.nulls(n, field.type))
-    _write(pa.Table.from_arrays(columns, schema=PAYMENT_LOG), settings.log_dir / "payments")
+    _write(pa.Table.from_arrays(columns, schema=PAYMENTS.log_schema), settings.log_dir / "payments")
     fraud = pc.cast(history.labels.column("is_fraud"), pa.float64())
     labels = history.labels.append_column("fraud_change", fraud)  # every payment is spoken of once
     labels = labels.append_column("known_change", pa.array(np.ones(labels.num_rows)))
@@ -133,9 +134,9 @@ def apply(settings: RepoSettings, redis_url: str) -> None:
 
 def entity_rows(settings: RepoSettings, n: int | None = None, seed: int = 2) -> pa.Table:
     """Payments of the log, all or `n` drawn from them, as a training run sends them."""
-    from feature_repo.schemas.payment import PAYMENT
+    from feature_repo.streams.payments import PAYMENTS
 
-    rows = pq.read_table(settings.log_dir / "payments", columns=PAYMENT.names)
+    rows = pq.read_table(settings.log_dir / "payments", columns=PAYMENTS.schema.names)
     if n is not None:
         chosen = np.random.default_rng(seed).choice(rows.num_rows, min(n, rows.num_rows), replace=False)
         rows = rows.take(np.sort(chosen))

@@ -22,11 +22,11 @@ from bench.feast_plain import entity_row, fill, reference_store
 from bench.harness import ROUNDS, Report, Target, console, percentile
 from bench.home import Built, served
 from feature_repo import privacy
-from feature_repo.schemas.payment import PAYMENT, PERSONAL
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.clock import to_us
 from feature_repo.stores.reader.plan import Plan
 from feature_repo.stores.reader.reader import Reader, Vector
+from feature_repo.streams.payments import PAYMENTS
 from serving.bootstrap import REPO
 from serving.store.connection import StoreConnection
 from serving.store.resp import ReadPacker
@@ -107,8 +107,11 @@ def payments(built: Built) -> list[tuple[dict[str, Any], int]]:
     pseudonyms = privacy.of_settings(RepoSettings())
     made = []
     for request in built.requests:
-        row = dict.fromkeys(PAYMENT.names) | request | {"payment_id": request["event_id"]}
-        row |= {column: pseudonyms.of(row[column], privacy.domain_of(column)) for column in PERSONAL}
+        row = dict.fromkeys(PAYMENTS.schema.names) | request | {"payment_id": request["event_id"]}
+        row |= {
+            column: pseudonyms.of(row[column], privacy.domain_of(column, how))
+            for column, how in PAYMENTS.personal.items()
+        }
         row["event_timestamp"] = datetime.fromisoformat(request["event_timestamp"])
         made.append((row, to_us(row["event_timestamp"])))
     return made

@@ -69,7 +69,7 @@ def measure(url: str, home: Path, block_events: int, events: int) -> Costs:
     client = connect(settings)
     projections = Projections(client, w1_stream.PROJECT, settings.key_shards)
     router = Router(entities, settings.key_shards)
-    partitions = [BusPartition(part, None, settings) for part in stream.bus_parts(settings)]
+    partitions = [BusPartition(part, None, settings) for part in stream.bus_parts(settings.bus_partitions)]
     admissions = [Admission(stream, settings, "bus", None) for _ in partitions]
     log = StagedPart("bus", Folders(stream.name, home / "log", home / "staging"), stream.log_schema, None)
     parts: dict[str, KeyedStates] = {}

@@ -1,13 +1,12 @@
 """Workload W1 as a stream: its declaration, its views, its row checks, and its payments as JSON on a bus.
 
-The stream is declared as one's own would be (`EventStream`, a Great Expectations suite, `views.json`) and runs through the very
+The stream is declared as one's own would be (`EventStream`, `views.json`) and runs through the very
 pipeline of the product; only its name is registered by whoever runs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,33 +15,26 @@ import pyarrow.compute as pc
 import redis
 
 from bench import w1
-from feature_repo.schemas.payment import LOG_COLUMNS
+from feature_repo.declare.stream import between, length, number, text, time
 from feature_repo.stores.applied_views import AppliedViews, write_views
-from flows.blocks import TIMESTAMP
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
 
 NAME: Final = "w1"
 PROJECT: Final = "bench"
 PARTITIONS: Final = 4
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("event_id", pa.string()),
-        pa.field("event_timestamp", TIMESTAMP),
-        pa.field("account_id", pa.string()),
-        pa.field("merchant_id", pa.string()),
-        pa.field("amount", pa.float64()),
-    ]
-)
-SUITE: Final = Path(__file__).with_name("w1_suite.json")
 STREAM: Final = EventStream(
-    NAME,
-    SCHEMA,
-    pa.schema([*SCHEMA, *LOG_COLUMNS]),
-    tuple(SCHEMA.names),
-    "event_id",
-    suite=SUITE,
+    name=NAME,
+    grain="one row per payment",
+    partition_by="account_id",
     partitioned=True,
+    columns=(
+        text("event_id", "Identity of the payment", checks=[length(1, 64)]),
+        time("event_timestamp", "When the payment happened"),
+        text("account_id", "Payer", checks=[length(1, 64)]),
+        text("merchant_id", "Payee", checks=[length(1, 64)]),
+        number("amount", "How much was moved", checks=[between(0, 1e9)]),
+    ),
 )
 VIEWS: Final = AppliedViews(PROJECT, {NAME: (w1.account_view(), w1.merchant_view())})
 

@@ -1,86 +1,66 @@
-"""Where events come from. Each stream has one log, a folder of Parquet files; the flow appends to it, history is read from it."""
+"""Feast sources: two for each declared stream, and the request that is scored.
+
+A stream `logins` gives `logins_log`, its event log, and `logins`, the live stream whose history is that log. A view imports
+them by these names: `from sources import logins`.
+"""
+
+from typing import Any
 
 from feast import Field, FileSource, KafkaSource, PushSource, RequestSource
 from feast.data_format import JsonFormat, ParquetFormat
 from feast.types import Float64, String, UnixTimestamp
 
 from feature_repo.settings import RepoSettings
+from feature_repo.streams import STREAMS, EventStream
 
 _settings = RepoSettings()
 
 
-def _stream(name: str, log: FileSource, what: str) -> KafkaSource | PushSource:
-    """A stream where the settings say it comes from; in history it is its log."""
-    if _settings.source == "kafka":
-        return KafkaSource(
-            name=name,
-            kafka_bootstrap_servers=_settings.kafka_bootstrap_servers,
-            topic=_settings.kafka_topic(name),
-            timestamp_field="event_timestamp",
-            message_format=JsonFormat(""),
-            batch_source=log,
-            description=f"{what}: the topic live, the log in history",
-        )
-    return PushSource(
-        name=name,
-        batch_source=log,
-        description=f"{what}: the bus millstream:{name}:{'*' if name == 'payments' else '0'} live, the log in history",
+def log_source(stream: EventStream) -> FileSource:
+    """Return the event log of a stream, a folder of Parquet files that its flow appends to."""
+    return FileSource(
+        name=f"{stream.name}_log",
+        path=str(stream.log_folder(_settings)),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+        field_mapping=dict(stream.feature_names),
+        description=f"The event log, {stream.grain}: see feature_repo/streams/{stream.name}.py",
     )
 
 
-payments_log = FileSource(
-    name="payments_log",
-    path=str(_settings.payments_log),
-    file_format=ParquetFormat(),
-    timestamp_field="event_timestamp",
-    created_timestamp_column="created_timestamp",
-    description="One row per accepted payment, see feature_repo/schemas/payment.py",
-)
-payments = _stream("payments", payments_log, "The payments stream")
-labels_log = FileSource(
-    name="labels_log",
-    path=str(_settings.labels_log),
-    file_format=ParquetFormat(),
-    timestamp_field="event_timestamp",
-    created_timestamp_column="created_timestamp",
-    description="One row per statement about a payment, see feature_repo/schemas/label.py",
-)
-labels = _stream("labels", labels_log, "The labels stream")
-customers_log = FileSource(
-    name="customers_log",
-    path=str(_settings.customers_log),
-    file_format=ParquetFormat(),
-    timestamp_field="event_timestamp",
-    created_timestamp_column="created_timestamp",
-    field_mapping={"segment": "customer_segment", "opened_at": "customer_opened_at"},
-    description="One row per version of a customer, without what tells who it is, see feature_repo/schemas/customer.py",
-)
-customers = _stream("customers", customers_log, "The changelog of customers")
-merchants_log = FileSource(
-    name="merchants_log",
-    path=str(_settings.merchants_log),
-    file_format=ParquetFormat(),
-    timestamp_field="event_timestamp",
-    created_timestamp_column="created_timestamp",
-    field_mapping={
-        "category": "merchant_category",
-        "latitude": "merchant_latitude",
-        "longitude": "merchant_longitude",
-        "risk_tier": "merchant_risk_tier",
-        "opened_at": "merchant_opened_at",
-    },
-    description="One row per version of a merchant, see feature_repo/schemas/merchant.py",
-)
-merchants = _stream("merchants", merchants_log, "The changelog of merchants")
-charges_log = FileSource(
-    name="charges_log",
-    path=str(_settings.charges_log),
-    file_format=ParquetFormat(),
-    timestamp_field="event_timestamp",
-    created_timestamp_column="created_timestamp",
-    description="One row per card charge, see feature_repo/schemas/charge.py",
-)
-charges = _stream("charges", charges_log, "The stream of card charges")
+def stream_source(stream: EventStream, log: FileSource) -> KafkaSource | PushSource:
+    """Return the live stream, on Kafka or the bus as the settings say; its history is its log."""
+    if _settings.source == "kafka":
+        return KafkaSource(
+            name=stream.name,
+            kafka_bootstrap_servers=_settings.kafka_bootstrap_servers,
+            topic=_settings.kafka_topic(stream.name),
+            timestamp_field="event_timestamp",
+            message_format=JsonFormat(""),
+            batch_source=log,
+            description=f"The stream of {stream.name}: the topic live, the log in history",
+        )
+    parts = "*" if stream.partitioned else "0"
+    return PushSource(
+        name=stream.name,
+        batch_source=log,
+        description=f"The stream of {stream.name}: the bus millstream:{stream.name}:{parts} live, the log in history",
+    )
+
+
+for _stream in STREAMS.values():
+    _log = log_source(_stream)
+    globals()[f"{_stream.name}_log"] = _log
+    globals()[_stream.name] = stream_source(_stream, _log)
+
+
+def __getattr__(name: str) -> Any:
+    declared = ", ".join(STREAMS)
+    raise AttributeError(
+        f"no source {name!r}: declare the stream in feature_repo/streams; there are: {declared}"
+    )
+
 
 payment = RequestSource(
     name="payment",
@@ -92,5 +72,5 @@ payment = RequestSource(
         Field(name="latitude", dtype=Float64),
         Field(name="longitude", dtype=Float64),
     ],
-    description="The payment being scored: on line the request, off line the entity row",
+    description="The payment being scored: online the request, offline the entity row",
 )

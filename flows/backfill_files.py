@@ -28,12 +28,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from feature_repo.errors import FlowError, MillstreamError
+from feature_repo.streams.charges import CHARGES
+from feature_repo.streams.customers import CUSTOMERS
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.merchants import MERCHANTS
+from feature_repo.streams.payments import PAYMENTS
 from flows.log import dead_letters
 from flows.log.files import LogFile
 from flows.privacy.tombstones import ERASED
 from flows.settings import FlowSettings
 from flows.sources.files import count_rows, part_name
-from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, EventStream
+from flows.streams import EventStream
 
 EPOCH_MS: Final = 250
 ORDER: Final = (CUSTOMERS, MERCHANTS, CHARGES, PAYMENTS, LABELS)

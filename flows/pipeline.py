@@ -60,7 +60,7 @@ def build(stream: EventStream, settings: FlowSettings, views: FoldedViews | None
         own = topic.partitions
     else:
         trims = trims_bus(accept.pseudonyms, settings)
-        source = RedisStreamSource(stream.bus_parts(settings), settings, trim=trims)
+        source = RedisStreamSource(stream.bus_parts(settings.bus_partitions), settings, trim=trims)
         own = frozenset(source.list_parts())
     limit = DeadLetterGauge(stream, settings)
 

@@ -21,10 +21,10 @@ import structlog
 
 from feature_repo.errors import OnlineStoreError, StateError
 from feature_repo.privacy import Pseudonyms, domain_of
-from feature_repo.schemas.payment import PERSONAL
 from feature_repo.stores.clock import to_us
 from feature_repo.stores.reader.pending import MAX_LISTED
 from feature_repo.stores.reader.reader import Vector
+from feature_repo.streams.payments import PAYMENTS
 from serving import metrics
 from serving.api.requests import Payment
 from serving.health.view_versions import VersionWatch
@@ -94,7 +94,7 @@ class Scorer:
         self._fallback = fallback
         self._logs = [log for log in (score_log, score_topic) if log is not None]
         self._pseudonyms = pseudonyms
-        self._personal = [(column, domain_of(column)) for column in PERSONAL]
+        self._personal = [(column, domain_of(column, how)) for column, how in PAYMENTS.personal.items()]
         self._versions = versions
         self._most_reasons = most_reasons
         self._pending_us = round(pending_seconds * 1e6)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.errors import DataError, DefinitionError, SchemaError
-from feature_repo.schemas.payment import DERIVED, JOINED, REQUIRED
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.spec import is_windowed, view_spec
 from training.label_view import read_label_view
 from training.labels import LabelSource
@@ -38,11 +38,10 @@ NON_NEGATIVE_COLUMNS: Final = frozenset({"amount"})
 """Columns of which no aggregation can be negative."""
 
 LABEL_VIEW: Final = "fraud_label"
-PAYMENTS: Final = "payments"
 PAYMENT_KEY: Final = "payment_id"
 """What a payment's event_id is called where the payment is itself the entity, as for its charge."""
 
-JOINED_COLUMNS: Final = frozenset(column.name for column in (*JOINED, *DERIVED))
+JOINED_COLUMNS: Final = frozenset(column.name for column in (*PAYMENTS.joined, *PAYMENTS.derived))
 """What the flow adds to a payment: null where it knew nothing to add."""
 
 Matrix = npt.NDArray[np.float32]
@@ -178,7 +177,7 @@ def _inputs(store: "FeatureStore", view: Any) -> set[str]:
     if is_windowed(view):
         from feature_repo.stores.online.feast_store import stream_of
 
-        of_payments = stream_of(view) == PAYMENTS
+        of_payments = stream_of(view) == PAYMENTS.name
         return {a.column for a in view_spec(cast("Any", view)).aggregates} if of_payments else set()
     if _plain(view):
         return {field.name for field in view.features}
@@ -191,7 +190,7 @@ def _described(store: "FeatureStore", view: Any, projection: Any) -> list[Featur
     aggregates = {a.name: a for a in view_spec(cast("Any", view)).aggregates} if is_windowed(view) else {}
     joined = _plain(view) or any(_plain(source) for source, _ in _sources(store, view))
     keyed = (
-        set(view.join_keys) <= set(REQUIRED) if aggregates else False
+        set(view.join_keys) <= set(PAYMENTS.required) if aggregates else False
     )  # without a key there is nothing to count
     described = []
     for field in projection.features:

@@ -5,26 +5,21 @@ Gated twice: the log before its features are computed, the set before a model se
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from feature_repo.errors import DataError
-from feature_repo.schemas.payment import PAYMENT
 from feature_repo.settings import RepoSettings
+from feature_repo.streams.payments import PAYMENTS
 from training import feature_matrix
 from training.feature_matrix import FeatureSource, Matrix
 from training.labels import Labels, as_known, log_files, read_payments, read_window
 from training.progress import Steps
 from training.settings import TrainingConfig
 from training.split import NONE, PARTS, Split, time_split
-from training.validation import Gate, joined_suite, load_suite, training_suite
-
-LOG_SUITE: Final = Path("expectations") / "payments.json"
-"""Where a feature repository keeps the suite that gates its payments."""
+from training.validation import Gate, joined_suite, training_suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +66,12 @@ def read(
     config: TrainingConfig,
     settings: RepoSettings,
     gate: Gate,
-    repo: Path,
     steps: Steps,
     *,
     joined: Sequence[str] = (),
     gated: bool,
 ) -> tuple[pa.Table, Split]:
-    """Mature payments of the window, and how it is split; with the repository's suite, if it has one, held to it.
+    """Mature payments of the window, and how it is split; checked against the row checks of the stream.
 
     `joined` are the log's columns beyond a payment's own that the features are made from: held to being there, not returned.
     """
@@ -95,17 +89,15 @@ def read(
         )
         rows = read_payments(settings.payments_log, window, label_delay=wanted.label_delay, also=joined)
         step.found = f"{rows.num_rows:,} mature payments, {window.since:%d %b} to {split.test.until:%d %b %Y}"
-    suite = repo / LOG_SUITE
-    expected = (load_suite(suite) if suite.exists() else []) + joined_suite(joined, config.gate)
-    if expected:
-        with steps.step("gate_log", "Checking the log") as step:
-            every = -(-rows.num_rows // config.gate.max_log_rows)
-            sampled = rows.take(pa.array(np.arange(0, rows.num_rows, every)))
-            verdict = gate.check("payments log", sampled.to_pandas(), expected)
-            step.found = f"{verdict.expectations} expectations on {verdict.rows:,} rows"
-        if gated:
-            gate.insist()
-    return rows.select(PAYMENT.names), split
+    expected = [*PAYMENTS.suite["expectations"], *joined_suite(joined, config.gate)]
+    with steps.step("gate_log", "Checking the log") as step:
+        every = -(-rows.num_rows // config.gate.max_log_rows)
+        sampled = rows.take(pa.array(np.arange(0, rows.num_rows, every)))
+        verdict = gate.check("payments log", sampled.to_pandas(), expected)
+        step.found = f"{verdict.expectations} expectations on {verdict.rows:,} rows"
+    if gated:
+        gate.insist()
+    return rows.select(PAYMENTS.schema.names), split
 
 
 def assemble(

@@ -18,10 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_repo.declare.stream import TIMESTAMP
 from feature_repo.errors import DataError, LogError
-from feature_repo.schemas.label import FRAUD_TYPES
-from feature_repo.schemas.payment import PAYMENT, TIMESTAMP
 from feature_repo.stores.event_log import checksums
+from feature_repo.streams.labels import FRAUD_TYPES
+from feature_repo.streams.payments import PAYMENTS
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -95,7 +96,7 @@ def read_payments(
     with _connect() as connection:
         log = "FROM read_parquet(?, union_by_name = true)"
         there = set(connection.sql(f"SELECT * {log}", params=[files]).columns)
-        wanted = [f'"{name}"' for name in PAYMENT.names]
+        wanted = [f'"{name}"' for name in PAYMENTS.schema.names]
         wanted += [f'"{name}"' if name in there else f'NULL AS "{name}"' for name in also]
         rows = connection.sql(
             f"SELECT {', '.join(wanted)} {log} WHERE event_timestamp >= ? AND event_timestamp < ? "
@@ -108,7 +109,7 @@ def read_payments(
             where=payments_log,
             todo="lengthen the window, move the cut-off, or shorten the label delay",
         )
-    made = rows.select(PAYMENT.names).cast(PAYMENT)
+    made = rows.select(PAYMENTS.schema.names).cast(PAYMENTS.schema)
     for name in also:
         made = made.append_column(name, rows[name])
     return made

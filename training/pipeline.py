@@ -55,7 +55,6 @@ def run(
     config: TrainingConfig,
     settings: RepoSettings,
     *,
-    repo: Path,
     now: datetime,
     steps: Steps,
     gated: bool = True,
@@ -64,7 +63,7 @@ def run(
     """Train one model and write its artefact; raises a `MillstreamError` that says what to do."""
     services = ablation.smaller(source, config.compare_services)
     gate = Gate(settings.home / "data_docs")
-    rows, split = read(config, settings, gate, repo, steps, joined=source.joined_columns, gated=gated)
+    rows, split = read(config, settings, gate, steps, joined=source.joined_columns, gated=gated)
     data = assemble(source, rows, split, config, settings, gate, steps, gated=gated)
     trained = _grow(data, source, config, steps)
     scores, unused = _score(data, source, trained, config, steps)

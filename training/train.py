@@ -58,7 +58,6 @@ def train(
         source,
         wanted,
         RepoSettings(),
-        repo=repo,
         now=now or datetime.now(UTC),
         steps=steps,
         gated=gated,

@@ -1,12 +1,11 @@
 """One verdict per batch: the log as it was read, and the training set as it is about to be used.
 
-The log batch is held to the suite the flow checks rows with (`feature_repo/expectations/payments.json`). The suite of the
+The log batch is held to the suite the flow checks rows with (`PAYMENTS.suite`). The suite of the
 training set is derived: columns and order from the feature service, "never null" and "never negative" from the meaning of
 each aggregation, bounds from the configuration. What was joined to a payment may be null, but not nearly everywhere: that is a
 join which broke. Data Docs are written whatever the verdict.
 """
 
-import json
 import logging
 import os
 import warnings
@@ -19,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from feature_repo.errors import DefinitionError, ValidationError
+from feature_repo.errors import ValidationError
 from training.feature_matrix import Feature
 from training.settings import GateSettings
 from training.split import Split
@@ -132,17 +131,6 @@ class Gate:
                 where=page,
                 todo="open that page, correct the data, or train all the same with --no-gate",
             )
-
-
-def load_suite(path: Path) -> list[Expectation]:
-    """The expectations of a suite in Great Expectations' own JSON."""
-    try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-        return [{"type": e["type"], "kwargs": e["kwargs"]} for e in made["expectations"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DefinitionError(
-            f"not an expectation suite: {error!r}", where=path, todo="write it with Great Expectations 1.x"
-        ) from error
 
 
 def training_suite(

@@ -1,4 +1,4 @@
-"""A Feast view of windows that are declared without Feast (`feature_repo.enrichment.contexts`)."""
+"""A Feast view of windows that are declared without Feast (`feature_repo.streams`)."""
 
 from collections.abc import Sequence
 from datetime import timedelta

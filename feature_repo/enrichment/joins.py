@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from types import MappingProxyType
-from typing import Final
 
 
 @dataclass(frozen=True)
@@ -43,65 +41,3 @@ class IdJoin:
 
 
 Join = AsOfJoin | IdJoin
-
-PAYMENT_JOINS: Final = (
-    AsOfJoin(
-        stream="customers",
-        key="account_id",
-        their_key="account_id",
-        columns=MappingProxyType(
-            {
-                "segment": "customer_segment",
-                "opened_at": "customer_opened_at",
-                "home_latitude": "home_latitude",
-                "home_longitude": "home_longitude",
-            }
-        ),
-    ),
-    AsOfJoin(
-        stream="merchants",
-        key="merchant_id",
-        their_key="merchant_id",
-        columns=MappingProxyType(
-            {
-                "category": "merchant_category",
-                "risk_tier": "merchant_risk_tier",
-                "opened_at": "merchant_opened_at",
-            }
-        ),
-    ),
-    AsOfJoin(
-        stream="charges",
-        key="event_id",
-        their_key="payment_id",
-        columns=MappingProxyType(
-            {
-                "card_network": "card_network",
-                "entry_mode": "entry_mode",
-                "three_ds_result": "three_ds_result",
-                "issuer_country": "issuer_country",
-            }
-        ),
-        within=timedelta(hours=1),
-    ),
-)
-"""Who pays, who is paid, what was charged. Coordinates of the home are used by derived columns and not logged."""
-
-_OF_THE_PAYMENT: Final = MappingProxyType(
-    {
-        "account_id": "account_id",
-        "merchant_id": "merchant_id",
-        "event_timestamp": "payment_timestamp",
-        "amount": "payment_amount",
-    }
-)
-
-LABEL_JOINS: Final = (
-    IdJoin(stream="payments", key="payment_id", columns=_OF_THE_PAYMENT, within=timedelta(days=8)),
-)
-"""A label that does not say whose payment it is about is given the keys of the payment."""
-
-CHARGE_JOINS: Final = (
-    IdJoin(stream="payments", key="payment_id", columns=_OF_THE_PAYMENT, within=timedelta(hours=1)),
-)
-"""A charge that comes after its payment is given the payment's keys."""

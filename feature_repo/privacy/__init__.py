@@ -207,7 +207,9 @@ def apply(policy: Mapping[str, str], rows: pa.RecordBatch, pseudonyms: Pseudonym
             continue
         names.append(field.name)
         fields.append(field)
-        columns.append(values if treatment is None else pseudonyms.column(values, domain_of(field.name)))
+        columns.append(
+            values if treatment is None else pseudonyms.column(values, domain_of(field.name, treatment))
+        )
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata=rows.schema.metadata))
 
 

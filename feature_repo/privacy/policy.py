@@ -1,34 +1,30 @@
-"""The words of a privacy policy, for the schemas: what happens to a personal column where its event comes in."""
+"""The words of a privacy policy, for declarations of streams: what happens to a personal column where its event comes in."""
 
 from collections.abc import Mapping
 from typing import Final
 
 DROP: Final = "drop"
-"""The column does not get past the door."""
+"""The column is removed on ingestion."""
 PSEUDONYM: Final = "pseudonym"
-"""Every value is replaced by its pseudonym (`feature_repo.privacy`)."""
-
+"""Every value is replaced by its pseudonym (`feature_repo.privacy`), the same for equal values of columns of this name."""
 PARTY: Final = "party"
-"""Domain of payers and payees alike: the payee of a transfer is an account."""
+"""The column names an account or a merchant: replaced by a pseudonym of a domain both share, for the payee of a transfer is an
+account. An erasure finds an account by these columns. Also the name of that domain."""
 
-_DOMAINS: Final = {"account_id": PARTY, "merchant_id": PARTY}
 
+def domain_of(column: str, treatment: str) -> str:
+    """Return the domain of a column's values; equal values of one domain have one pseudonym.
 
-def domain_of(column: str) -> str:
-    """What a column's values are names of; equal values of one domain have one pseudonym.
-
-    >>> domain_of("merchant_id"), domain_of("email")
+    >>> domain_of("merchant_id", PARTY), domain_of("email", PSEUDONYM)
     ('party', 'email')
     """
-    return _DOMAINS.get(column, column)
+    return PARTY if treatment == PARTY else column
 
 
 def lost_without_key(policy: Mapping[str, str]) -> frozenset[str]:
-    """Columns that the setting `off` does not make harmless: only accounts and merchants may be pseudonyms already.
+    """Return the columns that are personal even with the setting `off`: only ids of parties may be pseudonyms already.
 
-    >>> sorted(lost_without_key({"account_id": PSEUDONYM, "email": PSEUDONYM, "name": DROP}))
+    >>> sorted(lost_without_key({"account_id": PARTY, "email": PSEUDONYM, "name": DROP}))
     ['email', 'name']
     """
-    return frozenset(
-        column for column, treatment in policy.items() if treatment != PSEUDONYM or domain_of(column) != PARTY
-    )
+    return frozenset(column for column, treatment in policy.items() if treatment != PARTY)

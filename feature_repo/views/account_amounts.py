@@ -2,7 +2,7 @@
 
 from entities import account
 from feature_repo.declare.windowed_view import view_of
-from feature_repo.enrichment.contexts import ACCOUNT_AMOUNTS
+from feature_repo.streams.payments import ACCOUNT_AMOUNTS
 from sources import payments
 
 account_amounts = view_of(

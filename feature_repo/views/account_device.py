@@ -2,7 +2,7 @@
 
 from entities import account, device
 from feature_repo.declare.windowed_view import view_of
-from feature_repo.enrichment.contexts import ACCOUNT_DEVICE
+from feature_repo.streams.payments import ACCOUNT_DEVICE
 from sources import payments
 
 account_device = view_of(

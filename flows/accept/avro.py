@@ -49,7 +49,7 @@ _TYPES: Final[dict[pa.DataType, Any]] = {
 def avro_schema(stream: EventStream) -> dict[str, Any]:
     """The Avro schema of a stream's own columns; what is not required may be null.
 
-    >>> from flows.streams import LABELS
+    >>> from feature_repo.streams.labels import LABELS
     >>> avro_schema(LABELS)["fields"][0]
     {'name': 'label_id', 'type': 'string'}
     """

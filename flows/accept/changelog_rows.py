@@ -24,7 +24,7 @@ class Settle:
     """Settles the rows of a changelog; call it with checked events. Other streams pass unchanged."""
 
     def __init__(self, stream: EventStream) -> None:
-        self._changelog = stream.is_changelog
+        self._changelog = stream.changelog
         self._kept = {*stream.required, DELETED}
         self._own = set(stream.schema.names)
 

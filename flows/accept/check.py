@@ -1,9 +1,9 @@
-"""Row checks: the Great Expectations suite that gates batches, compiled to Arrow compute and asked of every row.
+"""Row checks: the checks of a stream's declaration, compiled to Arrow compute and applied to every row.
 
-One list of rules, two users: training gates whole tables with GX itself, the flow asks the same of each row as it
-comes. A suite is GX 1.x JSON (`feature_repo/expectations/*.json`). What can be compiled is an explicit list; anything
-else is an error at start, never a rule silently not applied. As in GX, a null passes every rule but the one about
-nulls, and NaN counts as null.
+One list of rules has two users: training validates whole tables with Great Expectations (GX), the flow checks each row on
+ingestion. `EventStream.suite` states them as a GX 1.x suite. What can be compiled is an explicit list; anything else is an
+error at start, so no rule is silently skipped. As in GX, a null passes every rule but the one about nulls, and NaN counts as
+null.
 
 A row that fails becomes a dead letter `check` whose detail names each field, the value and the rule it breaks. A block
 without bad rows costs one vectorised pass per rule.
@@ -11,11 +11,9 @@ without bad rows costs one vectorised pass per rule.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,26 +70,23 @@ class Checker:
         return events.reject(bad, [CHECK] * len(failed), ["; ".join(failed[row]) for row in sorted(failed)])
 
 
-def load_suite(path: Path, schema: pa.Schema) -> list[RowCheck]:
-    """Compile the suite in a file for rows of a schema, or say which expectation cannot be."""
-    try:
-        suite = json.loads(path.read_text(encoding="utf-8"))
-        expectations = [(e["type"], dict(e["kwargs"])) for e in suite["expectations"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DefinitionError(
-            f"this is no Great Expectations suite: {error!r}",
-            where=path,
-            todo="write it with GX 1.x (suite.to_json_dict())",
-        ) from error
-    return [_compile(kind, kwargs, schema, path) for kind, kwargs in expectations]
+def compile_suite(suite: Mapping[str, Any], schema: pa.Schema) -> list[RowCheck]:
+    """Compile the suite of a stream (`EventStream.suite`) for rows of its schema.
+
+    Raises `DefinitionError` for an expectation that cannot be a row check.
+    """
+    return [
+        _compile(one["type"], dict(one["kwargs"]), schema, f"row checks of {suite['name']}")
+        for one in suite["expectations"]
+    ]
 
 
-def _compile(kind: str, kwargs: dict[str, Any], schema: pa.Schema, path: Path) -> RowCheck:
+def _compile(kind: str, kwargs: dict[str, Any], schema: pa.Schema, where: str) -> RowCheck:
     column = kwargs.pop("column", None)
     if kind not in SUPPORTED or column not in schema.names or kwargs.pop("mostly", 1) != 1:
         raise DefinitionError(
             f"expectation {kind} on column {column!r} cannot be a row check",
-            where=path,
+            where=where,
             todo=f"use a column of the schema, mostly=1, and one of: {', '.join(sorted(SUPPORTED))}",
         )
     try:
@@ -99,7 +94,7 @@ def _compile(kind: str, kwargs: dict[str, Any], schema: pa.Schema, path: Path) -
     except (TypeError, ValueError, pa.ArrowException) as error:
         raise DefinitionError(
             f"expectation {kind} on column {column!r} has arguments we cannot compile: {error}",
-            where=path,
+            where=where,
             todo="remove the argument, or teach flows/accept/check.py what it means",
         ) from error
     return RowCheck(column, rule, failing)

@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo import privacy
-from feature_repo.settings import PROJECT_ROOT
 from flows.accept.avro import avro_reader
 from flows.accept.changelog_rows import Settle
-from flows.accept.check import Checker, load_suite
+from flows.accept.check import Checker, compile_suite
 from flows.accept.decode import Decoder
 from flows.accept.pseudonymise import Private
 from flows.blocks import Events, Payloads, RawBlock, SourceBlock
@@ -22,7 +21,6 @@ from flows.streams import EventStream
 
 MOST_TOGETHER: Final = 4_096
 """Events of blocks that are worth joining."""
-SUITES: Final = PROJECT_ROOT / "feature_repo" / "expectations"
 
 
 class Acceptance:
@@ -33,7 +31,7 @@ class Acceptance:
         tell = teller(stream, self.pseudonyms)
         avro = None if settings.files else avro_reader(stream, settings)
         self.decode = Decoder(stream, tell, avro)
-        self.check = Checker(load_suite(stream.suite or SUITES / f"{stream.name}.json", stream.schema), tell)
+        self.check = Checker(compile_suite(stream.suite, stream.schema), tell)
         self.private = Private(stream, self.pseudonyms, Door(stream, settings.home, self.pseudonyms))
         self.settle = Settle(stream)
 

@@ -14,9 +14,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_repo.declare.stream import TIMESTAMP
 from feature_repo.errors import MappingError
-from feature_repo.schemas.label import LABEL
-from feature_repo.schemas.payment import PAYMENT, REQUIRED, TIMESTAMP
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.payments import PAYMENTS
 from flows.bring.mapping import LabelMapping, Mapping, Time, Value
 from flows.bring.reader import Reader, columns_of
 from flows.bring.sorted_file import SortedFile
@@ -60,8 +61,8 @@ def convert(
     )
     spread = Spread(mapping.payment.event_timestamp, reader)
     with (
-        SortedFile(result.payments, PAYMENT) as payments,
-        SortedFile(result.labels, LABEL) as labels,
+        SortedFile(result.payments, PAYMENTS.schema) as payments,
+        SortedFile(result.labels, LABELS.schema) as labels,
         result.rejected.open("wb") as rejected,
     ):
         for batch in reader.batches():
@@ -83,7 +84,7 @@ def _convert_batch(
 ) -> tuple[pa.Table, Any, Any]:
     """Payments of a batch, which of them are frauds, and the frauds' types."""
     columns: list[Any] = []
-    for wanted in PAYMENT:
+    for wanted in PAYMENTS.schema:
         how = getattr(mapping.payment, wanted.name)
         if how is None or not batch.has(columns_of(how)):
             columns.append(pa.nulls(len(batch), wanted.type))
@@ -93,9 +94,9 @@ def _convert_batch(
             columns.append(batch.number(how))
         else:
             columns.append(batch.text(how))
-        if wanted.name in REQUIRED:
+        if wanted.name in PAYMENTS.required:
             batch.require(wanted.name, columns[-1])
-    table = pa.Table.from_arrays(columns, schema=PAYMENT)
+    table = pa.Table.from_arrays(columns, schema=PAYMENTS.schema)
     fraud = np.zeros(len(batch), np.bool_)
     kinds = pa.nulls(len(batch), pa.string())
     if mapping.label is not None and batch.has(mapping.label.is_fraud.columns):
@@ -126,7 +127,7 @@ def _labels(frauds: pa.Table, kinds: Any, how: LabelMapping, first_row: int) -> 
         frauds["account_id"].combine_chunks(),
         frauds["merchant_id"].combine_chunks(),
     ]
-    return pa.Table.from_arrays(columns, schema=LABEL)
+    return pa.Table.from_arrays(columns, schema=LABELS.schema)
 
 
 def _note_rejects(batch: Batch, result: Conversion, file: Any, source: Path) -> None:
@@ -150,7 +151,8 @@ def _checkcolumns_of(mapping: Mapping, present: list[str], source: Path) -> list
     """Insist on the columns of what must not be null; tell of the others that are not there."""
     notices = []
     parts: list[tuple[str, Value | Time | None, bool]] = [
-        (f"payment.{name}", getattr(mapping.payment, name), name in REQUIRED) for name in PAYMENT.names
+        (f"payment.{name}", getattr(mapping.payment, name), name in PAYMENTS.required)
+        for name in PAYMENTS.schema.names
     ]
     if mapping.label is not None:
         parts += [("label.is_fraud", mapping.label.is_fraud, False)]

@@ -10,7 +10,7 @@ import pyarrow.csv as pv
 import pyarrow.parquet as pq
 
 from feature_repo.errors import DataError
-from feature_repo.schemas.payment import PAYMENT
+from feature_repo.streams.payments import PAYMENTS
 from flows.bring.mapping import Mapping, Time, Value
 from flows.bring.values import Batch
 
@@ -39,7 +39,7 @@ class Reader:
         else:
             with source.open(encoding="utf-8-sig", newline="") as file:
                 self.columns = next(csv.reader(file, delimiter=mapping.delimiter), [])
-        parts = [getattr(mapping.payment, name) for name in PAYMENT.names]
+        parts = [getattr(mapping.payment, name) for name in PAYMENTS.schema.names]
         parts += [mapping.label.is_fraud, mapping.label.fraud_type] if mapping.label else []
         wanted = set().union(*(columns_of(part) for part in parts if part is not None))
         self._wanted = [name for name in self.columns if name in wanted]

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.schemas.payment import TIMESTAMP
+from feature_repo.declare.stream import TIMESTAMP
 from flows.bring.mapping import UNIT_US, Time
 from flows.bring.reader import Reader
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.schemas.payment import TIMESTAMP
+from feature_repo.declare.stream import TIMESTAMP
 from flows.bring.mapping import ROW, UNIT_US, Delay, Time, Value
 
 TRUE: Final = ("1", "1.0", "true", "t", "yes", "y")

@@ -18,6 +18,7 @@ from feature_repo.errors import MillstreamError
 from feature_repo.redact import redact
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.applied_views import read_views
+from feature_repo.streams.payments import PAYMENTS
 from flows.demo import summary
 from flows.local import home as demo_home
 from flows.local import live, stages
@@ -26,7 +27,6 @@ from flows.local.redis_server import redis_server
 from flows.local.show import Steps
 from flows.local.stages import Scale
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 

@@ -131,7 +131,7 @@ class BusFollower:
         self.follower = follower
         self._settings = settings
         self._accept = Acceptance(follower.stream, settings)
-        self._partitions = follower.stream.bus_parts(settings)
+        self._partitions = follower.stream.bus_parts(settings.bus_partitions)
         self._admissions: dict[str, Any] = {}
         self.positions: dict[str, str] = {}
         self._begin()

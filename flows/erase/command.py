@@ -29,6 +29,11 @@ from feature_repo.errors import DefinitionError, MillstreamError, SettingsError
 from feature_repo.privacy import PARTY
 from feature_repo.redact import redact
 from feature_repo.stores.applied_views import AppliedViews, read_views
+from feature_repo.streams.charges import CHARGES
+from feature_repo.streams.customers import CUSTOMERS
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.merchants import MERCHANTS
+from feature_repo.streams.payments import PAYMENTS
 from flows.erase import files, store
 from flows.erase.bus import Bus
 from flows.erase.files import Affected, DeadLetterFiles, LogFiles, ScoreFiles
@@ -39,7 +44,7 @@ from flows.privacy import tombstones
 from flows.privacy.tombstones import FOR_EVER, Tombstone
 from flows.process import logs, recovery
 from flows.settings import FlowSettings
-from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, EventStream
+from flows.streams import EventStream
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 

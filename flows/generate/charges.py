@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.schemas.charge import CARD_NETWORKS, CHARGE, ENTRY_MODES, THREE_DS_RESULTS
-from feature_repo.schemas.payment import TIMESTAMP
+from feature_repo.declare.stream import TIMESTAMP
+from feature_repo.streams.charges import CARD_NETWORKS, CHARGES, ENTRY_MODES, THREE_DS_RESULTS
 from flows.generate.draws import Bools, Floats, Ints, Subject, uniform
 from flows.generate.merchants import Merchants
 from flows.generate.plan import Channel, Kind, Plan
@@ -77,7 +77,9 @@ def charge_payments(
         "three_ds_result": _names(THREE_DS_RESULTS, np.where(never, _NO_3DS, asked), unknown),
         "issuer_country": _names(_COUNTRIES, country[account]),
     }
-    return Versions(pa.table({f.name: columns[f.name] for f in CHARGE}, schema=CHARGE), arrival[order])
+    return Versions(
+        pa.table({f.name: columns[f.name] for f in CHARGES.schema}, schema=CHARGES.schema), arrival[order]
+    )
 
 
 def _pick(weights: Floats, row: Ints, draw: Floats) -> Ints:

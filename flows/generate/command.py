@@ -17,10 +17,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, track
 
+from feature_repo.declare.stream import CREATED_TIMESTAMP
 from feature_repo.errors import MillstreamError
-from feature_repo.schemas.charge import CHARGE
-from feature_repo.schemas.label import LABEL
-from feature_repo.schemas.payment import CREATED_TIMESTAMP, PAYMENT
+from feature_repo.streams.charges import CHARGES
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.payments import PAYMENTS
 from flows.generate import World, epoch_us, payments_a_day, split_labels
 from flows.publish.bus import BusPublisher
 from flows.publish.topics import TopicPublisher
@@ -65,8 +66,8 @@ def write_history(
     count = 0
     days = max(-(-(end - start) // timedelta(days=1)), 1)
     with (
-        _Rows(folder / "payments.parquet", PAYMENT) as payments,
-        _Rows(folder / "charges.parquet", CHARGE.append(CREATED_TIMESTAMP)) as charges,
+        _Rows(folder / "payments.parquet", PAYMENTS.schema) as payments,
+        _Rows(folder / "charges.parquet", CHARGES.schema.append(CREATED_TIMESTAMP.field)) as charges,
     ):
         parts = world.payments(epoch_us(start), epoch_us(end))
         for part in track(parts, "generating", total=days, console=console, disable=not progress):
@@ -151,7 +152,7 @@ def publish_live(
 def pending_labels(folder: Path) -> pa.Table:
     """Read the labels that were not yet known when the history in this folder ended."""
     path = folder / "pending_labels.parquet"
-    return pq.read_table(path) if path.exists() else LABEL.empty_table()
+    return pq.read_table(path) if path.exists() else LABELS.schema.empty_table()
 
 
 @app.command()

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.schemas.customer import CUSTOMER, SEGMENTS
-from feature_repo.schemas.payment import TIMESTAMP
+from feature_repo.declare.stream import TIMESTAMP
+from feature_repo.streams.customers import CUSTOMERS, SEGMENTS
 from flows.generate.accounts import DAY_US, Accounts
 from flows.generate.draws import Bools, Floats, Ints, Subject, below
 from flows.generate.payments import Span
@@ -222,7 +222,9 @@ class Customers:
             "segment": pc.take(pa.array(SEGMENTS), pa.array(self.segment[account], mask=gone)),
             "opened_at": pa.array(self.opened[account], mask=gone).cast(TIMESTAMP),
         }
-        return pa.table({field.name: columns[field.name] for field in CUSTOMER}, schema=CUSTOMER)
+        return pa.table(
+            {field.name: columns[field.name] for field in CUSTOMERS.schema}, schema=CUSTOMERS.schema
+        )
 
 
 def _ascii(names: tuple[str, ...]) -> Any:

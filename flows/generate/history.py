@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.schemas.payment import TIMESTAMP
+from feature_repo.declare.stream import TIMESTAMP
 from flows.generate.world import Events, World, payments_a_day
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

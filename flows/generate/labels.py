@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.schemas.label import FRAUD_TYPES, LABEL
-from feature_repo.schemas.payment import TIMESTAMP
+from feature_repo.declare.stream import TIMESTAMP
+from feature_repo.streams.labels import FRAUD_TYPES, LABELS
 from flows.generate.draws import Floats, Ints
 
 LABELERS = ("chargeback", "customer", "analyst")
@@ -113,7 +113,7 @@ def label_table(
     columns = {
         name: pa.nulls(len(at), pa.string()) if column is None else column for name, column in given.items()
     }
-    return pa.table({field.name: columns[field.name] for field in LABEL}, schema=LABEL)
+    return pa.table({field.name: columns[field.name] for field in LABELS.schema}, schema=LABELS.schema)
 
 
 def _delay(rng: np.random.Generator, n: int) -> Ints:

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.schemas.merchant import MERCHANT, RISK_TIERS
-from feature_repo.schemas.payment import TIMESTAMP
+from feature_repo.declare.stream import TIMESTAMP
+from feature_repo.streams.merchants import MERCHANTS, RISK_TIERS
 from flows.generate.accounts import DAY_US
 from flows.generate.draws import Bools, Floats, Ints
 from flows.generate.payments import Span
@@ -157,4 +157,6 @@ class Merchants:
             "risk_tier": pc.take(pa.array(RISK_TIERS), pa.array(self.tier[merchant], mask=gone)),
             "opened_at": pa.array(self.opened[merchant], mask=gone).cast(TIMESTAMP),
         }
-        return pa.table({field.name: columns[field.name] for field in MERCHANT}, schema=MERCHANT)
+        return pa.table(
+            {field.name: columns[field.name] for field in MERCHANTS.schema}, schema=MERCHANTS.schema
+        )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from feature_repo.schemas.payment import CREATED_TIMESTAMP, TIMESTAMP
+from feature_repo.declare.stream import CREATED_TIMESTAMP, TIMESTAMP
 from flows.generate.draws import Ints
 
 NEVER = np.iinfo(np.int64).max
@@ -28,7 +28,7 @@ class Versions(NamedTuple):
 
     def stamped(self) -> pa.Table:
         """The rows with their arrival as `created_timestamp`: what a file says that is to be replayed as it came in."""
-        return self.table.append_column(CREATED_TIMESTAMP, pa.array(self.arrivals).cast(TIMESTAMP))
+        return self.table.append_column(CREATED_TIMESTAMP.field, pa.array(self.arrivals).cast(TIMESTAMP))
 
 
 def in_snapshot(start: int, n: int) -> Ints:

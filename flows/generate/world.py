@@ -16,9 +16,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_repo.declare.stream import TIMESTAMP
 from feature_repo.errors import DataError
 from feature_repo.files import replaced
-from feature_repo.schemas.payment import PAYMENT, TIMESTAMP, TYPES
+from feature_repo.streams.payments import PAYMENTS, TYPES
 from flows.generate.accounts import DAY_US, Accounts
 from flows.generate.charges import charge_payments
 from flows.generate.customers import Customers
@@ -298,7 +299,7 @@ class World:
             pc.take(pa.array(CHANNELS), _or_null(plan.channel)),
             pc.binary_join_element_wise("d-", _or_null(plan.device).cast(pa.string()), ""),
         ]
-        payments = pa.Table.from_arrays(columns, schema=PAYMENT)
+        payments = pa.Table.from_arrays(columns, schema=PAYMENTS.schema)
         rng = self._rng(_LABELS, int(plan.t[0]) if len(plan) else 0)
         return plan, payments, label_payments(rng, payments, plan.t, plan.fraud, suspicious)
 

@@ -13,10 +13,15 @@ from typing import Any, Final
 import orjson
 
 from feature_repo.errors import FlowError
+from feature_repo.streams.charges import CHARGES
+from feature_repo.streams.customers import CUSTOMERS
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.merchants import MERCHANTS
+from feature_repo.streams.payments import PAYMENTS
 from flows.local.processes import LOOK_EVERY_S, Processes
 from flows.local.show import Step, Steps
 from flows.settings import FlowSettings
-from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS, EventStream
+from flows.streams import EventStream
 
 READY_WITHIN_S: Final = 120.0
 CAUGHT_UP_WITHIN_S: Final = 120.0

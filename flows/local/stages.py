@@ -125,8 +125,12 @@ def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
 
 def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str, Counts]:
     """Run the history through the flows: what payments are joined with, then payments, then labels, which are joined with them."""
+    from feature_repo.streams.charges import CHARGES
+    from feature_repo.streams.customers import CUSTOMERS
+    from feature_repo.streams.labels import LABELS
+    from feature_repo.streams.merchants import MERCHANTS
+    from feature_repo.streams.payments import PAYMENTS
     from flows import backfill_files
-    from flows.streams import CHARGES, CUSTOMERS, LABELS, MERCHANTS, PAYMENTS
 
     with steps.step("backfill", "Through the flows") as step, ThreadPoolExecutor(2) as aside:
         counts: dict[str, Counts] = {}

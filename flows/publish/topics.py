@@ -14,7 +14,7 @@ from feature_repo.kafka.producer import TopicProducer
 from flows.accept.avro import schema_to_write
 from flows.publish.bus import encode
 from flows.settings import FlowSettings
-from flows.streams import KEYS, STREAMS
+from flows.streams import STREAMS
 
 _DELIVERED_WITHIN_S: Final = 120.0
 
@@ -32,7 +32,7 @@ class TopicPublisher:
         if not rows.num_rows:
             return 0
         topic = self._settings.kafka_topic(stream)
-        keys = rows[KEYS[stream]].to_pylist()
+        keys = rows[STREAMS[stream].partition_by].to_pylist()
         for key, value in zip(keys, self._encoder(stream)(rows), strict=True):
             self._producer.send(topic, (key or "").encode(), value)
         left = self._producer.flush(_DELIVERED_WITHIN_S)

@@ -41,7 +41,7 @@ class Wanted:
 def name_of(stream: EventStream, row: dict[str, Any]) -> str:
     """What a letter is called: no other event of the home ever came from the same place.
 
-    >>> from flows.streams import PAYMENTS
+    >>> from feature_repo.streams.payments import PAYMENTS
     >>> name_of(PAYMENTS, {"source_partition": "bus:payments:0", "source_offset": 7})
     'payments/bus:payments:0/7'
     """

@@ -23,7 +23,7 @@ from flows.log.files import log_files
 from flows.publish.topics import avro_encoder
 from flows.redrive.lines import Repaired
 from flows.settings import FlowSettings
-from flows.streams import KEYS, EventStream, partition_of
+from flows.streams import EventStream, partition_of
 
 LATE_TODO: Final = "to a file (--late-to FILE), which a run over files takes: docs/dead-letters.md"
 
@@ -45,9 +45,9 @@ class Gate:
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self._stream, self._settings = stream, settings
         self._accept = Acceptance(stream, settings.model_copy(update={"format": "json"}))
-        self._parts = stream.bus_parts(settings)
+        self._parts = stream.bus_parts(settings.bus_partitions)
         self._kafka = settings.source == "kafka"
-        self._key = KEYS[stream.name]
+        self._key = stream.partition_by
         self._avro = avro_encoder(schema_to_write(stream, settings)) if settings.format == "avro" else None
         self._seen: set[str] = set()
 

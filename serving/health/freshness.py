@@ -17,10 +17,10 @@ from typing import Any, Final
 import orjson
 
 from feature_repo.privacy import Pseudonyms, domain_of
-from feature_repo.schemas.payment import PERSONAL
 from feature_repo.stores.clock import to_us
 from feature_repo.stores.reader.plan import Plan
 from feature_repo.stores.redis_layout.keys import decode_timestamp, key_prefix, key_values, time_field
+from feature_repo.streams.payments import PAYMENTS
 from serving import metrics
 from serving.store.connection import StoreConnection
 from serving.store.resp import pack
@@ -100,7 +100,10 @@ def _lookups(
         if event_us < now_us - read.spec.retention_us:
             continue  # its state may have expired
         values = [
-            pseudonyms.of(event[c], domain_of(c)) if c in PERSONAL else event[c] for c in read.entity_columns
+            pseudonyms.of(event[c], domain_of(c, PAYMENTS.personal[c]))
+            if c in PAYMENTS.personal
+            else event[c]
+            for c in read.entity_columns
         ]
         key = key_prefix(read.spec.join_keys) + key_values(values)
         found.append(Lookup(partition, key + plan.project.encode(), time_field(read.spec.name), event_us))

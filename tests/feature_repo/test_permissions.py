@@ -29,12 +29,12 @@ from feast.permissions.policy import RoleBasedPolicy
 from feast.permissions.user import User
 from feast.types import Float64, Int64, UnixTimestamp
 
-from feature_repo.schemas.customer import CUSTOMER_LOG
-from feature_repo.schemas.payment import PAYMENT
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
 from feature_repo.stores.applied_views import read_views
 from feature_repo.stores.online.window_writer import EntityProjection
 from feature_repo.stores.open_store import REPO, config_file, open_store
+from feature_repo.streams.customers import CUSTOMERS
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
 from tests.kits.homes import feast, log_payments
@@ -42,7 +42,7 @@ from tests.kits.permissions import FeastServer, Issuer, rsa_key
 
 NOW = datetime.now(UTC)
 OWNERSHIP = PROJECT_ROOT / "docs" / "ownership.md"
-CUSTOMERS = ["customers:email", "customers:home_latitude"]
+CUSTOMER_FEATURES = ["customers:email", "customers:home_latitude"]
 PROFILE = ["account_profile:home_latitude", "account_profile:customer_segment"]
 RECENT = ["account_recent:account_payment_count_1h", "account_recent:account_amount_mean_1h"]
 SERVICE = "fraud_detection_v1"
@@ -143,7 +143,9 @@ def write(settings: RepoSettings, store: FeatureStore) -> None:
         "source_partition": "0", "source_offset": 0,
     }  # fmt: skip
     settings.customers_log.mkdir(parents=True)
-    log = pa.Table.from_pylist([{n: version.get(n) for n in CUSTOMER_LOG.names}], CUSTOMER_LOG)
+    log = pa.Table.from_pylist(
+        [{n: version.get(n) for n in CUSTOMERS.log_schema.names}], CUSTOMERS.log_schema
+    )
     pq.write_table(log, settings.customers_log / "part-0.parquet")
     frame = pd.DataFrame([version]).rename(
         columns={"segment": "customer_segment", "opened_at": "customer_opened_at"}
@@ -157,7 +159,7 @@ def write(settings: RepoSettings, store: FeatureStore) -> None:
         }
         for n, amount in enumerate((10.0, 20.0, 60.0))
     ]  # fmt: skip
-    payments = pa.Table.from_pylist(rows, PAYMENT)
+    payments = pa.Table.from_pylist(rows, PAYMENTS.schema)
     log_payments(settings, payments)
     views = read_views(settings.home / "views.json")
     specs = tuple(s for s in views.entities("payments")[("account_id",)] if s.name == "account_recent")
@@ -196,12 +198,12 @@ def refused(response: requests.Response, because: str) -> None:
 
 
 def test_owner_of_customers_reads_them(world: World) -> None:
-    got = values(world.read(world.issuer.token("customers_owner"), CUSTOMERS))
+    got = values(world.read(world.issuer.token("customers_owner"), CUSTOMER_FEATURES))
     assert (got["email"], got["home_latitude"]) == ("e-pseudonym", 47.5)
 
 
 def test_modelling_is_refused_customers_and_told_which_role_it_takes(world: World) -> None:
-    for features in (CUSTOMERS, [*PROFILE, "customers:email"]):
+    for features in (CUSTOMER_FEATURES, [*PROFILE, "customers:email"]):
         refused(
             world.read(world.issuer.token("modelling"), features),
             "to FeatureView:customers: Requires roles ['customers_owner']",
@@ -235,12 +237,14 @@ def test_the_owner_of_one_view_may_not_read_all_others(world: World) -> None:
     owner = world.issuer.token("customers_owner")
     refused(world.read(owner, RECENT), "Requires roles ['modelling']")
     assert values(world.read(owner, PROFILE))["customer_segment"] == "premium"  # it is theirs as well
-    assert values(world.read(world.issuer.token("customers_owner", "modelling"), [*CUSTOMERS, *RECENT]))
+    assert values(
+        world.read(world.issuer.token("customers_owner", "modelling"), [*CUSTOMER_FEATURES, *RECENT])
+    )
 
 
 @pytest.mark.parametrize("roles", [("customers_owners",), ("CUSTOMERS_OWNER",), ("admin",), ()])
 def test_a_role_of_another_name_reads_nothing(world: World, roles: tuple[str, ...]) -> None:
-    for features in (CUSTOMERS, PROFILE, RECENT):
+    for features in (CUSTOMER_FEATURES, PROFILE, RECENT):
         refused(world.read(world.issuer.token(*roles), features), "Requires roles")
 
 
@@ -256,14 +260,16 @@ def test_who_is_not_known_is_turned_away_at_the_door(world: World) -> None:
         "of another issuer": issuer.token("customers_owner", iss="https://somebody.else"),
         "for another program": issuer.token("customers_owner", aud="somebody-else"),
     }.items():
-        response = world.read(token, CUSTOMERS)
+        response = world.read(token, CUSTOMER_FEATURES)
         assert response.status_code == 401, name
         assert "e-pseudonym" not in response.text
 
 
 def test_another_project_in_the_query_lends_no_rights(world: World) -> None:
     for role in ("modelling", "somebody"):
-        refused(world.read(world.issuer.token(role), CUSTOMERS, "?project=none-such"), "Requires roles")
+        refused(
+            world.read(world.issuer.token(role), CUSTOMER_FEATURES, "?project=none-such"), "Requires roles"
+        )
 
 
 def test_what_is_computed_from_customers_is_refused_by_view_and_by_service(world: World) -> None:
@@ -296,7 +302,7 @@ def test_feasts_own_client_with_a_token_reads_as_usual(world: World) -> None:
     got = client.get_online_features([*PROFILE, *RECENT], row).to_dict()
     assert (got["customer_segment"], got["account_amount_mean_1h"]) == (["premium"], [30.0])
     with pytest.raises(FeastPermissionError, match="FeatureView:customers: Requires roles"):
-        client.get_online_features(CUSTOMERS, row)
+        client.get_online_features(CUSTOMER_FEATURES, row)
 
 
 def test_modelling_reads_a_training_set_and_is_refused_customers_in_it(world: World) -> None:
@@ -306,14 +312,14 @@ def test_modelling_reads_a_training_set_and_is_refused_customers_in_it(world: Wo
     assert list(got["account_amount_mean_1h"].fillna(-1)) == [30.0, -1]
     assert got["customer_segment"][0] == "premium"
     with pytest.raises(FeastPermissionError, match="FeatureView:customers: Requires roles"):
-        client.get_historical_features(rows, [*RECENT, *CUSTOMERS]).to_df()
+        client.get_historical_features(rows, [*RECENT, *CUSTOMER_FEATURES]).to_df()
     asked = pd.DataFrame(payment_asked(world, NOW))
     service = client.get_feature_service(SERVICE)
     served = client.get_historical_features(asked, service).to_df()
     here = world.store.get_historical_features(asked, world.store.get_feature_service(SERVICE)).to_df()
     pd.testing.assert_frame_equal(served[sorted(served)], here[sorted(here)], check_dtype=False)
     owner = world.client(world.issuer.token("customers_owner"))
-    assert owner.get_historical_features(rows, CUSTOMERS).to_df()["email"][0] == "e-pseudonym"
+    assert owner.get_historical_features(rows, CUSTOMER_FEATURES).to_df()["email"][0] == "e-pseudonym"
 
 
 def test_a_training_set_takes_a_known_caller_and_no_sql_over_the_logs(world: World) -> None:

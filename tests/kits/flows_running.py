@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
-from feature_repo.schemas.payment import PAYMENT
 from feature_repo.stores.applied_views import AppliedViews, write_views
 from feature_repo.stores.online.window_writer import EntityProjection
 from feature_repo.stores.redis_layout.keys import state_field
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
@@ -93,7 +93,7 @@ def encoded(event: dict[str, Any]) -> bytes:
 def as_table(events: Sequence[dict[str, Any]]) -> pa.Table:
     """Payments as a canonical Arrow table."""
     rows = [{**e, "event_timestamp": datetime.fromisoformat(e["event_timestamp"])} for e in events]
-    return pa.Table.from_pylist(rows, schema=PAYMENT)
+    return pa.Table.from_pylist(rows, schema=PAYMENTS.schema)
 
 
 def publish(

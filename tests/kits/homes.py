@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
-from feature_repo.schemas.payment import LOG_COLUMNS, PAYMENT_LOG
+from feature_repo.declare.stream import LOG_COLUMNS
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.applied_views import AppliedViews, read_views
 from feature_repo.stores.online.window_writer import EntityProjection
 from feature_repo.stores.open_store import REPO, config_file
 from feature_repo.stores.redis_layout.keys import version_id
 from feature_repo.stores.redis_layout.view_versions import mark_filled
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
 
@@ -37,7 +38,7 @@ def feast(settings: RepoSettings, *arguments: str, repo: Path = REPO) -> str:
 
 def with_derived(payments: pa.Table) -> pa.Table:
     """Payments with the columns the flow joins and derives, all of them null: what a log without other streams and positions has."""
-    for column in PAYMENT_LOG:
+    for column in PAYMENTS.log_schema:
         if column.name not in {*payments.schema.names, *(c.name for c in LOG_COLUMNS)}:
             payments = payments.append_column(column.name, pa.nulls(payments.num_rows, column.type))
     return payments

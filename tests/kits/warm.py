@@ -6,10 +6,10 @@ import numpy as np
 
 import flows.pipeline  # noqa: F401  a flow imports it when it starts
 from feature_repo.stores.online.window_writer import EntityProjection
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
-from flows.streams import PAYMENTS
 from flows.window_state.slices import cut
 from tests.kits.flows_running import VIEWS, encoded, payment
 

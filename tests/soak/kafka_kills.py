@@ -16,8 +16,8 @@ from pathlib import Path
 
 import redis
 
+from feature_repo.streams.payments import PAYMENTS
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from tests.kits import kafka_broker
 from tests.kits.flows_running import (
     accounted,

@@ -20,13 +20,13 @@ import redis
 
 from feature_repo.errors import LogError, MillstreamError
 from feature_repo.stores.event_log.read import read_log
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
 from flows.bootstrap import run
 from flows.log.epoch_files import Folders, StagedPart
 from flows.log.files import log_files
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from flows.window_state.replay import LogReplay
 from tests.kits.flows_running import (
     VIEWS,

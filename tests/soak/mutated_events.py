@@ -21,11 +21,11 @@ import redis
 from pydantic import SecretStr
 
 from feature_repo import privacy
+from feature_repo.streams.payments import PAYMENTS
 from flows.local.redis_server import EmbeddedServer
 from flows.log import dead_letters
 from flows.settings import FlowSettings
 from flows.sources.redis_entries import payload_of
-from flows.streams import PAYMENTS
 from tests.kits.flows_running import (
     accounted,
     apply_views,

@@ -24,9 +24,9 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from feature_repo.streams.payments import PAYMENTS
 from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from tests.kits.flows_running import (
     START,
     accounted,

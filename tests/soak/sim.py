@@ -26,13 +26,12 @@ from unittest.mock import patch
 
 from pydantic import SecretStr
 
-from feature_repo.enrichment.contexts import ACCOUNT_DEVICE, ACCOUNT_PAYEE
-from feature_repo.enrichment.derived import PAYMENT_PROGRAM, Derived
+from feature_repo.enrichment.derived import Derived
+from feature_repo.streams.payments import ACCOUNT_DEVICE, ACCOUNT_PAYEE, PAYMENTS
 from flows.pipeline import build
 from flows.process import recovery
 from flows.settings import FlowSettings
 from flows.sources.redis_streams import offset_of
-from flows.streams import PAYMENTS
 from flows.window_state import rate_limit
 from tests.kits.flows_running import apply_views, dead, folded_from_log, logged, stored_online
 from tests.sim.disk import Disk
@@ -42,13 +41,13 @@ from tests.sim.world import World
 
 TRIALS = 10_000
 PARTITIONS = 2
-PLAIN = replace(PAYMENTS, joins=(), program=(), log_schema=PAYMENTS.decoded)
+PLAIN = replace(PAYMENTS, joins=(), joined=(), program=(), derived=())
 DERIVING = replace(
     PAYMENTS,
     joins=(),
     program=tuple(
         step
-        for step in PAYMENT_PROGRAM
+        for step in PAYMENTS.program
         if step in (ACCOUNT_DEVICE, ACCOUNT_PAYEE)
         or (isinstance(step, Derived) and step.name in ("is_new_device", "is_new_payee"))
     ),

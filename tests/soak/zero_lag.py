@@ -20,12 +20,12 @@ import redis
 
 from bench import home
 from feature_repo.settings import PROJECT_ROOT
+from feature_repo.streams.payments import PAYMENTS
 from flows.generate import World, epoch_us
 from flows.local.live import FLOWS, SCORER, STARTED, accounted, free_port, start_flows, wait_for_scorer
 from flows.local.processes import Processes
 from flows.publish.bus import encode, publish_payments
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 
 TRIALS = 1
 ALONE = True

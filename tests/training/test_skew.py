@@ -14,8 +14,8 @@ import pytest
 import redis
 from feast import FeatureStore
 
+from feature_repo.declare.stream import TIMESTAMP
 from feature_repo.errors import DataError
-from feature_repo.schemas.payment import TIMESTAMP
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.clock import to_us
 from feature_repo.stores.open_store import REPO, open_store

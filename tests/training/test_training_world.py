@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.errors import DataError, DefinitionError, SchemaError
-from feature_repo.schemas.label import LABEL_LOG
-from feature_repo.schemas.payment import PAYMENT_LOG, TYPES
 from feature_repo.settings import RepoSettings
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.payments import PAYMENTS, TYPES
 from training.feature_matrix import Feature, FeatureSource, check_features, fetch_features, to_matrix
 
 START = datetime(2026, 9, 1, tzinfo=UTC)
@@ -99,7 +99,7 @@ def make_world(home: Path, *, rows: int = 12_000, days: int = 30, columns: int =
     }
     event_id = pa.array([f"p{i:07d}" for i in range(rows)])
     payments = _table(
-        PAYMENT_LOG,
+        PAYMENTS.log_schema,
         rows,
         event_id=event_id,
         event_timestamp=pa.array(t),
@@ -144,7 +144,7 @@ def label_log(rows: Sequence[tuple[str, bool, str | None, datetime]]) -> pa.Tabl
     """(payment_id, is_fraud, fraud_type, when it became known) to a LABEL_LOG table."""
     at = pa.array([row[3] for row in rows], pa.timestamp("us", "UTC"))
     return _table(
-        LABEL_LOG,
+        LABELS.log_schema,
         len(rows),
         label_id=pa.array(
             [f"{row[0]}:{us}" for row, us in zip(rows, at.cast(pa.int64()).to_pylist(), strict=True)]

@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from feature_repo.enrichment.derived import PAYMENT_PROGRAM, Derived
+from feature_repo.enrichment.derived import Derived
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.columns import Events, id_words, text_hash
 from feature_repo.windows.kernels.exact_sum import LIMIT
 from feature_repo.windows.read import expired_before
@@ -35,8 +36,6 @@ from feature_repo.windows.state import fold_packed, has_folded
 if TYPE_CHECKING:
     from feature_repo.stores.reader.plan import Plan
 
-PAYMENTS: Final = "payments"
-"""The stream whose events are scored."""
 MAX_LISTED: Final = 2_048
 """Only the latest payments of a list are read, at most this many: as many as an exact state holds by default.
 
@@ -93,7 +92,7 @@ class Pending:
         specs = [
             r.spec
             for r in plan.windowed
-            if r.stream == PAYMENTS and r.spec.join_keys == r.entity_columns and resolvers.know(r.spec)
+            if r.stream == PAYMENTS.name and r.spec.join_keys == r.entity_columns and resolvers.know(r.spec)
         ]
         exact = sorted((spec for spec in specs if not spec.tiled), key=lambda spec: spec.retention_us)
         self._exact = {spec.join_keys: spec for spec in exact}
@@ -184,10 +183,10 @@ class _Resolvers:
         windowed = {a.name: (a, r.spec) for r in plan.windowed for a in r.spec.aggregates}
         self._features = features | windowed.keys()
         self._windowed = list(windowed.values())
-        self._derived = {step.name: step for step in PAYMENT_PROGRAM if isinstance(step, Derived)}
+        self._derived = {step.name: step for step in PAYMENTS.program if isinstance(step, Derived)}
         self._contexts = {
             a.name: (a, step)
-            for step in PAYMENT_PROGRAM
+            for step in PAYMENTS.program
             if isinstance(step, ViewSpec)
             for a in step.aggregates
         }

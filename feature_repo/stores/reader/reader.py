@@ -18,7 +18,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.schemas.payment import PAYMENT
 from feature_repo.stores.reader.on_demand import Inputs, Transform, load
 from feature_repo.stores.reader.pending import NOTHING_FOUND, Found, Lists, Pending
 from feature_repo.stores.reader.plan import BOOL, INT, STRING, TIME, PlainRead, Plan
@@ -30,6 +29,7 @@ from feature_repo.stores.redis_layout.keys import (
     state_field,
     time_field,
 )
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.kernels.read_state import FLAGS, NEWEST, VERSION
 from feature_repo.windows.kernels.rows import CAPPED, INCOMPLETE
 from feature_repo.windows.kernels.words import NOTHING
@@ -67,7 +67,7 @@ class Reader:
 
     def __init__(self, plan: Plan, repo: Path) -> None:
         self.plan = plan
-        self.pending = Pending(plan, PAYMENT.names)
+        self.pending = Pending(plan, PAYMENTS.schema.names)
         self._functions = [_Function(load(repo, view), view.inputs, view.outputs) for view in plan.on_demand]
         self._of_request = [f for f in self._functions if not f.reads_features]
         groups: dict[tuple[tuple[str, ...], tuple[str, ...]], _Entity] = {}

@@ -25,17 +25,17 @@ import redis
 from feast import FeatureStore
 
 from feature_repo.privacy import PARTY, Pseudonyms
-from feature_repo.schemas.charge import CHARGE
-from feature_repo.schemas.customer import CUSTOMER
-from feature_repo.schemas.label import LABEL
-from feature_repo.schemas.merchant import MERCHANT
-from feature_repo.schemas.payment import PAYMENT
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
 from feature_repo.stores.applied_views import AppliedViews, read_views, write_views
 from feature_repo.stores.clock import as_of
 from feature_repo.stores.open_store import REPO, open_store
 from feature_repo.stores.reader.plan import compile_plan
 from feature_repo.stores.reader.reader import Reader, Vector
+from feature_repo.streams.charges import CHARGES
+from feature_repo.streams.customers import CUSTOMERS
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.merchants import MERCHANTS
+from feature_repo.streams.payments import PAYMENTS
 from flows.bootstrap import run
 from flows.settings import FlowSettings
 from tests.kits.flows_running import accounted, dead, encoded, kill, logged, start, wait_for
@@ -242,13 +242,13 @@ def made_events(seed: int = 5) -> dict[str, pa.Table]:
                     "fraud_type": "drain" if n % 2 == 0 else None, "labeler": "analyst", "label_id": f"{payment['event_id']}:{n}",
                 }
             )  # fmt: skip
-    stamped = PAYMENT.append(pa.field("created_timestamp", pa.timestamp("us", "UTC")))
+    stamped = PAYMENTS.schema.append(pa.field("created_timestamp", pa.timestamp("us", "UTC")))
     made = {"payments": pa.Table.from_pylist(payments, schema=stamped)}
     for name, rows, schema in (
-        ("customers", customers, CUSTOMER),
-        ("merchants", merchants, MERCHANT),
-        ("charges", charges, CHARGE),
-        ("labels", labels, LABEL),
+        ("customers", customers, CUSTOMERS.schema),
+        ("merchants", merchants, MERCHANTS.schema),
+        ("charges", charges, CHARGES.schema),
+        ("labels", labels, LABELS.schema),
     ):
         rows.sort(key=lambda row: row["event_timestamp"])
         made[name] = pa.Table.from_pylist(

@@ -16,9 +16,9 @@ import pytest
 import redis
 from feast import FeatureStore
 
-from feature_repo.schemas.label import LABEL
 from feature_repo.stores.clock import as_of, to_us
 from feature_repo.stores.open_store import open_store
+from feature_repo.streams.labels import LABELS
 from flows.bootstrap import run
 from flows.settings import FlowSettings
 from tests.kits.flows_running import START, as_table, payment
@@ -97,7 +97,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[
         patch.setenv("REDIS_URL", redis_url)
         redis.Redis.from_url(redis_url).flushall()
         made = World(home, redis_url)
-        made.through("labels", pa.Table.from_pylist(made.labels, schema=LABEL))
+        made.through("labels", pa.Table.from_pylist(made.labels, schema=LABELS.schema))
         yield made
 
 
@@ -153,7 +153,7 @@ def test_label_known_a_week_later_changes_no_feature_of_the_week_between(world: 
     )
     before = world.features(rows)
     leak = {**label(999_999, known, fraud=True), "account_id": "a1", "merchant_id": "m1"}
-    world.through("labels", pa.Table.from_pylist([leak], schema=LABEL), "leak")
+    world.through("labels", pa.Table.from_pylist([leak], schema=LABELS.schema), "leak")
     after = world.features(rows)
     between = rows["event_timestamp"] <= pd.Timestamp(known)
     assert between.sum() > 50

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.admit import Admission
 from flows.accept.decode import Decoder
 from flows.blocks import ArrowBlock, Events, RawBlock
 from flows.log.epoch_files import Folders, StagedPart
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from tests.kits.flows_running import START, as_table, encoded, payment
 
 START_US = int(START.timestamp()) * 1_000_000

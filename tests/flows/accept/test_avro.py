@@ -18,11 +18,12 @@ from fastavro import parse_schema, schemaless_writer
 from pydantic import SecretStr
 
 from feature_repo.errors import SettingsError
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.avro import avro_reader, avro_schema
 from flows.accept.decode import Decoder
 from flows.blocks import Events, RawBlock
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS, STREAMS, EventStream
+from flows.streams import STREAMS, EventStream
 from tests.kits.flows_running import encoded, payment
 
 SCHEMA = parse_schema(avro_schema(PAYMENTS))

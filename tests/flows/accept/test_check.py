@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from great_expectations.core import ExpectationSuite
 from great_expectations.data_context import get_context
 
 from feature_repo.errors import DefinitionError
-from flows.accept.check import SUPPORTED, Checker, load_suite
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.payments import PAYMENTS
+from flows.accept.check import SUPPORTED, Checker, compile_suite
 from flows.accept.decode import Decoder
-from flows.accept.stages import SUITES
 from flows.blocks import Events, RawBlock
-from flows.streams import LABELS, PAYMENTS, EventStream
+from flows.streams import EventStream
 from tests.kits.flows_running import encoded, payment
 
 
@@ -27,7 +27,7 @@ def checked(*changes: dict[str, Any]) -> Events:
     payloads = [encoded(payment(n, **change)) for n, change in enumerate(changes)]
     n = len(payloads)
     block = RawBlock("bus:payments:0", -1, np.arange(n), np.arange(n), payloads)
-    return Checker(load_suite(SUITES / "payments.json", PAYMENTS.schema))(Decoder(PAYMENTS)(block))
+    return Checker(compile_suite(PAYMENTS.suite, PAYMENTS.schema))(Decoder(PAYMENTS)(block))
 
 
 def letters(events: Events) -> list[dict[str, Any]]:
@@ -81,12 +81,6 @@ def test_row_that_breaks_two_rules_says_both() -> None:
     assert "amount: -1.0" in letter["detail"]
 
 
-def suite_file(folder: Path, kind: str, **kwargs: Any) -> Path:
-    path = folder / "suite.json"
-    path.write_text(json.dumps({"name": "s", "expectations": [{"type": kind, "kwargs": kwargs}]}))
-    return path
-
-
 @pytest.mark.parametrize(
     ("kind", "kwargs"),
     [
@@ -103,10 +97,10 @@ def suite_file(folder: Path, kind: str, **kwargs: Any) -> Path:
     ],
 )
 def test_expectation_that_cannot_be_a_row_check_is_an_error_at_start(
-    tmp_path: Path, kind: str, kwargs: dict[str, Any]
+    kind: str, kwargs: dict[str, Any]
 ) -> None:
     with pytest.raises(DefinitionError, match=kind):
-        load_suite(suite_file(tmp_path, kind, **kwargs), PAYMENTS.schema)
+        compile_suite({"name": "s", "expectations": [{"type": kind, "kwargs": kwargs}]}, PAYMENTS.schema)
 
 
 def _bad_payments(rows: int) -> pd.DataFrame:
@@ -177,8 +171,7 @@ def _bad_labels(rows: int) -> pd.DataFrame:
 def test_great_expectations_gives_the_same_verdict_on_every_row(
     stream: EventStream, frame: pd.DataFrame
 ) -> None:
-    path = SUITES / f"{stream.name}.json"
-    suite = ExpectationSuite(**json.loads(path.read_text()))
+    suite = ExpectationSuite(**stream.suite)
     context = get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
     batch = (
@@ -189,7 +182,7 @@ def test_great_expectations_gives_the_same_verdict_on_every_row(
     )
     result = batch.validate(suite, result_format={"result_format": "COMPLETE"})
     rows = pa.RecordBatch.from_pandas(frame, schema=stream.schema, preserve_index=False)
-    checks = load_suite(path, stream.schema)
+    checks = compile_suite(stream.suite, stream.schema)
     assert len(result.results) == len(checks)
     by_rule: dict[tuple[str, str], list[list[int]]] = {}
     for one in result.results:
@@ -197,7 +190,7 @@ def test_great_expectations_gives_the_same_verdict_on_every_row(
         key = (one.expectation_config.type, one.expectation_config.kwargs["column"])
         by_rule.setdefault(key, []).append(sorted(one.result["unexpected_index_list"]))
     compiled: dict[tuple[str, str], list[list[int]]] = {}
-    for check, about in zip(checks, json.loads(path.read_text())["expectations"], strict=True):
+    for check, about in zip(checks, stream.suite["expectations"], strict=True):
         mask = check.failing(rows.column(check.column))
         failing = [] if mask is None else np.flatnonzero(mask).tolist()
         compiled.setdefault((about["type"], check.column), []).append(failing)
@@ -207,9 +200,5 @@ def test_great_expectations_gives_the_same_verdict_on_every_row(
 
 
 def test_list_of_supported_expectations_is_what_the_suites_use() -> None:
-    used = {
-        e["type"]
-        for name in ("payments", "labels")
-        for e in json.loads((SUITES / f"{name}.json").read_text())["expectations"]
-    }
+    used = {e["type"] for stream in (PAYMENTS, LABELS) for e in stream.suite["expectations"]}
     assert used == set(SUPPORTED)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from feature_repo.errors import DeadLetterLimit
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.dead_letter_limit import DeadLetterGauge
 from flows.accept.decode import Decoder
 from flows.blocks import Events, RawBlock
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from tests.kits.flows_running import dead, encoded, logged, payment, write_lines
 
 decode = Decoder(PAYMENTS)

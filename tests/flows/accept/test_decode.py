@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.errors import SchemaError
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.decode import Decoder
 from flows.blocks import TIMESTAMP, ArrowBlock, Events, RawBlock
-from flows.streams import LABELS, PAYMENTS
 from tests.kits.flows_running import as_table, encoded, payment
 
 decode = Decoder(PAYMENTS)

@@ -6,27 +6,31 @@ import json
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from feature_repo.declare.stream import EventStream, boolean, integer, number, text, time
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.decode import Decoder
 from flows.accept.json_columns import JsonColumns
-from flows.blocks import TIMESTAMP, Events, Payloads, RawBlock
-from flows.streams import PAYMENTS, EventStream
+from flows.blocks import Events, Payloads, RawBlock
 from tests.kits.flows_running import encoded, payment
 
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string()),
-        pa.field("event_timestamp", TIMESTAMP),
-        pa.field("amount", pa.float64()),
-        pa.field("number", pa.int64()),
-        pa.field("fine", pa.bool_()),
-    ]
+STREAM = EventStream(
+    name="x",
+    grain="one row per event",
+    id_column="id",
+    partition_by="id",
+    columns=(
+        text("id", "Identity"),
+        time("event_timestamp", "When it happened"),
+        number("amount", "A number", null="none"),
+        integer("number", "A whole number", null="none"),
+        boolean("fine", "A truth value", null="none"),
+    ),
 )
-STREAM = EventStream("x", SCHEMA, SCHEMA, ("id", "event_timestamp"), "id")
+SCHEMA = STREAM.schema
 
 
 def block(payloads: list[bytes]) -> RawBlock:

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from feature_repo import privacy
 from feature_repo.errors import DataError, SettingsError
 from feature_repo.privacy import Pseudonyms
+from feature_repo.streams.customers import CUSTOMERS
+from feature_repo.streams.payments import PAYMENTS
 from flows import dead_letters
 from flows.accept.stages import Acceptance
 from flows.blocks import DEAD_LETTER, ArrowBlock, Events, RawBlock
@@ -24,7 +26,7 @@ from flows.log.dead_letters import LetterBox, read, unseal
 from flows.pipeline import build
 from flows.privacy.sealing import MAGIC, Sealer, key_of
 from flows.settings import FlowSettings
-from flows.streams import CUSTOMERS, PAYMENTS, STREAMS, EventStream
+from flows.streams import STREAMS, EventStream
 from tests.kits.flows_running import encoded, payment
 
 SETTING = "k1:" + "QUJD" * 11

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.stages import Acceptance
 from flows.blocks import RawBlock, SourceBlock
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from tests.kits.flows_running import encoded, payment
 
 

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from feature_repo.errors import DataError, MappingError
-from feature_repo.schemas.label import LABEL
-from feature_repo.schemas.payment import PAYMENT
 from feature_repo.settings import PROJECT_ROOT
+from feature_repo.streams.labels import LABELS
+from feature_repo.streams.payments import PAYMENTS
 from flows.bring import Conversion, convert, load
 from flows.bring.command import app
 
@@ -122,15 +122,15 @@ def test_sparkov_file_comes_in_by_its_shipped_mapping(tmp_path: Path) -> None:
     result = convert(SPARKOV, load("sparkov"), tmp_path, limit=50_000)
     table = pq.read_table(result.payments)
     assert (result.rows, result.kept, result.reasons, result.notices) == (50_000, 50_000, {}, [])
-    assert table.schema.equals(PAYMENT)
+    assert table.schema.equals(PAYMENTS.schema)
     assert set(table["channel"].to_pylist()) == {"pos", "web"}
     assert pq.read_table(result.labels).num_rows == result.frauds > 100
 
 
 def test_files_have_the_canonical_schemas_even_when_empty(bring: Convert) -> None:
     result = bring("when,who,shop,cents\n")
-    assert pq.read_schema(result.payments).equals(PAYMENT)
-    assert pq.read_schema(result.labels).equals(LABEL)
+    assert pq.read_schema(result.payments).equals(PAYMENTS.schema)
+    assert pq.read_schema(result.labels).equals(LABELS.schema)
 
 
 def test_rows_out_of_order_come_out_sorted_and_ties_keep_their_order(bring: Convert) -> None:

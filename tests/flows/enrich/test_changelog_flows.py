@@ -27,6 +27,9 @@ from feature_repo.stores.open_store import REPO, open_store
 from feature_repo.stores.reader.plan import compile_plan
 from feature_repo.stores.reader.reader import Reader
 from feature_repo.stores.redis_layout.keys import encode_timestamp, key_prefix, key_values, time_field
+from feature_repo.streams.charges import CHARGES
+from feature_repo.streams.customers import CUSTOMERS
+from feature_repo.streams.merchants import MERCHANTS
 from flows import backfill_files
 from flows.accept.changelog_rows import Settle
 from flows.accept.decode import Decoder
@@ -34,7 +37,7 @@ from flows.blocks import Events, RawBlock
 from flows.bootstrap import run
 from flows.online.plain_sink import PlainViews
 from flows.settings import FlowSettings
-from flows.streams import CHARGES, CUSTOMERS, MERCHANTS, EventStream
+from flows.streams import EventStream
 from tests.kits.flows_running import dead, kill, start, wait_for, write_lines
 from tests.kits.homes import feast
 

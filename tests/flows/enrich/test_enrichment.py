@@ -17,9 +17,9 @@ from pyproj import Geod
 from feature_repo.enrichment import functions as f
 from feature_repo.enrichment.derived import Derived
 from feature_repo.enrichment.lists import as_us
-from feature_repo.schemas.charge import CHARGE
-from feature_repo.schemas.customer import CUSTOMER
-from feature_repo.schemas.merchant import MERCHANT
+from feature_repo.streams.charges import CHARGES
+from feature_repo.streams.customers import CUSTOMERS
+from feature_repo.streams.merchants import MERCHANTS
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from flows.bootstrap import run
 from flows.enrich.derive import levels
@@ -107,7 +107,7 @@ def random_world(seed: int, payments: int = 3_000) -> tuple[pa.Table, pa.Table]:
     for event in events:
         if "latitude" not in event:
             del event["longitude"]
-    return pa.Table.from_pylist(rows, schema=CUSTOMER), as_table(events)
+    return pa.Table.from_pylist(rows, schema=CUSTOMERS.schema), as_table(events)
 
 
 @pytest.fixture
@@ -119,7 +119,9 @@ def flow_settings(home: Any, clean_redis: redis.Redis) -> FlowSettings:
 
 def test_every_payment_has_the_customer_of_an_asof_join_of_the_two_logs(flow_settings: FlowSettings) -> None:
     customers, payments = random_world(1)
-    schema = CUSTOMER.set(CUSTOMER.get_field_index("segment"), pa.field("segment", pa.string()))
+    schema = CUSTOMERS.schema.set(
+        CUSTOMERS.schema.get_field_index("segment"), pa.field("segment", pa.string())
+    )
     segments = [f"{['student', 'standard', 'premium', 'business'][i % 4]}" for i in range(customers.num_rows)]
     customers = customers.set_column(schema.get_field_index("segment"), "segment", pa.array(segments))
     run_files(flow_settings, customers=customers, payments=payments)
@@ -186,8 +188,8 @@ def test_charge_that_comes_first_is_in_the_payment_and_one_that_comes_later_has_
             "entry_mode": "chip",
         }
 
-    early = pa.Table.from_pylist([charge(0, -0.3), charge(1, -0.1)], schema=CHARGE)
-    late = pa.Table.from_pylist([charge(2, 0.5), charge(9, 0.5)], schema=CHARGE)
+    early = pa.Table.from_pylist([charge(0, -0.3), charge(1, -0.1)], schema=CHARGES.schema)
+    late = pa.Table.from_pylist([charge(2, 0.5), charge(9, 0.5)], schema=CHARGES.schema)
     run_files(flow_settings, charges=early, payments=as_table(events))
     again = flow_settings.home / "later.parquet"
     pq.write_table(late, again)
@@ -231,7 +233,7 @@ def test_merchant_is_joined_and_its_deletion_makes_it_unknown(flow_settings: Flo
             merchant(1, 2, category="gaming", risk_tier="high"),
             merchant(2, 4, deleted=True),
         ],
-        schema=MERCHANT,
+        schema=MERCHANTS.schema,
     )
     run_files(
         flow_settings,
@@ -255,7 +257,7 @@ def test_derived_columns_are_what_a_plain_loop_over_the_accepted_payments_gives(
 ) -> None:
     customers, payments = random_world(2)
     customers = customers.set_column(
-        CUSTOMER.get_field_index("segment"), "segment", pa.nulls(customers.num_rows, pa.string())
+        CUSTOMERS.schema.get_field_index("segment"), "segment", pa.nulls(customers.num_rows, pa.string())
     )
     run_files(flow_settings, customers=customers, payments=payments)
     versions = read(flow_settings, "customers")
@@ -324,7 +326,7 @@ def test_interrupted_run_derives_what_an_uninterrupted_one_does(
 def test_statement_about_a_payment_is_joined_to_its_keys_and_counts_only_what_it_changes(
     flow_settings: FlowSettings,
 ) -> None:
-    from feature_repo.schemas.label import LABEL
+    from feature_repo.streams.labels import LABELS
 
     events = [payment(n, account_id=f"a{n}", merchant_id="m1") for n in range(3)]
 
@@ -348,7 +350,9 @@ def test_statement_about_a_payment_is_joined_to_its_keys_and_counts_only_what_it
         label(8, 1.22, True, account_id="given", merchant_id="too"),
         label(9, 1.23, True),
     ]
-    run_files(flow_settings, payments=as_table(events), labels=pa.Table.from_pylist(labels, schema=LABEL))
+    run_files(
+        flow_settings, payments=as_table(events), labels=pa.Table.from_pylist(labels, schema=LABELS.schema)
+    )
     rows = sorted(read(flow_settings, "labels"), key=lambda row: row["source_offset"])
     assert [(row["account_id"], row["merchant_id"]) for row in rows] == [
         ("a0", "m1"), ("a1", "m1"), ("a0", "m1"), ("a0", "m1"), ("a0", "m1"), ("given", "too"), (None, None),

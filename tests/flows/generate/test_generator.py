@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from feature_repo.errors import DataError
 from feature_repo.schemas import charge, customer, merchant
-from feature_repo.schemas.label import FRAUD_TYPES, LABEL
-from feature_repo.schemas.payment import PAYMENT, REQUIRED, TYPES
+from feature_repo.streams.labels import FRAUD_TYPES, LABELS
+from feature_repo.streams.payments import PAYMENTS, TYPES
 from flows.generate import Events, History, World, epoch_us, generate, live, split_labels
 from flows.generate.command import app, write_history
 from flows.generate.merchants import CATEGORIES
@@ -93,15 +93,17 @@ def test_another_seed_makes_another_history(history: History) -> None:
 
 
 def test_tables_have_the_canonical_schemas(history: History) -> None:
-    assert history.payments.schema.equals(PAYMENT)
-    assert history.labels.schema.equals(LABEL)
+    assert history.payments.schema.equals(PAYMENTS.schema)
+    assert history.labels.schema.equals(LABELS.schema)
     assert history.customers.schema.equals(customer.CUSTOMER)
     assert history.merchants.schema.equals(merchant.MERCHANT)
     assert history.charges.schema.equals(charge.CHARGE)
 
 
 def test_required_columns_are_never_null(history: History) -> None:
-    assert {name: history.payments[name].null_count for name in REQUIRED} == dict.fromkeys(REQUIRED, 0)
+    assert {name: history.payments[name].null_count for name in PAYMENTS.required} == dict.fromkeys(
+        PAYMENTS.required, 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -612,7 +614,7 @@ def test_live_traffic_publishes_every_stream_and_reports_what_it_published(
     world = World(3, accounts=100, merchants=40, payments_a_day=1_000)
     with redis_server(tmp_path) as url, redis.Redis.from_url(url) as client:
         out = tmp_path / "traffic.json"
-        traffic = Traffic(client, world, LABEL.empty_table(), 200.0, 2, out, asker=None, probe=None)
+        traffic = Traffic(client, world, LABELS.schema.empty_table(), 200.0, 2, out, asker=None, probe=None)
         traffic.run(seconds=1.0, warm_up_seconds=0)
         found = {
             stream: sum(client.xlen(name) for name in client.keys(f"millstream:{stream}:*"))

@@ -18,11 +18,11 @@ import redis
 
 from feature_repo.errors import RecoveryError
 from feature_repo.stores.applied_views import AppliedViews
+from feature_repo.streams.payments import PAYMENTS
 from flows.bootstrap import run
 from flows.pipeline import build
 from flows.process import recovery
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from tests.kits.flows_running import (
     START,
     VIEWS,

@@ -11,11 +11,11 @@ import redis
 
 from feature_repo.errors import RecoveryError
 from feature_repo.stores.redis_layout.view_versions import KeptVersions, versions_key
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.state import KeyIndex
 from flows.pipeline import build
 from flows.process import recovery
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from flows.window_state.checkpoints import CheckpointFolder
 from tests.kits.flows_running import (
     VIEWS,

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.avro import avro_reader
 from flows.redrive.already_sent import Marks
 from flows.redrive.lines import as_line
 from flows.redrive.topic import HEADER
 from flows.settings import FlowSettings
-from flows.streams import PAYMENTS
 from tests.flows.redrive.test_redrive import NOW, broken, dead_lettered, exported, redrive, write_back
 from tests.kits import kafka_broker
 from tests.kits.flows_running import as_table, payment

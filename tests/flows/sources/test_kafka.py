@@ -18,6 +18,7 @@ from feature_repo.errors import FlowError, SettingsError
 from feature_repo.kafka.client import client_properties, made
 from feature_repo.kafka.producer import TopicProducer
 from feature_repo.privacy import Pseudonyms
+from feature_repo.streams.payments import PAYMENTS
 from flows.accept.avro import avro_reader
 from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
@@ -25,7 +26,7 @@ from flows.log.dead_letters import LetterBox
 from flows.publish.topics import TopicPublisher
 from flows.settings import FlowSettings
 from flows.sources.kafka import SLOTS, KafkaSlot, KafkaSource, SlotState
-from flows.streams import PAYMENTS, partition_of
+from flows.streams import partition_of
 from serving.outputs.score_topic import ScoreTopic
 from serving.settings import ScorerSettings
 from tests.flows.accept.test_avro import avro

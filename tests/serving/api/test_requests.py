@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from feature_repo.schemas.payment import PAYMENT, TYPES
+from feature_repo.streams.payments import PAYMENTS, TYPES
 from serving.admission import api_keys
 from serving.api.requests import EXAMPLE, SMALLEST, Payment
 from tests.kits.served_model import own_home, uvicorn, world
@@ -36,7 +36,7 @@ def details(client: TestClient, body: Any, path: str = "/score") -> list[dict[st
 
 
 def test_the_request_has_the_columns_of_the_canonical_payment() -> None:
-    assert sorted(Payment.model_fields) == sorted(PAYMENT.names)
+    assert sorted(Payment.model_fields) == sorted(PAYMENTS.schema.names)
     schema = Payment.model_json_schema()["properties"]
     assert tuple(schema["type"]["enum"]) == TYPES
     assert all("description" in field for field in schema.values())

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.schemas.payment import PAYMENT
 from feature_repo.stores.open_store import REPO
-from feature_repo.stores.reader.pending import MAX_LISTED, PAYMENTS, Pending
+from feature_repo.stores.reader.pending import MAX_LISTED, Pending
 from feature_repo.stores.reader.plan import Plan, WindowedRead, compile_plan
 from feature_repo.stores.reader.reader import Reader, Vector
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
@@ -56,7 +56,7 @@ SPECS = (
 PLAN = Plan(
     "p",
     "s",
-    tuple(WindowedRead(spec, spec.join_keys, PAYMENTS) for spec in SPECS),
+    tuple(WindowedRead(spec, spec.join_keys, "payments") for spec in SPECS),
     (),
     (),
     (),
@@ -77,7 +77,7 @@ class Store:
             self._states[keys] = {}
             if not rows:
                 continue
-            block = BlockColumns(pa.Table.from_pylist([_logged(row) for row in rows], schema=PAYMENT))
+            block = BlockColumns(pa.Table.from_pylist([_logged(row) for row in rows], schema=PAYMENTS.schema))
             index, states = KeyIndex(), [ViewState(spec) for spec in specs]
             slots = index.slots(block.keys(keys))
             for spec, state in zip(specs, states, strict=True):
@@ -121,7 +121,7 @@ def payments(draw: st.DrawFn) -> list[Row]:
     rows: list[Row] = []
     for i, step in enumerate(steps):
         at += step
-        row = dict.fromkeys(PAYMENT.names) | {
+        row = dict.fromkeys(PAYMENTS.schema.names) | {
             "event_id": f"p{draw(st.integers(0, 9))}-{i}",
             "event_timestamp": at,
             "account_id": draw(st.sampled_from(["a", "b"])),
@@ -170,7 +170,7 @@ def test_what_has_been_folded_leaves_the_lists(rows: list[Row]) -> None:
 
 
 def test_a_payment_too_old_for_the_state_is_not_missed() -> None:
-    base = dict.fromkeys(PAYMENT.names) | {"account_id": "a", "merchant_id": "m", "amount": 1.0}
+    base = dict.fromkeys(PAYMENTS.schema.names) | {"account_id": "a", "merchant_id": "m", "amount": 1.0}
     old = base | {"event_id": "old", "event_timestamp": NOW - 90 * MINUTE}
     new = base | {"event_id": "new", "event_timestamp": NOW - MINUTE}
     store = Store([new])
@@ -181,7 +181,7 @@ def test_a_payment_too_old_for_the_state_is_not_missed() -> None:
 
 
 def test_a_list_of_too_many_is_said() -> None:
-    base = dict.fromkeys(PAYMENT.names) | {"account_id": "a", "merchant_id": "m", "amount": 1.0}
+    base = dict.fromkeys(PAYMENTS.schema.names) | {"account_id": "a", "merchant_id": "m", "amount": 1.0}
     store = Store([])
     rows = [base | {"event_id": f"{i}", "event_timestamp": NOW - MINUTE + i} for i in range(MAX_LISTED + 1)]
     for row in rows:
@@ -193,10 +193,10 @@ def test_a_list_of_too_many_is_said() -> None:
 
 
 def test_a_key_of_tiled_views_alone_has_no_list() -> None:
-    alone = Plan("p", "s", (WindowedRead(SPECS[1], SPECS[1].join_keys, PAYMENTS),), (), (), (), ())
-    assert Pending(alone, PAYMENT.names).columns == ()
+    alone = Plan("p", "s", (WindowedRead(SPECS[1], SPECS[1].join_keys, "payments"),), (), (), (), ())
+    assert Pending(alone, PAYMENTS.schema.names).columns == ()
     of_labels = Plan("p", "s", (WindowedRead(SPECS[0], SPECS[0].join_keys, "labels"),), (), (), (), ())
-    assert Pending(of_labels, PAYMENT.names).columns == ()
+    assert Pending(of_labels, PAYMENTS.schema.names).columns == ()
 
 
 @pytest.fixture(scope="module")
@@ -246,13 +246,13 @@ def test_switched_off_nothing_is_kept(later_payments: pa.Table, tmp_path: Path) 
 
 
 def _request(row: Row) -> Row:
-    known = {name: row[name] for name in PAYMENT.names if row.get(name) is not None}
+    known = {name: row[name] for name in PAYMENTS.schema.names if row.get(name) is not None}
     return known | {"event_timestamp": row["event_timestamp"].isoformat()}
 
 
 def test_every_view_of_the_service_knows_of_pending_payments() -> None:
     plan = compile_plan(world().store, "fraud_detection_v3")
-    of_payments = {r.spec.name for r in plan.windowed if r.stream == PAYMENTS}
-    assert Pending(plan, PAYMENT.names).views == of_payments
+    of_payments = {r.spec.name for r in plan.windowed if r.stream == PAYMENTS.name}
+    assert Pending(plan, PAYMENTS.schema.names).views == of_payments
     assert {r.spec.name for r in plan.windowed} - of_payments == {"account_labels", "merchant_labels"}
     assert Reader(plan, REPO).pending.columns == ("account_id", "merchant_id")
