@@ -4,7 +4,7 @@ A pseudonym is `<key id>_<26 characters>`: the first 128 bits of HMAC-SHA256(key
 Without the key nobody can compute it or try candidates; with it the same value has the same pseudonym for ever, so joins,
 windows and look-ups work as before. Values are taken as they are: no trimming, no case folding.
 
-The policy of a stream stands beside its schema (`PERSONAL` in `feature_repo/schemas/*.py`) and says per column whether it
+The policy of a stream is part of its declaration (`personal` in `feature_repo/streams/*.py`) and says per column whether it
 is dropped or replaced. Account and payee share one domain, because the payee of a transfer is an account.
 
 Whatever comes in is hashed, also a text that looks like a pseudonym: if such texts were let through, a sender could choose

@@ -185,7 +185,7 @@ class Decoder:
             raise SchemaError(
                 f"the file has no column {', '.join(absent)}",
                 where=block.partition,
-                todo="see feature_repo/schemas for the columns, or bring the file in with a mapping (flows.bring)",
+                todo="see feature_repo/streams for the columns, or bring the file in with a mapping (flows.bring)",
             )
         arrays = [
             _cast_column(rows[f.name], f, block.partition)

@@ -13,7 +13,7 @@ NOTHING = -1
 
 
 class Kind(IntEnum):
-    """Place of a payment's type in `feature_repo.schemas.payment.TYPES`."""
+    """Place of a payment's type in `feature_repo.streams.payments.TYPES`."""
 
     PAYMENT = 0
     TRANSFER = 1

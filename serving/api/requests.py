@@ -1,4 +1,4 @@
-"""What a client asks: one payment, in the canonical columns of `feature_repo.schemas.payment`, checked as the flow checks.
+"""What a client asks: one payment, in the columns of `feature_repo.streams.payments`, checked as the flow checks.
 
 Strict: a string is no number, an unknown field is a mistake, NaN and infinity are no amounts. So what is scored here is
 what the flow would accept from the bus.

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from feature_repo.errors import ArtefactError, DefinitionError, SettingsError, ValidationError
-from feature_repo.settings import PROJECT_ROOT
 from tests.training.test_training_world import START, TableSource, World, make_world
 from training import artefact
 from training.feature_matrix import Feature
@@ -31,7 +30,6 @@ MONTH = time_split(
     valid=timedelta(days=4),
     test=timedelta(days=5),
 )
-REPO = PROJECT_ROOT / "feature_repo"
 
 
 def _config() -> TrainingConfig:
@@ -43,7 +41,7 @@ def _config() -> TrainingConfig:
 
 
 def _run(world: World, config: TrainingConfig | None = None, **changes: Any) -> TrainingResult:
-    arguments = {"repo": REPO, "now": NOW, "steps": Steps(Console(quiet=True)), **changes}
+    arguments = {"now": NOW, "steps": Steps(Console(quiet=True)), **changes}
     return run(arguments.pop("source", world.source), config or _config(), world.settings, **arguments)
 
 

@@ -4,7 +4,6 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import redis
 from typer.testing import CliRunner
 
 from feature_repo.errors import DataError
-from feature_repo.schemas import charge, customer, merchant
+from feature_repo.streams import STREAMS, charges, customers, merchants
 from feature_repo.streams.labels import FRAUD_TYPES, LABELS
 from feature_repo.streams.payments import PAYMENTS, TYPES
 from flows.generate import Events, History, World, epoch_us, generate, live, split_labels
@@ -95,9 +94,9 @@ def test_another_seed_makes_another_history(history: History) -> None:
 def test_tables_have_the_canonical_schemas(history: History) -> None:
     assert history.payments.schema.equals(PAYMENTS.schema)
     assert history.labels.schema.equals(LABELS.schema)
-    assert history.customers.schema.equals(customer.CUSTOMER)
-    assert history.merchants.schema.equals(merchant.MERCHANT)
-    assert history.charges.schema.equals(charge.CHARGE)
+    assert history.customers.schema.equals(customers.CUSTOMERS.schema)
+    assert history.merchants.schema.equals(merchants.MERCHANTS.schema)
+    assert history.charges.schema.equals(charges.CHARGES.schema)
 
 
 def test_required_columns_are_never_null(history: History) -> None:
@@ -106,27 +105,22 @@ def test_required_columns_are_never_null(history: History) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "schema"), [("customers", customer), ("merchants", merchant), ("charges", charge)]
-)
-def test_required_columns_of_the_other_streams_are_never_null(
-    quarter: History, name: str, schema: ModuleType
-) -> None:
+@pytest.mark.parametrize("name", ["customers", "merchants", "charges"])
+def test_required_columns_of_the_other_streams_are_never_null(quarter: History, name: str) -> None:
     table: pa.Table = getattr(quarter, name)
-    assert {column: table[column].null_count for column in schema.REQUIRED} == dict.fromkeys(
-        schema.REQUIRED, 0
-    )
+    required = STREAMS[name].required
+    assert {column: table[column].null_count for column in required} == dict.fromkeys(required, 0)
     assert len(table["event_id"].unique()) == table.num_rows
 
 
 def test_columns_with_a_list_of_values_keep_to_it(quarter: History) -> None:
     allowed = {
-        ("customers", "segment"): customer.SEGMENTS,
+        ("customers", "segment"): customers.SEGMENTS,
         ("merchants", "category"): CATEGORIES,
-        ("merchants", "risk_tier"): merchant.RISK_TIERS,
-        ("charges", "card_network"): charge.CARD_NETWORKS,
-        ("charges", "entry_mode"): charge.ENTRY_MODES,
-        ("charges", "three_ds_result"): charge.THREE_DS_RESULTS,
+        ("merchants", "risk_tier"): merchants.RISK_TIERS,
+        ("charges", "card_network"): charges.CARD_NETWORKS,
+        ("charges", "entry_mode"): charges.ENTRY_MODES,
+        ("charges", "three_ds_result"): charges.THREE_DS_RESULTS,
     }
     for (stream, column), values in allowed.items():
         found = set(getattr(quarter, stream)[column].to_pylist()) - {None}
@@ -657,7 +651,11 @@ def test_files_say_when_each_row_came_in(tmp_path: Path, name: str) -> None:
     world = World(3, accounts=300, merchants=60, payments_a_day=1_000)
     write_history(world, START, START + timedelta(days=5), tmp_path)
     table = pq.read_table(tmp_path / f"{name}.parquet")
-    schema = {"customers": customer.CUSTOMER, "merchants": merchant.MERCHANT, "charges": charge.CHARGE}[name]
+    schema = {
+        "customers": customers.CUSTOMERS.schema,
+        "merchants": merchants.MERCHANTS.schema,
+        "charges": charges.CHARGES.schema,
+    }[name]
     assert table.schema.names == [*schema.names, "created_timestamp"]
     created = np.asarray(table["created_timestamp"].cast(pa.int64()))
     assert (created >= micros(table)).all()
