@@ -65,10 +65,10 @@ def cost(rows: pa.Table, specs: tuple[ViewSpec, ...], block: int, events: int) -
                 slices[key].append(piece)
             for key, pieces in slices.items():
                 if key not in parts:
-                    parts[key] = KeyedStates(context, pieces[0].entity, pieces[0].shard)
+                    parts[key] = KeyedStates(context, pieces[0].rows.entity, pieces[0].rows.shard)
                 keyed = parts[key]
-                keyed.take(pieces)
-                writers[keyed.entity].calls(keyed.index, keyed.states, keyed.clean())
+                keyed.fold(pieces)
+                writers[keyed.entity].calls(keyed.index, keyed.states, keyed.dirty.take())
 
         half = len(blocks) // 2
         for raw in blocks[:half]:

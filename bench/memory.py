@@ -29,7 +29,7 @@ from feature_repo.windows.state import KeyIndex, ViewState
 from flows.settings import FlowSettings
 from flows.window_state.partition import KeyedStates, StatesContext
 from flows.window_state.replay import LogReplay
-from flows.window_state.slices import cut
+from flows.window_state.slices import LiveSlice, Origin, cut
 
 BLOCK = 25_000
 SAMPLED = 50
@@ -138,10 +138,11 @@ def fold_into(parts: Parts, payments: object) -> tuple[int, int, pa.Table]:
         for first in range(0, len(some), BLOCK):
             rows = million.with_log_columns(some.slice(first, BLOCK), offset).combine_chunks()
             offset += len(rows)
-            for piece in cut(rows, entities, 4, million.PARTITION):
+            origin = Origin(million.PARTITION, -1, offset - 1)
+            for piece in cut(rows, entities, 4):
                 states = parts[piece.entity, piece.shard]
-                states.take([piece])
-                states.clean()
+                states.fold([LiveSlice(piece, (origin,))])
+                states.dirty.take()
     return raw, columns, pa.concat_tables(sample)
 
 

@@ -99,13 +99,13 @@ def measure(url: str, home: Path, block_events: int, events: int) -> Costs:
                 slices[key].append(piece)
         for key, pieces in slices.items():
             if key not in parts:
-                parts[key] = KeyedStates(states, pieces[0].entity, pieces[0].shard)
+                parts[key] = KeyedStates(states, pieces[0].rows.entity, pieces[0].rows.shard)
             keyed = parts[key]
             with costs("fold"):
-                keyed.take(pieces)
+                keyed.fold(pieces)
             writer = projections.of(keyed.specs)
             with costs("pack the states"):
-                rows = writer.calls(keyed.index, keyed.states, keyed.clean())
+                rows = writer.calls(keyed.index, keyed.states, keyed.dirty.take())
             with costs("write them to Redis"):
                 writer.send(rows)
         if since_epoch >= 150_000:

@@ -24,13 +24,12 @@ from feature_repo.enrichment.derived import Derived, Step
 from feature_repo.enrichment.functions import Floats
 from feature_repo.windows.columns import BlockColumns, numbers
 from feature_repo.windows.spec import ViewSpec
-from feature_repo.windows.state import ViewState
 from flows.blocks import EntityKeys, Events
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 from flows.window_state.partition import KeyedStates, PartState, StatesContext
 from flows.window_state.replay import LogReplay
-from flows.window_state.slices import cut
+from flows.window_state.slices import LiveSlice, cut, origin_of
 
 Piece = tuple[int, Events]
 """The shard, and the events of a block that belong to it."""
@@ -181,22 +180,14 @@ class DerivePart(StatefulBatchLogic[Piece, Events, DeriveState]):
             for name in (n for specs in level.contexts.values() for s in specs for n in s.feature_names):
                 known.put(name, np.full(events.rows.num_rows, np.nan))
             rows = known.with_columns(stream, level.contexts)
-            pieces = cut(
-                rows,
-                level.contexts,
-                shards,
-                events.partition,
-                events.origin.began,
-                every=not rows.num_rows,
-                shard_by=stream.derive_by,
-            )
-            for piece in (p for p in pieces if p.shard == shard):
+            slices = cut(rows, level.contexts, shards, shard_by=stream.derive_by, every=not rows.num_rows)
+            for piece in (p for p in slices if p.shard == shard):
                 states = self._keyed(i, piece.entity, piece.shard)
-                read = states.absorb(piece, ViewState.read_then_fold)
-                states.clean()
+                read = states.read_then_fold(LiveSlice(piece, (origin_of(events),)))
+                states.dirty.take()
                 for spec, values in zip(states.specs, read, strict=True):
                     for name, column in zip(spec.feature_names, values.T, strict=True):
-                        known.put_at(name, piece.rows, column)
+                        known.put_at(name, piece.positions, column)
         return replace(events, rows=known.as_logged(stream))
 
     def _keyed(self, level: int, entity: EntityKeys, shard: int) -> KeyedStates:

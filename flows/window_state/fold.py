@@ -1,9 +1,9 @@
-"""Events into window states, and states to the online store: one part per entity and key shard, all views of the entity together.
+"""Fold events into window states and hand changed states to the online store: one part per entity and key shard, with all its views.
 
-How a part keeps its states and finds them again after a start: `flows.window_state.partition`. States of touched keys leave as rows for the
-online store: at once where events come from the bus; in a run over files when many keys have gathered and at the end, since
-nobody waits for the states in between. Where the store has lost writes (`flows.online.loss_detector`), all states leave once more, in pieces,
-between those of touched keys.
+How a part keeps its states and builds them again after a start: `flows.window_state.partition`. Changed states leave as rows for the online
+store: at once where events come from the bus; in a run over files when many keys have changed, and at the end, because nobody reads the
+states in between. If the store has lost writes (`flows.online.loss_detector`), all states are written once more, in pieces, between the
+changed ones.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from flows.online.retry import send_patiently
 from flows.online.rows import OnlineRows
 from flows.online.writers import Projections
 from flows.window_state.partition import KeyedStates, PartState, StatesContext
-from flows.window_state.rate_limit import Pace, Turn
-from flows.window_state.slices import Slice, part_key
+from flows.window_state.rate_limit import ByteRateLimiter, LargeStates
+from flows.window_state.slices import LiveSlice, part_key
 
 GATHERED_KEYS: Final = 20_000
-"""A run over files hands a part's states on when so many of its keys have changed."""
+"""A run over files emits a part's states when this many of its keys have changed."""
 REWRITTEN_KEYS: Final = 4_000
 REWRITTEN_BYTES: Final = 4_000_000
-"""Most keys, and about how many bytes of their states, that leave at a time when everything is written again."""
+"""Most keys, and about how many bytes of their states, that are emitted at a time when everything is written again."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class FoldContext:
     states: StatesContext
     projections: Projections
     kept: tuple[ViewSpec, ...]
-    """Every version of `views.json`, of all streams: what the online store is told to be kept."""
+    """Every version of `views.json`, of all streams: those the online store lists as kept."""
     live: bool
-    """States are handed on with every block (bus), not gathered (files)."""
-    pace: Pace = field(default_factory=Pace)
+    """Whether changed states are emitted with every block (bus, Kafka), or gathered (files)."""
+    limiter: ByteRateLimiter = field(default_factory=ByteRateLimiter)
     watch: StoreWatch | None = None
-    """Notices that the store lost writes; None where nobody looks."""
+    """Notices that the store has lost writes; None in a run over files."""
 
 
-class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
+class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
     """The window states of one entity and shard."""
 
     def __init__(self, context: FoldContext, resumed: PartState | None) -> None:
@@ -59,47 +59,46 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         self._resumed = resumed
         self._states: KeyedStates | None = None
         self._at_end = False
-        self._turn = Turn(context.pace)
+        self._large = LargeStates(context.limiter)
         self._standing: Standing | None = None
         self._rewritten, self._to_rewrite = 0, 0
-        """Slots below the one have been written again, those up to the other are to be."""
+        """Slots below the first number have been written again; those up to the second are to be."""
         if resumed is not None:
             self._open(tuple(resumed["entity"]), resumed["shard"])
 
-    def on_batch(self, values: list[Slice]) -> tuple[list[OnlineRows], bool]:
-        """Fold slices; hand on the states of the keys they touched."""
-        oldest = min((piece.oldest_accepted_us for piece in values if len(piece.keys)), default=0)
-        while values and self._states is None:
-            self._open(values[0].entity, values[0].shard)
-            if self._states is None:
-                values = values[1:]
-        if self._states is not None:
-            self._states.take(values)
-        if self._context.live or (self._states is not None and len(self._states.dirty) >= GATHERED_KEYS):
-            return self._hand_on(oldest), StatefulBatchLogic.RETAIN
-        return [], StatefulBatchLogic.RETAIN
+    def on_batch(self, values: list[LiveSlice]) -> tuple[list[OnlineRows], bool]:
+        """Fold slices; emit the states of the keys they changed."""
+        rows = values[0].rows
+        states = self._states or self._open(rows.entity, rows.shard)
+        if states is None:
+            return [], StatefulBatchLogic.RETAIN
+        states.fold(values)
+        if not (self._context.live or len(states.dirty) >= GATHERED_KEYS):
+            return [], StatefulBatchLogic.RETAIN
+        oldest = min((piece.oldest_accepted_us for piece in values if len(piece.rows)), default=0)
+        return self._emit(oldest), StatefulBatchLogic.RETAIN
 
     def on_eof(self) -> tuple[list[OnlineRows], bool]:
-        """The end of the files: hand on what has gathered, and leave a checkpoint for the flow that follows."""
+        """The end of the files: emit what has gathered. The next snapshot writes a checkpoint for the flow that follows."""
         self._at_end = True
-        return self._hand_on(0), StatefulBatchLogic.RETAIN
+        return self._emit(0), StatefulBatchLogic.RETAIN
 
     def notify_at(self) -> datetime | None:
-        """Soon, while there is work to do; when the large states that wait may leave; when to look at the store again."""
+        """At once while everything is written again; else when delayed states are due, or when to look at the store again."""
         if self._rewriting:
             return datetime.now(UTC)
         wait = CHECK_SECONDS if self._standing is not None else None
-        if self._turn.at is not None:
-            wait = max(self._turn.at - time.monotonic(), 0.0)
+        if self._large.due is not None:
+            wait = max(self._large.due - time.monotonic(), 0.0)
         return None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
 
     def on_notify(self) -> tuple[list[OnlineRows], bool]:
         """Timer: look whether the store has lost writes, go on with rewriting, emit the states that are due."""
         self._look_at_store()
-        return self._rewrite() + self._hand_on(0), StatefulBatchLogic.RETAIN
+        return self._rewrite() + self._emit(0), StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> PartState:
-        """A pointer. A part whose views were removed keeps the one it had."""
+        """The resume state. A part whose views were removed keeps the one it had."""
         if self._states is None:
             assert self._resumed is not None
             return self._resumed
@@ -109,63 +108,69 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         return made
 
     def _open(self, entity: EntityKeys, shard: int) -> KeyedStates | None:
-        if (
-            entity in self._context.states.entities
-        ):  # else its views were removed: nothing comes for it any more
-            self._states = KeyedStates(self._context.states, entity, shard, self._resumed)
-            if self._context.watch is not None:
-                written = self._resumed.get("written", 0) if self._resumed else 0
-                self._stand(self._context.watch.begin(part_key(entity, shard), written))
+        """Build the states; None if the entity has no views any more."""
+        if entity not in self._context.states.entities:
+            return None
+        self._states = KeyedStates(self._context.states, entity, shard, self._resumed)
+        if self._context.watch is not None:
+            written = self._resumed.get("written", 0) if self._resumed else 0
+            self._start_writing(self._states, self._context.watch.begin(part_key(entity, shard), written))
         return self._states
 
     def _look_at_store(self) -> None:
-        watch, standing = self._context.watch, self._standing
-        if watch is not None and standing is not None and (why := watch.trouble(standing)):
-            self._stand(watch.begin_anew(standing, why))
+        watch, standing, states = self._context.watch, self._standing, self._states
+        if watch is None or standing is None or states is None:
+            return
+        why = watch.trouble(standing)
+        if why:
+            self._start_writing(states, watch.begin_anew(standing, why))
 
-    def _stand(self, standing: Standing) -> None:
-        """Begin with the store as it is: unless it has all that was sent, all states are sent."""
+    def _start_writing(self, states: KeyedStates, standing: Standing) -> None:
+        """Begin with the store as it is: unless it has everything that was sent, write all states again."""
         self._standing = standing
-        states = self._states
-        if standing.whole or states is None:
+        if standing.whole:
             return
         self._rewritten, self._to_rewrite = 0, len(states.index)
-        send_patiently(self._context.projections.publish, self._context.kept)
+        projections = self._context.projections
+        send_patiently(projections.publish, self._context.kept)
         if standing.gone:
-            send_patiently(lambda gone: self._context.projections.unmark(gone, states.shard), states.versions)
-        states.unmarked[:] = states.versions
+            send_patiently(lambda gone: projections.unmark(gone, states.shard), states.versions)
+        states.unannounced[:] = states.versions
 
     @property
     def _rewriting(self) -> bool:
         return self._rewritten < self._to_rewrite
 
     def _rewrite(self) -> list[OnlineRows]:
-        """A piece of the states that are written again."""
+        """The next piece of the states that are written again."""
         states = self._states
         if states is None or not self._rewriting:
             return []
         slots = np.arange(self._rewritten, min(self._rewritten + REWRITTEN_KEYS, self._to_rewrite))
-        sizes = np.zeros(len(slots), np.int64)
-        for state in states.states:
-            sizes += state.sizes(slots)
-        slots = slots[: max(int(np.searchsorted(np.cumsum(sizes), REWRITTEN_BYTES)), 1)]
+        sizes = np.cumsum(_sizes(states, slots))
+        slots = slots[: max(int(np.searchsorted(sizes, REWRITTEN_BYTES)), 1)]
         self._rewritten += len(slots)
         return [self._rows(states, slots, 0, (), new=self._standing is not None and self._standing.empty)]
 
-    def _hand_on(self, oldest_accepted_us: int) -> list[OnlineRows]:
+    def _emit(self, oldest_accepted_us: int) -> list[OnlineRows]:
+        """The changed states, without large ones that are not due; and versions of which every state has been written with them."""
         states = self._states
         if states is None:
             return []
-        filled = tuple(states.unmarked) if states.complete and not self._rewriting else ()
-        slots = states.clean()
+        filled = tuple(states.unannounced) if states.complete and not self._rewriting else ()
+        slots = states.dirty.take()
         if self._context.live and not (filled or self._at_end):
-            slots, oldest_accepted_us = self._without_waiting(states, slots, oldest_accepted_us)
+            delayed, oldest_accepted_us = self._large.delay(
+                _sizes(states, slots), oldest_accepted_us, time.monotonic()
+            )
+            # A crash loses nothing: a checkpoint lists the dirty slots, and what is folded again becomes dirty again.
+            states.dirty.add(slots[delayed])
+            slots = slots[~delayed]
         else:
-            self._turn.at = None
+            self._large.due = None
         if not (len(slots) or filled):
             return []
-        if filled:
-            states.unmarked.clear()
+        states.unannounced = [] if filled else states.unannounced
         return [self._rows(states, slots, oldest_accepted_us, filled)]
 
     def _rows(
@@ -177,12 +182,10 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
         *,
         new: bool = False,
     ) -> OnlineRows:
-        rows, made = NO_CALLS, NO_CALLS
-        if states.specs:
-            projection = self._context.projections.of(states.specs)
-            rows = projection.calls(states.index, states.states, slots)
-            if new:
-                made = projection.new(states.index, states.states, slots)
+        """The states of these slots as commands; `new`: also as commands for keys that the store does not have."""
+        projection = self._context.projections.of(states.specs)
+        rows = projection.calls(states.index, states.states, slots)
+        made = projection.new(states.index, states.states, slots) if new else NO_CALLS
         metrics.KEYS_HELD.labels(states.label, f"{states.shard:02d}").set(len(states.index))
         mark = None
         if self._standing is not None and self._context.watch is not None:
@@ -191,21 +194,15 @@ class FoldPart(StatefulBatchLogic[Slice, OnlineRows, PartState]):
                 mark = self._standing.mark(self._context.watch.hash)
         return OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled, mark, made)
 
-    def _without_waiting(
-        self, states: KeyedStates, slots: Int64s, oldest_accepted_us: int
-    ) -> tuple[Int64s, int]:
-        """The dirty slots whose states leave now, and when the oldest event among theirs was accepted; the others stay dirty.
 
-        So a crash loses nothing: a checkpoint says which slots are dirty, and what is folded again after it becomes so.
-        """
-        sizes = np.zeros(len(slots), np.int64)
-        for state in states.states:
-            sizes += state.sizes(slots)
-        wait, oldest_accepted_us = self._turn.waits(sizes, oldest_accepted_us, time.monotonic())
-        states.dirty.add(slots[wait])
-        return slots[~wait], oldest_accepted_us
+def _sizes(states: KeyedStates, slots: Int64s) -> Int64s:
+    """Bytes of the states of these slots, of all views together: int64[n]."""
+    sizes = np.zeros(len(slots), np.int64)
+    for state in states.states:
+        sizes += state.sizes(slots)
+    return sizes
 
 
 def folding(context: FoldContext) -> Callable[[PartState | None], FoldPart]:
-    """What `op.stateful_batch` builds per entity and shard."""
+    """What `op.stateful_batch` calls to build a part."""
     return lambda state: FoldPart(context, state)

@@ -1,30 +1,27 @@
-"""The window states of one entity's views and one shard of its keys: what a part of a flow keeps, and how it gets it back.
+"""The window states of one entity's views and one shard of its keys: what a part of a flow keeps, and how a start builds them again.
 
-A part's snapshot is a pointer, the name of a checkpoint file, never the states. A part that starts takes every view's states from
-the newest checkpoint that may be trusted with them (views need not come from the same one) and folds the rows of the log beyond it.
-All that is published is durable, and folded at once; of a partition it reads itself, then the staged rows up to where the partition's
-source stood when this run began (`Slice.began`).
-From then on it folds what comes, in any order: a result is a function of the set of events, so the states, and a key's version
-(events folded), are the same after any replay.
+A part's snapshot is a pointer, the name of a checkpoint file, never the states. A part that starts takes every view's states from the
+newest checkpoint that can be trusted with them (views need not come from the same one), and folds the rows of the log beyond it.
+Every published row is durable and is folded at once. Of a partition that this run reads, the staged rows follow, up to the offset at which
+the partition's source began (`Origin.began`). From then on the part folds what arrives, in any order: a state is a function of the set of
+events, so the states, and a key's version (its number of folded events), are the same after any replay.
 
-Used by the fold step, whose states go to the online store, and by the derive step, which asks its states about an event before
-folding it (`absorb` with `ViewState.read_then_fold`). Replayed rows are only folded: what they were told then stands in the log.
+Used by the fold step, whose states go to the online store, and by the derive step, which reads the features of an event before it folds
+the event (`KeyedStates.read_then_fold`). Replayed rows are only folded: their derived columns are in the log already.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final, NotRequired, TypedDict, TypeVar
+from typing import Final, NotRequired, TypedDict
 
-import numpy as np
 import structlog
 
-from feature_repo.stores.redis_layout.keys import version_id
-from feature_repo.windows.columns import Events as Columns
+from feature_repo.windows.columns import Floats
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import metrics
@@ -34,19 +31,18 @@ from flows.settings import FlowSettings
 from flows.streams import EventStream
 from flows.window_state.checkpoints import BACKFILL, CheckpointFolder, run_of
 from flows.window_state.dirty_slots import DirtySlots
+from flows.window_state.part_fold import NOTHING_FOLDED, PartFold
 from flows.window_state.replay import LogReplay
-from flows.window_state.slices import Slice, part_key, together
+from flows.window_state.slices import Entities, LiveSlice, part_key, together
 
 log = structlog.get_logger(__name__)
 
-Made = TypeVar("Made")
-
-_FIRST: Final = -1
-_told: set[tuple[str, ...]] = set()
+_logged: Final[set[tuple[str, ...]]] = set()
+"""Views of which this process has logged that their checkpoints are of other definitions."""
 
 
 class PartState(TypedDict):
-    """Resume state of a part: whose states it keeps, and the checkpoint it may begin from."""
+    """Resume state of a part: its entity and shard, and the checkpoint it begins with, None if there is none yet."""
 
     entity: list[str]
     shard: int
@@ -57,220 +53,202 @@ class PartState(TypedDict):
 
 @dataclass(frozen=True)
 class StatesContext:
-    """What all parts of a step share. `prefix` sets the checkpoints of one step apart from another's (`derive`)."""
+    """What all parts of a step share. `prefix` tells the checkpoints of one step from those of another (`derive0`)."""
 
     stream: EventStream
     settings: FlowSettings
-    entities: dict[EntityKeys, tuple[ViewSpec, ...]]
+    entities: Entities
     replay: LogReplay
     own_partitions: AbstractSet[str]
-    """The partitions this run reads; of a topic of Kafka, which may get more, those known so far."""
+    """The partitions this run reads; of a Kafka topic, which may get more, those known so far."""
     run: str
     prefix: str = ""
 
 
 class KeyedStates:
-    """One state per view of `entity`, over one index of the shard's keys. `dirty`: slots whose states changed since `clean`."""
+    """The states of one part of a running flow, with its checkpoints."""
 
     def __init__(
         self, context: StatesContext, entity: EntityKeys, shard: int, resumed: PartState | None = None
     ) -> None:
         self.entity, self.shard = entity, shard
-        self.specs = context.entities.get(entity, ())
-        self.versions = tuple(map(version_id, self.specs))
-        self.index = KeyIndex()
-        self.states = [ViewState(spec) for spec in self.specs]
-        self.dirty = DirtySlots()
+        self.specs: tuple[ViewSpec, ...] = context.entities.get(entity, ())
         self.label = "-".join(filter(None, (context.prefix, "+".join(entity))))
         self._context = context
-        self._offsets: list[dict[str, int]] = [{} for _ in self.specs]
-        """Per view: the last offset folded of each source partition."""
+        self._part = PartFold(self.specs)
+        self.versions = tuple(view.version for view in self._part.views)
         self._joined: set[str] = set()
-        self.unmarked: list[str] = list(self.versions)
-        """Versions whose states are complete here, of which the online store does not know it yet."""
+        """Partitions of this run of which a slice has arrived, and which have therefore been folded from the log."""
+        self.unannounced: list[str] = list(self.versions)
+        """Versions that the online store is not known to have all states of."""
         self._since_checkpoint = 0
         settings = context.settings
-        folder = settings.checkpoints / context.stream.name
-        part = part_key(entity, shard, context.prefix)
-        self._folder = CheckpointFolder(folder, part, context.run, settings.key_shards)
+        self._folder = self._folder_of(entity, shard, context.run)
         self._checkpoint: str | None = None
-        self._written: Future[str] | None = None
-        share = shard / settings.key_shards  # not all at once
+        self._pending: Future[str] | None = None
+        """A checkpoint that is being written."""
+        share = shard / settings.key_shards  # so that the parts do not write all at once
         self._checkpoint_due = time.monotonic() + settings.checkpoint_seconds * (1 + share)
         published = context.replay.published_offsets()
         self._restore(resumed, published)
         self._fold_log(published)
 
-    def take(self, pieces: Sequence[Slice]) -> None:
-        """Fold slices of events of this run: together, if they may be, in order of time.
+    @property
+    def index(self) -> KeyIndex:
+        """The slot of every key."""
+        return self._part.index
 
-        Blocks of several partitions tell of the same time one after the other. Folded so, each but the first would be inserted among
-        rows that are there already; and a fold of many costs less than many folds.
+    @property
+    def states(self) -> list[ViewState]:
+        """One per view, in the order of `specs`."""
+        return self._part.states
+
+    @property
+    def dirty(self) -> DirtySlots:
+        """Slots whose states have changed since they were last taken for the online store."""
+        return self._part.dirty
+
+    @property
+    def complete(self) -> bool:
+        """Whether every partition of this run has joined, and the log has therefore been folded as far as it must be."""
+        return self._context.own_partitions <= self._joined
+
+    def fold(self, pieces: Sequence[LiveSlice]) -> None:
+        """Fold slices of events of this run, at least one: together, in order of event time.
+
+        Blocks of several partitions cover the same time. Folded one after the other, each but the first would be inserted among rows that
+        are there already, and one fold of many rows costs less than many folds.
         """
-        if len(pieces) > 1:
-            for piece in pieces:
-                self._meet(piece)
-            self._take_together(pieces)
-        elif pieces:
-            self.absorb(pieces[0], ViewState.fold)
-
-    def _take_together(self, pieces: Sequence[Slice]) -> None:
-        keys, columns = together(pieces)
+        self._join(pieces)
+        keys, columns = together([piece.rows for piece in pieces])
         slots = self.index.slots(keys)
         for state, events in zip(self.states, columns, strict=True):
             state.fold(slots, events)
-        self._count(slots)
-        for piece in pieces:
-            self._note(piece)
+        self._arrived(pieces, slots)
 
-    def absorb(self, piece: Slice, how: Callable[[ViewState, Int64s, Columns], Made]) -> list[Made]:
-        """Fold a slice of events of this run by `how(state, slots, events)`; what it returned, per view.
+    def read_then_fold(self, piece: LiveSlice) -> list[Floats]:
+        """Fold a slice of events of this run; per view float64[rows of the slice, features], each row's features as of its event time.
 
-        With `ViewState.read_then_fold` that is, per view, float64 [rows of the slice, features]: each row's features as of its time,
-        from the log and the slices before. Rows stand in the order of the block the slice was cut from.
+        A feature counts the log, the slices before, and the earlier rows of this one.
         """
-        self._meet(piece)
-        slots = self.index.slots(piece.keys)
-        made = [how(state, slots, columns) for state, columns in zip(self.states, piece.columns, strict=True)]
-        self._count(slots)
-        self._note(piece)
+        self._join([piece])
+        slots = self.index.slots(piece.rows.keys)
+        made = [
+            state.read_then_fold(slots, columns)
+            for state, columns in zip(self.states, piece.rows.columns, strict=True)
+        ]
+        self._arrived([piece], slots)
         return made
 
-    def _meet(self, piece: Slice) -> None:
-        """Fold the log before the first slice of a partition."""
-        new = {partition: began for partition, began, _ in piece.origins if partition not in self._joined}
+    def _join(self, pieces: Sequence[LiveSlice]) -> None:
+        """Fold the log of partitions that are met for the first time."""
+        new = {
+            origin.partition: origin.began
+            for piece in pieces
+            for origin in piece.origins
+            if origin.partition not in self._joined
+        }
         if new:
             self._joined.update(new)
             self._fold_log(new)
 
-    def _note(self, piece: Slice) -> None:
-        for offsets in self._offsets:
-            for partition, _, last in piece.origins:
-                offsets[partition] = max(offsets.get(partition, _FIRST), last)
-
-    def clean(self) -> Int64s:
-        """The slots that changed since the last call, ascending."""
-        return self.dirty.take()
-
-    @property
-    def complete(self) -> bool:
-        """Whether every partition of this run has been seen, and with it all of the log been folded."""
-        return self._context.own_partitions <= self._joined
+    def _arrived(self, pieces: Sequence[LiveSlice], slots: Int64s) -> None:
+        self.dirty.add(slots)
+        self._count(len(slots))
+        self._part.reach(
+            [(origin.partition, origin.last_offset) for piece in pieces for origin in piece.origins]
+        )
 
     def snapshot(self, *, at_end: bool = False) -> PartState:
-        """A pointer; now and then a checkpoint is begun, and pointed to when it is written.
+        """The resume state; now and then this begins a checkpoint, which the state names as soon as it is written.
 
-        The first and the last are waited for: nobody may ask again, since a part that gets no events takes no snapshots.
+        The first checkpoint, and the one at the end of the input, are written before this returns: a part that gets no more events is not
+        asked for snapshots any more.
         """
         settings = self._context.settings
-        if self._written is not None and (at_end or self._written.done()):
-            self._checkpoint, self._written = self._written.result(), None
+        if self._pending is not None and (at_end or self._pending.done()):
+            self._checkpoint, self._pending = self._pending.result(), None
             self._folder.prune()
             metrics.CHECKPOINTS.labels(self.label).inc()
         due = self._since_checkpoint and (at_end or time.monotonic() >= self._checkpoint_due)
-        if self._written is None and (due or self._since_checkpoint >= settings.checkpoint_events):
-            what = (self.index, self.states, self._offsets, self.dirty.all())
-            now = at_end or self._checkpoint is None
-            if now:
-                self._checkpoint = self._folder.write(*what)
-                metrics.CHECKPOINTS.labels(self.label).inc()
-            else:
-                self._written = self._folder.begin(*what)
-            if now or self._written is not None:
-                self._since_checkpoint = 0
-                self._checkpoint_due = time.monotonic() + settings.checkpoint_seconds
+        if self._pending is None and (due or self._since_checkpoint >= settings.checkpoint_events):
+            self._begin_checkpoint(wait=at_end or self._checkpoint is None)
         return {"entity": list(self.entity), "shard": self.shard, "checkpoint": self._checkpoint}
 
-    def _restore(self, resumed: PartState | None, published: dict[str, int]) -> None:
-        """Each view from the checkpoint of the durable snapshot, else from the newest that another run left."""
-        missing = {version_id(spec): i for i, spec in enumerate(self.specs)}
+    def _begin_checkpoint(self, *, wait: bool) -> None:
+        part = self._part
+        if wait:
+            self._checkpoint = part.save(self._folder)
+            metrics.CHECKPOINTS.labels(self.label).inc()
+        else:
+            self._pending = self._folder.begin(part.index, part.states, part.offsets, part.dirty.all())
+        if wait or self._pending is not None:
+            self._since_checkpoint = 0
+            self._checkpoint_due = time.monotonic() + self._context.settings.checkpoint_seconds
+
+    def _restore(self, resumed: PartState | None, published: Mapping[str, int]) -> None:
+        """Load each view from the checkpoint of the durable snapshot, else from the newest of another run that can be trusted."""
         durable = resumed["checkpoint"] if resumed else None
         if resumed is not None:
             self._folder.remove_after(durable)
+
+        def trusted(name: str, offsets: Mapping[str, int]) -> bool:
+            return name == durable or self._is_within_log(name, offsets, published)
+
         names = self._folder.names()[::-1]
-        for name in [n for n in names if n == durable] + [n for n in names if n != durable]:
-            if not missing:
-                break
-            found = self._folder.read(name, missing)
-            if found is None:
-                continue
-            of_index = self.index.slots(found.keys) if found.views else np.empty(0, np.int64)
-            for version, saved in found.views.items():
-                if name == durable or self._may_be_trusted(name, saved.offsets, published):
-                    i = missing.pop(version)
-                    self.states[i].load(of_index, saved.blob, saved.at)
-                    self._offsets[i] = dict(saved.offsets)
-                    self.dirty.add(of_index[found.dirty])
-            if name == durable:
-                self._checkpoint = name
-        if missing and durable is not None:
-            _tell_once([self.specs[i].name for i in missing.values()])
+        names.sort(key=lambda name: name != durable)  # the durable one first, then the newest first
+        loaded = self._part.restore(self._folder, names, trusted)
+        if durable in loaded.values():
+            self._checkpoint = durable
+        missing = tuple(view.spec.name for view in self._part.views if view.version not in loaded)
+        if missing and durable is not None and missing not in _logged:
+            _logged.add(missing)  # it concerns every shard of the entity; once is enough
+            log.info("checkpoint.other_views", views=", ".join(missing), then="folded from the whole log")
 
-    def _may_be_trusted(self, name: str, offsets: dict[str, int], published: dict[str, int]) -> bool:
-        """Without a snapshot that names it, a checkpoint must not know more than the log does.
+    def _is_within_log(self, name: str, offsets: Mapping[str, int], published: Mapping[str, int]) -> bool:
+        """Whether a checkpoint that no snapshot names holds durable events only.
 
-        Nor, unless it was made from the published log alone, anything of our own partitions: its epoch may never have become durable.
+        It must not be further than the published log. It must hold nothing of the partitions this run reads, because its epoch may never
+        have become durable; except if a backfill made it, from the published log alone.
         """
-        known = all(last <= published.get(p, _FIRST) for p, last in offsets.items())
-        return known and (
-            run_of(name) == BACKFILL or not any(p in self._context.own_partitions for p in offsets)
-        )
+        known = all(last <= published.get(p, NOTHING_FOLDED) for p, last in offsets.items())
+        return known and (run_of(name) == BACKFILL or self._context.own_partitions.isdisjoint(offsets))
 
-    def _fold_log(self, highs: dict[str, int]) -> None:
-        """Fold the rows of the log up to `highs` (partition: offset) that a view's checkpoint does not contain."""
-        if not self.specs:
+    def _fold_log(self, highs: Mapping[str, int]) -> None:
+        """Fold the rows of the log up to `highs` (last offset by partition) that a view does not contain yet."""
+        views = self._part.views
+        if not views:
             return
-        lows = [{p: offsets.get(p, _FIRST) for p in highs} for offsets in self._offsets]
-        within = {p: (min(low[p] for low in lows), high) for p, high in highs.items()}
+        within = {p: (min(view.last(p) for view in views), high) for p, high in highs.items()}
         within = {p: (low, high) for p, (low, high) in within.items() if low < high}
-        if not within or self._take_folded(within):
+        if not within or self._take_rebuilt(within):
             return
         for piece in self._context.replay.slices(self.entity, self.shard, within):
-            slots = self.index.slots(piece.keys)
-            for state, columns, low in zip(self.states, piece.columns, lows, strict=True):
-                new = piece.offsets > low[piece.partition]
-                if new.all():
-                    state.fold(slots, columns)
-                elif new.any():
-                    state.fold(slots[new], columns.take(new))
-            self._count(slots)
-        self._reach(within)
+            self._count(len(self._part.fold_log(piece)))
+        self._part.reach((partition, high) for partition, (_, high) in within.items())
 
-    def _take_folded(self, within: Within) -> bool:
-        """A part that has nothing finds its states made, in the pass over the log that the first of them began."""
-        if len(self.index) or any(self._offsets):
+    def _take_rebuilt(self, within: Within) -> bool:
+        """Whether this part was empty and got its states from the one pass over the log that all empty parts share."""
+        if not self._part.is_empty:
             return False
-        context = self._context
-        folder = context.settings.checkpoints / context.stream.name
 
         def is_empty(entity: EntityKeys, shard: int) -> bool:
-            part = part_key(entity, shard, context.prefix)
-            return CheckpointFolder(folder, part, "", context.settings.key_shards).is_empty()
+            return self._folder_of(entity, shard, "").is_empty()
 
-        found = context.replay.refold.take(self.entity, self.shard, within, is_empty)
+        found = self._context.replay.cold_rebuild.take(self.entity, self.shard, within, is_empty)
         if found is None:
             return False
-        self.index, self.states = found.index, found.states
-        self._count(np.arange(len(self.index)), found.rows)
-        self._reach(within)
+        self._part = found.part
+        self._count(found.rows)
         return True
 
-    def _reach(self, within: Within) -> None:
-        for offsets in self._offsets:
-            for p, (_, high) in within.items():
-                offsets[p] = max(offsets.get(p, _FIRST), high)
+    def _folder_of(self, entity: EntityKeys, shard: int, run: str) -> CheckpointFolder:
+        context = self._context
+        folder = context.settings.checkpoints / context.stream.name
+        part = part_key(entity, shard, context.prefix)
+        return CheckpointFolder(folder, part, run, context.settings.key_shards)
 
-    def _count(self, slots: Int64s, events: int | None = None) -> None:
-        """Slots that changed, by so many events: one each, unless it is said."""
-        if len(slots):
-            events = len(slots) if events is None else events
-            self.dirty.add(slots)
+    def _count(self, events: int) -> None:
+        if events:
             self._since_checkpoint += events
             metrics.EVENTS_FOLDED.labels(self.label).inc(events)
-
-
-def _tell_once(views: list[str]) -> None:
-    """A changed definition concerns every shard of its entity; the reader of the terminal needs to hear of it once."""
-    if tuple(views) not in _told:
-        _told.add(tuple(views))
-        log.info("checkpoint.other_views", views=", ".join(views), then="folded anew from the log")

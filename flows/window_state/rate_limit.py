@@ -1,8 +1,8 @@
-"""When large states may leave for the online store: one after the other, at a rate the server takes beside its other work.
+"""Limit how many bytes of large states go to the online store in a second, so that small states do not wait behind them.
 
-An exact state is written whole, whatever changed in it, and a busy key's has tens of kilobytes. Written in every turn, the states of a
-few dozen such keys keep the server busy with bytes, and every other key waits behind them. So they queue: whose turn it is not yet goes
-on folding, and what has gathered is written once. Small states never wait.
+An exact state is written whole, whatever changed in it, and that of a busy key has tens of kilobytes. Written in every turn, the states of
+a few dozen such keys would keep the server busy, and every other key would wait. So large states queue: a part goes on folding until its
+time has come, and then writes each of its large states once. Small states are never delayed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from flows.blocks import Int64s, Mask
 
 LARGE_BYTES: Final = 4_096
-"""States of a key larger than this wait for their turn."""
+"""States of a key larger than this are delayed."""
 BYTES_A_SECOND: Final = 100e6
 """About a third of what one core of the server takes in states of this size (`docs/performance.md`)."""
 
 
-class Pace:
-    """The queue of all parts of a process. Times are seconds of a clock that only goes forward.
+class ByteRateLimiter:
+    """The queue of all parts of a process. Times are seconds of a monotonic clock.
 
-    >>> pace = Pace(1000.0)
-    >>> pace.reserve(500, now=7.0), pace.reserve(500, now=7.1), pace.reserve(500, now=9.0)
+    >>> limiter = ByteRateLimiter(1000.0)
+    >>> limiter.reserve(500, now=7.0), limiter.reserve(500, now=7.1), limiter.reserve(500, now=9.0)
     (7.0, 7.5, 9.0)
     """
 
@@ -32,34 +32,34 @@ class Pace:
         self._free_at = 0.0
 
     def reserve(self, n_bytes: int, now: float) -> float:
-        """When so many bytes may be sent."""
+        """The time at which `n_bytes` may be sent."""
         at = max(now, self._free_at)
         self._free_at = at + n_bytes / self._rate
         return at
 
 
-class Turn:
-    """One part's place in the queue."""
+class LargeStates:
+    """The large states of one part that wait. `due`: when they may be sent, None while none wait."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
-        self.at: float | None = None
-        """When its large states may leave; None while none wait."""
+    def __init__(self, limiter: ByteRateLimiter) -> None:
+        self._limiter = limiter
+        self.due: float | None = None
         self._oldest_us = 0
 
-    def waits(self, sizes: Int64s, oldest_us: int, now: float) -> tuple[Mask, int]:
-        """Which states, by their sizes, have to wait; and when the oldest event in those that leave was accepted.
+    def delay(self, sizes: Int64s, oldest_us: int, now: float) -> tuple[Mask, int]:
+        """Which of the changed states, by their sizes in bytes, are not to be sent yet.
 
-        `oldest_us` says it of the events folded since the last call, 0 for none.
+        `oldest_us`: when the oldest event folded since the last call was accepted, 0 for none. Also returned: the same of the events in
+        the states that are to be sent now.
         """
         large = sizes > LARGE_BYTES
         if not large.any():
-            self.at = None
+            self.due = None
             return large, oldest_us
-        if self.at is None:
-            self.at = self._pace.reserve(int(sizes[large].sum()), now)
+        if self.due is None:
+            self.due = self._limiter.reserve(int(sizes[large].sum()), now)
             self._oldest_us = oldest_us
-        if now < self.at:
+        if now < self.due:
             return large, oldest_us
-        self.at = None
+        self.due = None
         return np.zeros(len(sizes), np.bool_), min(filter(None, (self._oldest_us, oldest_us)), default=0)

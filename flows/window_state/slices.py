@@ -1,9 +1,18 @@
-"""The rows of a block or of the log that belong to one part: cut by entity and key shard, picked, put together."""
+"""Rows cut by entity and key shard: what one part of a flow folds.
+
+A block's columns become flat arrays once, are sorted by shard once, and the slices are views of them.
+
+    Slice       rows of one part, whatever they come from
+    LiveSlice   rows on their way through a running flow, and the source positions they come from
+    LogSlice    rows read back from the log, and their offsets
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,53 +21,90 @@ import pyarrow as pa
 from feature_repo.windows.columns import BlockColumns, Keys
 from feature_repo.windows.columns import Events as Columns
 from feature_repo.windows.spec import ViewSpec
-from flows.blocks import EntityKeys, Int64s
+from flows.blocks import EntityKeys, Events, Int64s
 
-Entities = dict[EntityKeys, tuple[ViewSpec, ...]]
-
-
-Origin = tuple[str, int, int]
-"""Of a block: its partition, where that began, and the last offset in it."""
+Entities = Mapping[EntityKeys, tuple[ViewSpec, ...]]
+"""The views of each entity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The rows of one block whose key of one entity lies in one shard; `columns` holds one entry per view.
+    """Rows of one part: the shard of their key of `entity` is `shard`.
 
-    `began`: where the partition's source stood when this run began (`flows.blocks.RawBlock`). `rows` are the positions in the block,
-    ascending; `offsets` belong to them.
+    `columns` has one entry per view of the entity: what its fold reads. `positions`: intp[n], where the rows are in the batch they were
+    cut from.
     """
 
     entity: EntityKeys
     shard: int
+    keys: Keys
+    columns: tuple[Columns, ...]
+    positions: npt.NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, rows: npt.NDArray[Any]) -> Slice:
+        """The rows of a mask (bool[n]) or of indices."""
+        where = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return Slice(
+            self.entity,
+            self.shard,
+            _take(self.keys, where),
+            tuple(c.take(where) for c in self.columns),
+            self.positions[where],
+        )
+
+
+class Origin(NamedTuple):
+    """A source partition, the offset at which it began in this run (`flows.blocks.RawBlock`), and the last offset of some rows."""
+
     partition: str
     began: int
     last_offset: int
-    oldest_accepted_us: int
-    keys: Keys
-    columns: tuple[Columns, ...]
-    rows: npt.NDArray[np.intp]
-    offsets: Int64s
-    more: tuple[Origin, ...] = ()
-    """Further blocks whose rows are among these, in order of time; `offsets` tells nothing then."""
 
-    @property
-    def origins(self) -> tuple[Origin, ...]:
-        """Where the rows come from."""
-        return ((self.partition, self.began, self.last_offset), *self.more)
+
+@dataclass(frozen=True, slots=True)
+class LiveSlice:
+    """Rows of one part from one or more blocks; of several blocks in order of time.
+
+    `oldest_accepted_us`: when the oldest event of these blocks was accepted, 0 if they have no rows.
+    """
+
+    rows: Slice
+    origins: tuple[Origin, ...]
+    oldest_accepted_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogSlice:
+    """Logged rows of one part and one source partition; `offsets`: int64[n]."""
+
+    rows: Slice
+    partition: str
+    offsets: Int64s
+
+    def between(self, low: int, high: int) -> LogSlice:
+        """The rows with `low < offset <= high`."""
+        wanted = (self.offsets > low) & (self.offsets <= high)
+        if wanted.all():
+            return self
+        return LogSlice(self.rows.take(wanted), self.partition, self.offsets[wanted])
+
+
+def origin_of(events: Events) -> Origin:
+    """The origin of a block; without rows its last offset is the one at which its partition began."""
+    began = events.origin.began
+    offsets = events.rows["source_offset"].to_numpy()
+    return Origin(events.partition, began, int(offsets.max()) if len(offsets) else began)
 
 
 def columns_read(entities: Entities) -> set[str]:
-    """What `cut` reads of a block."""
+    """The columns of the log that `cut` and its callers read."""
     found = {"event_timestamp", "created_timestamp", "source_offset"}
     for entity, specs in entities.items():
         found.update(entity, *((spec.id_column, *spec.columns) for spec in specs))
     return found
-
-
-def last_offset(rows: pa.RecordBatch, began: int) -> int:
-    """The highest offset of a block, or where its partition began."""
-    return int(rows["source_offset"].to_numpy().max()) if rows.num_rows else began
 
 
 def part_key(entity: EntityKeys, shard: int, prefix: str = "") -> str:
@@ -74,90 +120,48 @@ def part_key(entity: EntityKeys, shard: int, prefix: str = "") -> str:
 
 def cut(
     rows: pa.RecordBatch | pa.Table,
-    entities: dict[EntityKeys, tuple[ViewSpec, ...]],
+    entities: Entities,
     shards: int,
-    partition: str = "",
-    began: int = -1,
     *,
-    every: bool = False,
     shard_by: EntityKeys | None = None,
-    origins: Sequence[Origin] = (),
+    by_time: bool = False,
+    every: bool = False,
 ) -> list[Slice]:
-    """Slices of log rows for all entities; of every shard, or of those that occur. `origins`: those of rows of several blocks.
+    """Cut rows into slices, one per entity and shard. A row whose key has a null component is in no window, and in no slice.
 
-    A row's shard is that of its key; with `shard_by`, that of those columns instead, so that the states of several entities can
-    live side by side in one part.
+    A row's shard is that of its key; with `shard_by`, that of those columns instead, so that the states of several entities can be in one
+    part. `by_time` orders the rows of a slice by event time, else they keep their order. `every` makes empty slices for the other shards.
     """
-    if not entities:
-        return []
     block = BlockColumns(rows)
-    offsets = rows["source_offset"].to_numpy()
-    accepted = block.times("created_timestamp") if rows.num_rows else np.empty(0, np.int64)
-    first, *more = origins or [(partition, began, last_offset(rows, began))]
-    oldest = int(accepted.min()) if len(accepted) else 0
-    pieces = []
-    by_time = np.argsort(block.times("event_timestamp"), kind="stable") if more and rows.num_rows else None
+    by_row = np.argsort(block.times("event_timestamp"), kind="stable") if by_time and rows.num_rows else None
     given = block.keys(shard_by).shards(shards) if shard_by else None
+    slices = []
     for entity, specs in entities.items():
         keys = block.keys(entity)
-        of_row = keys.shards(shards) if given is None else given
-        if by_time is None:
-            order = np.argsort(of_row, kind="stable")
+        shard_of = keys.shards(shards) if given is None else given
+        if by_row is None:
+            order = np.argsort(shard_of, kind="stable")
         else:
-            order = by_time[np.argsort(of_row[by_time], kind="stable")]
+            order = by_row[np.argsort(shard_of[by_row], kind="stable")]
         known = block.has_keys(tuple(sorted({*entity, *(shard_by or ())})))
         if not known.all():
             order = order[known[order]]
         keys = _take(keys, order)
         columns = [block.events(spec).take(order) for spec in specs]
-        bounds = np.searchsorted(of_row[order], np.arange(shards + 1))
-        placed = offsets[order]
-        for shard in range(shards):
-            a, b = int(bounds[shard]), int(bounds[shard + 1])
-            if a == b and not every:
-                continue
-            pieces.append(
-                Slice(
-                    entity=entity,
-                    shard=shard,
-                    partition=first[0],
-                    began=first[1],
-                    last_offset=first[2],
-                    more=tuple(more),
-                    oldest_accepted_us=oldest,
-                    keys=_part(keys, a, b),
-                    columns=tuple(Columns(c.ints[a:b], c.floats[a:b]) for c in columns),
-                    rows=order[a:b],
-                    offsets=placed[a:b],
-                )
-            )
-    return pieces
+        bounds = np.searchsorted(shard_of[order], np.arange(shards + 1)).tolist()
+        for shard, (a, b) in enumerate(pairwise(bounds)):
+            if a < b or every:
+                parts = tuple(Columns(c.ints[a:b], c.floats[a:b]) for c in columns)
+                slices.append(Slice(entity, shard, _range(keys, a, b), parts, order[a:b]))
+    return slices
 
 
-def between(piece: Slice, low: int, high: int) -> Slice:
-    """The rows with `low < offset <= high`."""
-    wanted = (piece.offsets > low) & (piece.offsets <= high)
-    return piece if wanted.all() else pick(piece, wanted)
-
-
-def pick(piece: Slice, rows: npt.NDArray[np.bool_]) -> Slice:
-    """The rows of a mask."""
-    where = np.flatnonzero(rows)
-    return replace(
-        piece,
-        keys=_take(piece.keys, where),
-        columns=tuple(c.take(where) for c in piece.columns),
-        rows=piece.rows[where],
-        offsets=piece.offsets[where],
-    )
-
-
-def together(pieces: Sequence[Slice]) -> tuple[Keys, list[Columns]]:
-    """Keys and columns of slices of the same views as those of one, in order of time."""
-    some = [piece for piece in pieces if len(piece.keys)]
+def together(slices: Sequence[Slice]) -> tuple[Keys, Sequence[Columns]]:
+    """Keys and columns of several slices of the same views, at least one, in order of event time."""
+    some = [piece for piece in slices if len(piece)]
     if len(some) < 2:
-        piece = some[0] if some else pieces[0]
-        return piece.keys, list(piece.columns)
+        piece = some[0] if some else slices[0]
+        return piece.keys, piece.columns
     ints = [np.concatenate(found) for found in zip(*([c.ints for c in p.columns] for p in some), strict=True)]
     floats = [
         np.concatenate(found) for found in zip(*([c.floats for c in p.columns] for p in some), strict=True)
@@ -176,7 +180,7 @@ def together(pieces: Sequence[Slice]) -> tuple[Keys, list[Columns]]:
 
 
 def _take(keys: Keys, rows: npt.NDArray[np.intp]) -> Keys:
-    """Keys in another order, without a loop over them."""
+    """The keys of some rows, without a loop over them."""
     starts, lengths = keys.offsets[rows], np.diff(keys.offsets)[rows]
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -184,6 +188,7 @@ def _take(keys: Keys, rows: npt.NDArray[np.intp]) -> Keys:
     return Keys(keys.hashes[rows], offsets, keys.data[gather])
 
 
-def _part(keys: Keys, a: int, b: int) -> Keys:
-    offsets = keys.offsets[a : b + 1]
-    return Keys(keys.hashes[a:b], offsets - offsets[0], keys.data[offsets[0] : offsets[-1]])
+def _range(keys: Keys, first: int, end: int) -> Keys:
+    """The keys of the rows from `first` to `end`, exclusive."""
+    offsets = keys.offsets[first : end + 1]
+    return Keys(keys.hashes[first:end], offsets - offsets[0], keys.data[offsets[0] : offsets[-1]])

@@ -105,7 +105,7 @@ class World:
             put(epoch_files, "sync", self._sync)
             put(checkpoints, "_writer", self)
             put(checkpoints, "_waiting", checkpoints._Waiting())
-            put(partition, "_told", set())
+            put(partition, "_logged", set())
             structlog.configure(wrapper_class=quiet)
             places.enter_context(_one_thread())
             try:

@@ -172,8 +172,9 @@ def _replayed(settings: FlowSettings) -> Any:
     ]
     made: list[Any] = []
     for p in pieces:
-        made += [p.entity, p.shard, p.partition, p.offsets.tobytes(), p.keys.data.tobytes()]
-        made += [c.ints.tobytes() + c.floats.tobytes() for c in p.columns]
+        rows = p.rows
+        made += [rows.entity, rows.shard, p.partition, p.offsets.tobytes(), rows.keys.data.tobytes()]
+        made += [c.ints.tobytes() + c.floats.tobytes() for c in rows.columns]
     return made
 
 
