@@ -21,7 +21,7 @@ from typing import Final, NotRequired, TypedDict
 
 import structlog
 
-from feature_repo.windows.columns import Floats
+from feature_repo.windows.arrays import Floats
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows import metrics
