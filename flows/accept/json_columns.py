@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from feature_repo.kernel_cache import kernel
 from flows.blocks import TIMESTAMP, Int64s, Mask, Payloads
 
 TEXT, NUMBER, WHOLE, TRUTH, TIME = range(5)
@@ -97,7 +97,7 @@ def _array(data: Bytes, kind: int, words: Int64s, lengths: Int64s, of: pa.DataTy
     return pa.Array.from_buffers(of, n, [valid, pa.py_buffer(np.ascontiguousarray(words))], nulls)
 
 
-@nb.njit(cache=True)
+@kernel
 def _gather(data: Bytes, starts: Int64s, offsets: Any, out: Bytes) -> None:
     for i in range(len(starts)):
         at = starts[i]
@@ -106,14 +106,14 @@ def _gather(data: Bytes, starts: Int64s, offsets: Any, out: Bytes) -> None:
             at += 1
 
 
-@nb.njit(cache=True)
+@kernel
 def _space(data: Bytes, at: int, end: int) -> int:
     while at < end and (data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9):
         at += 1
     return at
 
 
-@nb.njit(cache=True)
+@kernel
 def _text_end(data: Bytes, at: int, end: int) -> int:
     """Where the closing quote of a plain text stands; -1: it has none, or is not plain."""
     while at < end:
@@ -126,7 +126,7 @@ def _text_end(data: Bytes, at: int, end: int) -> int:
     return -1
 
 
-@nb.njit(cache=True)
+@kernel
 def _literal(data: Bytes, at: int, end: int) -> int:
     """Length of `null`, `true` or `false` at a place (4, 5, 6: told apart by one more), 0 for anything else."""
     if (
@@ -157,7 +157,7 @@ def _literal(data: Bytes, at: int, end: int) -> int:
     return 0
 
 
-@nb.njit(cache=True)
+@kernel
 def _number(data: Bytes, at: int, end: int) -> tuple[Any, ...]:
     """(place after it, its digits as a whole number, power of ten, negative, has a point or an exponent); place -1: not one we take."""
     negative = at < end and data[at] == 45
@@ -193,13 +193,13 @@ def _number(data: Bytes, at: int, end: int) -> tuple[Any, ...]:
     return at, digits, power, negative, fraction
 
 
-@nb.njit(cache=True)
+@kernel
 def _two(data: Bytes, at: int) -> Any:
     a, b = np.int64(data[at]) - 48, np.int64(data[at + 1]) - 48
     return a * 10 + b if 0 <= a <= 9 and 0 <= b <= 9 else _BAD
 
 
-@nb.njit(cache=True)
+@kernel
 def _time(data: Bytes, at: int, end: int) -> Any:
     """Microseconds since 1970 of `YYYY-MM-DDTHH:MM:SS[.ffffff]Z`, years 1970 to 2261; -1: not of that form."""
     if end - at < 20 or data[end - 1] != 90:
@@ -240,7 +240,7 @@ def _time(data: Bytes, at: int, end: int) -> Any:
     return ((days * 24 + hour) * 60 + minute) * 60_000_000 + second * 1_000_000 + micros
 
 
-@nb.njit(cache=True)
+@kernel
 def _field(data: Bytes, at: int, end: int, names: Bytes, name_ends: Int64s, guess: int) -> int:
     """Which field a key names, the guess first; -1: none."""
     fields = len(name_ends)
@@ -259,7 +259,7 @@ def _field(data: Bytes, at: int, end: int, names: Bytes, name_ends: Int64s, gues
     return -1
 
 
-@nb.njit(cache=True)
+@kernel
 def _read(
     data: Bytes,
     starts: Int64s,

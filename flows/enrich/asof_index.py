@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.columns import Keys
 from flows.blocks import Int64s, Mask
 
@@ -145,7 +145,7 @@ def _not_before(a: Int64s, b: Int64s) -> npt.NDArray[np.bool_]:
     return np.asarray((a[:, 0] > b[:, 0]) | ((a[:, 0] == b[:, 0]) & (a[:, 1] >= b[:, 1])))
 
 
-@nb.njit(cache=True)
+@kernel
 def _find(order: Int64s, wanted: Int64s, oldest: Int64s, known: Mask, found: Int64s, at: Int64s) -> None:
     for i in range(len(wanted)):
         if not known[i]:

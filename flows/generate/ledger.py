@@ -10,6 +10,8 @@ from typing import Any
 import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
+
 KEPT, TOPPED_UP, DROPPED = 0, 1, 2
 _LEAST_SHARE_CENTS = 1_000
 """Nobody empties an account for less than this."""
@@ -19,7 +21,7 @@ _INTS, _FLAGS, _REALS = nb.int64[::1], nb.boolean[::1], nb.float64[::1]
 
 
 # An explicit signature: compiled once, whatever strides or flags arrive later.
-@nb.njit(nb.void(_INTS, _INTS, _INTS, _FLAGS, _REALS, _FLAGS, *[_INTS] * 7), cache=True)
+@kernel(signature=nb.void(_INTS, _INTS, _INTS, _FLAGS, _REALS, _FLAGS, *[_INTS] * 7))
 def settle(
     balance: Any,
     account: Any,

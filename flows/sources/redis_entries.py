@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.kernel_cache import kernel
 from flows.blocks import Int64s, Payloads
 
 _FIRST_BYTES: Final = 1 << 20
@@ -106,7 +106,7 @@ def payload_of(fields: list[bytes] | None) -> bytes:
     return b" ".join(fields or [])
 
 
-@nb.njit(cache=True)
+@kernel
 def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[Any, Any]:
     """(place after it, the number) of a line such as `$12`; a negative place: more bytes are needed, or it is another line."""
     if at >= end:
@@ -126,7 +126,7 @@ def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[Any, Any]:
     return at + 2, value
 
 
-@nb.njit(cache=True)
+@kernel
 def _scan(data: Bytes, end: int, table: Any, place: Int64s) -> Any:
     """Parse on from `place`; 0 when the reply is complete."""
     at: Any = place[0]

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.stores.redis_layout.resp_packing import (
     MOST_TIME,
     as_bytes,
@@ -125,7 +125,7 @@ def sizes_and_times(states: Sequence[ViewState], slots: Ints) -> tuple[Ints, Int
     return sizes, times
 
 
-@nb.njit(cache=True)
+@kernel
 def _frame(
     out: Bytes,
     script: Bytes,

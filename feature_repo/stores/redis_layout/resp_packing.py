@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Bytes
 
 MOST_TIME: Final = 24
@@ -31,7 +31,7 @@ def as_bytes(data: bytes) -> Bytes:
     return np.frombuffer(data, np.uint8).copy()
 
 
-@nb.njit(cache=True)
+@kernel
 def put(out: Bytes, at: int, data: Bytes) -> int:
     target = out[at : at + len(data)]
     for k in range(len(data)):
@@ -39,20 +39,20 @@ def put(out: Bytes, at: int, data: Bytes) -> int:
     return at + len(data)
 
 
-@nb.njit(cache=True)
+@kernel
 def line_end(out: Bytes, at: int) -> int:
     out[at], out[at + 1] = 13, 10
     return at + 2
 
 
-@nb.njit(cache=True)
+@kernel
 def number(out: Bytes, at: int, mark: int, value: int) -> int:
     """A mark, a number and a line end."""
     out[at] = mark
     return decimal(out, at + 1, value)
 
 
-@nb.njit(cache=True)
+@kernel
 def decimal(out: Bytes, at: int, value: int) -> int:
     digits = 1
     rest = value // 10
@@ -65,7 +65,7 @@ def decimal(out: Bytes, at: int, value: int) -> int:
     return line_end(out, at + digits)
 
 
-@nb.njit(cache=True)
+@kernel
 def key(out: Bytes, at: int, prefix: Bytes, name: Bytes, suffix: Bytes) -> int:
     """A Redis key, made of three parts, as an argument."""
     at = number(out, at, 36, len(prefix) + len(name) + len(suffix))  # $
@@ -74,7 +74,7 @@ def key(out: Bytes, at: int, prefix: Bytes, name: Bytes, suffix: Bytes) -> int:
     return line_end(out, put(out, at, suffix))
 
 
-@nb.njit(cache=True)
+@kernel
 def timestamp(out: Bytes, us: int) -> int:
     """As `keys.encode_timestamp`; returns the bytes used."""
     at = 0

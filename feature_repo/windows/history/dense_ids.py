@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Ints
 
 DenseIds = npt.NDArray[np.int32]
@@ -50,7 +50,7 @@ class KeyIds:
         return _find(self._table, self._known, hashes)
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def _place(table: Any, known: Any, high: int, low: int) -> Any:
     """Return where in the table a hash is, or would be entered."""
     mask = len(table) - 1
@@ -60,7 +60,7 @@ def _place(table: Any, known: Any, high: int, low: int) -> Any:
     return at
 
 
-@nb.njit(cache=True)
+@kernel
 def _add(table: DenseIds, known: Ints, n: int, hashes: Ints, done: int, ids: DenseIds) -> tuple[int, int]:
     """Write the ids of the hashes from `done` on, until `known` is full. Returns where it stopped, and how many are known."""
     for i in range(done, len(hashes)):
@@ -75,13 +75,13 @@ def _add(table: DenseIds, known: Ints, n: int, hashes: Ints, done: int, ids: Den
     return len(hashes), n
 
 
-@nb.njit(cache=True)
+@kernel
 def _enter(table: DenseIds, known: Ints, n: int) -> None:
     for i in range(n):
         table[_place(table, known, known[i, 0], known[i, 1])] = i
 
 
-@nb.njit(cache=True)
+@kernel
 def _find(table: DenseIds, known: Ints, hashes: Ints) -> DenseIds:
     ids = np.empty(len(hashes), np.int32)
     for i in range(len(hashes)):
@@ -100,7 +100,7 @@ def value_ids(hashes: Ints, ids: Ints) -> int:
         size *= 8
 
 
-@nb.njit(cache=True)
+@kernel
 def _value_ids(table: Ints, hashes: Ints, ids: Ints) -> int:
     """Return what `value_ids` returns, or 0 if the table of (hash, id) pairs, 0 for a free place, is too small."""
     mask = len(table) - 1

@@ -6,9 +6,9 @@ Times out of order are sorted by numpy's stable sort, Timsort, which merges the 
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Ints
 from feature_repo.windows.history.dense_ids import UNKNOWN, DenseIds
 
@@ -22,7 +22,7 @@ def by_key_and_time(keys: DenseIds, n_keys: int, times: Ints) -> tuple[Ints, Int
     return _distribute(order, keys, n_keys)
 
 
-@nb.njit(cache=True)
+@kernel
 def _is_sorted(times: Ints) -> bool:
     i = 1
     while i < len(times) and times[i - 1] <= times[i]:
@@ -30,7 +30,7 @@ def _is_sorted(times: Ints) -> bool:
     return i >= len(times)
 
 
-@nb.njit(cache=True)
+@kernel
 def _distribute(order: Ints, keys: DenseIds, n_keys: int) -> tuple[Ints, Ints]:
     """Counting sort by key that keeps the order within a key."""
     starts = np.zeros(n_keys + 1, np.int64)
@@ -50,7 +50,7 @@ def _distribute(order: Ints, keys: DenseIds, n_keys: int) -> tuple[Ints, Ints]:
     return rows, starts
 
 
-@nb.njit(cache=True)
+@kernel
 def has_ties(times: Ints, starts: Ints) -> bool:
     """Return whether two consecutive rows of one key have the same time."""
     for key in range(len(starts) - 1):
@@ -60,7 +60,7 @@ def has_ties(times: Ints, starts: Ints) -> bool:
     return False
 
 
-@nb.njit(cache=True)
+@kernel
 def order_ties(order: Ints, times: Ints, starts: Ints, ids: Ints) -> None:
     """Sort rows of the same key and time by their ids (int64 [rows, 2], in row order); `times` are in the order of `order`."""
     for key in range(len(starts) - 1):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.functions import (
     COUNT,
@@ -119,7 +119,7 @@ class PrefixSums:
             self._made.add((name, column))
 
 
-@nb.njit(cache=True)
+@kernel
 def _count_known(values: Floats, known: Ints) -> None:
     n = 0
     for i in range(len(values)):
@@ -128,7 +128,7 @@ def _count_known(values: Floats, known: Ints) -> None:
     known[len(values)] = n
 
 
-@nb.njit(cache=True)
+@kernel
 def _count_known_hashes(hashes: Ints, known: Ints) -> None:
     n = 0
     for i in range(len(hashes)):
@@ -137,7 +137,7 @@ def _count_known_hashes(hashes: Ints, known: Ints) -> None:
     known[len(hashes)] = n
 
 
-@nb.njit(cache=True)
+@kernel
 def _add_up(values: Floats, sums: Ints) -> None:
     sums[:2] = 0
     for i in range(len(values)):
@@ -147,7 +147,7 @@ def _add_up(values: Floats, sums: Ints) -> None:
             add_value(sums, at, values[i])
 
 
-@nb.njit(cache=True)
+@kernel
 def _add_up_squares(values: Floats, squares: Ints) -> None:
     squares[:4] = 0
     for i in range(len(values)):
@@ -158,7 +158,7 @@ def _add_up_squares(values: Floats, squares: Ints) -> None:
             add_square(squares, at, values[i])
 
 
-@nb.njit(cache=True)
+@kernel
 def _find_previous(values: Floats, previous: Ints) -> None:
     found = NO_ROW
     for i in range(len(values)):
@@ -168,7 +168,7 @@ def _find_previous(values: Floats, previous: Ints) -> None:
     previous[len(values)] = found
 
 
-@nb.njit(cache=True)
+@kernel
 def _find_following(values: Floats, following: Ints) -> None:
     found = len(values)
     following[found] = found
@@ -198,7 +198,7 @@ def hops_of(history: History, hop: int, maxima: Iterable[int], decayed: Sequence
     return made
 
 
-@nb.njit(cache=True)
+@kernel
 def _number_hops(times: Ints, starts: Ints, hop: int, before: Ints, numbers: Ints) -> int:
     n = 0
     for key in range(len(starts) - 1):
@@ -212,7 +212,7 @@ def _number_hops(times: Ints, starts: Ints, hop: int, before: Ints, numbers: Int
     return n
 
 
-@nb.njit(cache=True)
+@kernel
 def _decay(times: Ints, values: Floats, before: Ints, hop: int, window: int, sums: Ints) -> None:
     for i in range(len(values)):
         if not np.isnan(values[i]):
@@ -220,7 +220,7 @@ def _decay(times: Ints, values: Floats, before: Ints, hop: int, window: int, sum
             add_value(sums, 2 * (before[i + 1] - 1), values[i] * weight(end - times[i], window))
 
 
-@nb.njit(cache=True)
+@kernel
 def _add_up_maxima(values: Floats, before: Ints, maxima: Ints, sums: Ints) -> None:
     maxima[0] = 0
     sums[:2] = 0

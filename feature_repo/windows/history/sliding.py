@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.functions import (
     COUNT,
@@ -88,7 +88,7 @@ class Extremes(NamedTuple):
     """int64 [stacks, 2]: height of the stack, next event to push."""
 
 
-@nb.njit(cache=True)
+@kernel
 def slide(
     history: History, totals: Totals, hops: Hops, queries: SortedQueries, plan: Plan, out: Floats, flags: Any
 ) -> None:
@@ -150,7 +150,7 @@ def slide(
                         flags[queries.rows[first + i]] |= CAPPED
 
 
-@nb.njit(cache=True)
+@kernel
 def _find_ends(history: History, keys: DenseIds, hop: int, cursors: Ints, chunk: Chunk) -> None:
     """Write the first event of every query's key to `chunk.start`, the first event after its windows to `chunk.end`."""
     at = cursors[-1]
@@ -165,7 +165,7 @@ def _find_ends(history: History, keys: DenseIds, hop: int, cursors: Ints, chunk:
     cursors[-1] = at
 
 
-@nb.njit(cache=True)
+@kernel
 def _find_begins(
     event_times: Ints, window: int, hop: int, capacity: int, cursors: Ints, w: int, chunk: Chunk, capped: Any
 ) -> int:
@@ -185,20 +185,20 @@ def _find_begins(
     return n_capped
 
 
-@nb.njit(cache=True)
+@kernel
 def _is_its_sum(other: Ints, read: Ints) -> bool:
     """Whether `other` is the sum that the mean `read` divides."""
     return bool(other[FUNCTION] == SUM and other[COLUMN] == read[COLUMN] and other[WINDOW] == read[WINDOW])
 
 
-@nb.njit(cache=True)
+@kernel
 def _divide(sums: Floats, known: Ints, n: int, end: Ints, begin: Ints, answer: Floats) -> None:
     for i in range(n):
         values = known[end[i]] - known[begin[i]]
         answer[i] = sums[i] / values if values > 0 else np.nan
 
 
-@nb.njit(cache=True)
+@kernel
 def _difference(
     history: History, totals: Totals, read: Ints, t: Ints, end: Ints, begin: Ints, answer: Floats
 ) -> None:
@@ -251,7 +251,7 @@ def _difference(
                 answer[i] = np.sqrt(var) if function == STD else var
 
 
-@nb.njit(cache=True)
+@kernel
 def _extremes(
     history: History, hop: int, reads: Ints, chunk: Chunk, stacks: Extremes, heads: Ints, answers: Floats
 ) -> None:
@@ -294,7 +294,7 @@ def _extremes(
     ends[0], ends[1] = top, at
 
 
-@nb.njit(cache=True)
+@kernel
 def _distinct(hashes: Ints, n: int, end: Ints, begin: Ints, counts: Any, ends: Ints, answer: Floats) -> None:
     """Count the distinct values of every window.
 
@@ -321,7 +321,7 @@ def _distinct(hashes: Ints, n: int, end: Ints, begin: Ints, counts: Any, ends: I
     ends[0], ends[1], ends[2] = low, high, distinct
 
 
-@nb.njit(cache=True)
+@kernel
 def _over_hops(
     history: History, hops: Hops, read: Ints, hop: int, window: int, chunk: Chunk, answer: Floats
 ) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.functions import COUNT
 from feature_repo.windows.history.prefix_sums import History
@@ -30,7 +30,7 @@ class Counts(NamedTuple):
     groups: Ints
 
 
-@nb.njit(cache=True)
+@kernel
 def slide_sketch(
     history: History, column: int, queries: SortedQueries, reads: Ints, hop: int, out: Floats
 ) -> None:
@@ -52,7 +52,7 @@ def slide_sketch(
         first = after
 
 
-@nb.njit(cache=True)
+@kernel
 def _slide_window(
     history: History,
     buckets: Ints,
@@ -94,7 +94,7 @@ def _slide_window(
         _count(buckets[event], -1, counts)
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def _count(bucket: int, times: int, counts: Counts) -> int:
     """Count a value `times` times. Returns 1, or 0 if the value is null."""
     if bucket == _NONE:
@@ -104,7 +104,7 @@ def _count(bucket: int, times: int, counts: Counts) -> int:
     return 1
 
 
-@nb.njit(cache=True)
+@kernel
 def _at_rank(rank: int, counts: Counts) -> float:
     """Return the value at `rank` of the window's sorted values."""
     group = 0

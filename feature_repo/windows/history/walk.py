@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.history.dense_ids import DenseIds
 from feature_repo.windows.history.queries import SortedQueries
@@ -22,7 +22,7 @@ from feature_repo.windows.kernels.tables import HOP, IS_SKETCH, ROW_FLOATS, ROW_
 from feature_repo.windows.kernels.words import EVENT_TIME, NOTHING, TILE_HOP
 
 
-@nb.njit(cache=True)
+@kernel
 def walk_history(
     ints: Ints,
     floats: Floats,
@@ -62,7 +62,7 @@ def walk_history(
             flags[row] = read_tiles(tiles, NOTHING, tables, t, out[row])
 
 
-@nb.njit(cache=True)
+@kernel
 def has_later_accepted(event_times: Ints, created: Ints, starts: Ints, keys: DenseIds, times: Ints) -> Any:
     """Return which of the sorted queries (bool [n]) have an earlier event of their key that was accepted after the query's time.
 
@@ -81,7 +81,7 @@ def has_later_accepted(event_times: Ints, created: Ints, starts: Ints, keys: Den
     return found
 
 
-@nb.njit(cache=True)
+@kernel
 def _tiles(events: Rows, measures: Ints, merge: Ints, created: int) -> Any:
     """Return the tiles (`Rows`) of the sorted events that were accepted by `created`."""
     ints, hop = events.ints, measures[HOP]

@@ -3,14 +3,15 @@
 import math
 from typing import Final
 
-import numba as nb
 import numpy as np
+
+from feature_repo.kernel_cache import kernel
 
 _LN2: Final = math.log(2)
 _TERMS = np.array([1.0 / math.factorial(k) for k in range(13, -1, -1)])
 
 
-@nb.njit(cache=True)
+@kernel
 def weight(age: int, window: int) -> float:
     """Return 2^(-age / (window / 4)), within two units in the last place; age and window in the same unit.
 

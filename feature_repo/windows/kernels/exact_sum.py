@@ -14,9 +14,9 @@ Limbs (the 64-bit digits of a sum) are int64 words, lowest first; kernels treat 
 
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Ints
 
 LIMIT: Final = float(2**40)
@@ -27,7 +27,7 @@ _MANTISSA = np.int64((1 << 52) - 1)
 _HIDDEN = np.int64(1 << 52)
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def _add_limb(words: Any, at: int, value: Any, carry: Any) -> Any:
     """Add an unsigned limb and a carry to `words[at]`; return the carry out."""
     old = np.uint64(words[at])
@@ -40,7 +40,7 @@ def _add_limb(words: Any, at: int, value: Any, carry: Any) -> Any:
     return out
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def _split(x: float) -> tuple[Any, Any]:
     """Return (mantissa, shift) with |x| = mantissa * 2^(shift - 64), 0 <= shift <= 52, bits below 2^-64 dropped."""
     bits = np.float64(x).view(np.int64)
@@ -54,7 +54,7 @@ def _split(x: float) -> tuple[Any, Any]:
     return np.uint64(mantissa), shift
 
 
-@nb.njit(cache=True)
+@kernel
 def add_value(words: Ints, at: int, x: float) -> None:
     """Add `x` to the 128-bit sum at `words[at:at + 2]`."""
     mantissa, shift = _split(x)
@@ -67,7 +67,7 @@ def add_value(words: Ints, at: int, x: float) -> None:
     _add_limb(words, at + 1, high, carry)
 
 
-@nb.njit(cache=True)
+@kernel
 def add_square(words: Ints, at: int, x: float) -> None:
     """Add `x * x`, exactly, to the 256-bit sum at `words[at:at + 4]`."""
     mantissa, shift = _split(x)
@@ -95,7 +95,7 @@ def add_square(words: Ints, at: int, x: float) -> None:
         carry = _add_limb(words, i, l2 if i == first + 2 else np.uint64(0), carry)
 
 
-@nb.njit(cache=True)
+@kernel
 def merge_limbs(words: Ints, at: int, other: Ints, other_at: int, n: int) -> None:
     """Add the n-limb sum at `other[other_at:]` to the one at `words[at:]`."""
     carry = np.uint64(0)
@@ -103,13 +103,13 @@ def merge_limbs(words: Ints, at: int, other: Ints, other_at: int, n: int) -> Non
         carry = _add_limb(words, at + i, np.uint64(other[other_at + i]), carry)
 
 
-@nb.njit(cache=True)
+@kernel
 def to_float(words: Ints, at: int) -> float:
     """Return the 128-bit sum at `words[at:]` as float64, within one unit in the last place."""
     return _limbs_to_float(np.uint64(words[at]), np.uint64(words[at + 1]))
 
 
-@nb.njit(cache=True)
+@kernel
 def difference(words: Ints, more: int, less: int) -> float:
     """Return the 128-bit sum at `words[more:]` minus the one at `words[less:]`, rounded like `to_float`."""
     low, taken = np.uint64(words[more]), np.uint64(words[less])
@@ -121,7 +121,7 @@ def difference(words: Ints, more: int, less: int) -> float:
     return _limbs_to_float(low - taken, high)
 
 
-@nb.njit(cache=True)
+@kernel
 def take_limbs(words: Ints, at: int, other: Ints, more: int, less: int, n: int) -> None:
     """Write the n-limb sum at `other[more:]` minus the one at `other[less:]` to `words[at:]`."""
     borrow = np.uint64(0)
@@ -132,7 +132,7 @@ def take_limbs(words: Ints, at: int, other: Ints, more: int, less: int, n: int) 
         borrow = np.uint64(1) if old < taken or left < borrow else np.uint64(0)
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def _limbs_to_float(low: Any, high: Any) -> float:
     negative = np.int64(high) < 0
     if negative:
@@ -142,7 +142,7 @@ def _limbs_to_float(low: Any, high: Any) -> float:
     return -total if negative else total
 
 
-@nb.njit(cache=True)
+@kernel
 def variance(sums: Ints, sum_at: int, squares: Ints, squares_at: int, n: int) -> float:
     """Return the sample variance (n * sum of squares - square of sum) / (n (n - 1)).
 

@@ -5,9 +5,9 @@ return the index of the first event that was not folded: the number of events, o
 caller must enlarge them and continue from there.
 """
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.kernels.decay import weight
 from feature_repo.windows.kernels.exact_sum import add_square, add_value
@@ -49,7 +49,7 @@ NO_LIMIT = 1 << 40
 """For `make_room`: a key may have any number of rows."""
 
 
-@nb.njit(cache=True)
+@kernel
 def fold_events(state: StateArrays, events: EventArrays, start: int, most_rows: int, retention: int) -> int:
     """Insert the events from `start` on into their keys' sorted rows.
 
@@ -91,7 +91,7 @@ def fold_events(state: StateArrays, events: EventArrays, start: int, most_rows: 
     return len(events.slots)
 
 
-@nb.njit(cache=True)
+@kernel
 def fold_tiles(
     state: StateArrays, events: EventArrays, start: int, merge: Ints, hop: int, retention: int
 ) -> int:
@@ -127,7 +127,7 @@ def fold_tiles(
     return len(events.slots)
 
 
-@nb.njit(cache=True)
+@kernel
 def empty_tile(ints: Ints, floats: Floats, row: int, number: int, merge: Ints) -> None:
     """Make `row` an empty tile of hop `number`."""
     ints[row, :] = 0
@@ -140,7 +140,7 @@ def empty_tile(ints: Ints, floats: Floats, row: int, number: int, merge: Ints) -
             ints[row, merge[m, MERGE_INT]] = NOTHING
 
 
-@nb.njit(cache=True)
+@kernel
 def add_to_tile(
     ints: Ints,
     floats: Floats,

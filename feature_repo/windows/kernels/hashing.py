@@ -5,9 +5,9 @@ The hash is two multiply-mix chains with different seeds and the finaliser of Mu
 
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Bytes, Ints
 
 FEAST_STRING: Final = 2
@@ -20,7 +20,7 @@ _MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 
 
-@nb.njit(cache=True)
+@kernel
 def write_key_part(at: Ints, offsets: Ints, text: Bytes, out: Bytes) -> None:
     """Write one component of every key as Feast serialises it (type, length, value) from byte `at[i]` of `out` on.
 
@@ -38,7 +38,7 @@ def write_key_part(at: Ints, offsets: Ints, text: Bytes, out: Bytes) -> None:
         at[i] = o + 8 + length
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def _mix(h: Any) -> Any:
     h ^= h >> np.uint64(33)
     h *= _MIX_1
@@ -47,7 +47,7 @@ def _mix(h: Any) -> Any:
     return h ^ (h >> np.uint64(33))
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def _word(data: Any, start: int, end: int) -> Any:
     """Return up to eight bytes as a big-endian word, zero-padded at the end."""
     word = np.uint64(0)
@@ -57,7 +57,7 @@ def _word(data: Any, start: int, end: int) -> Any:
     return word
 
 
-@nb.njit(cache=True)
+@kernel
 def _hash(data: Bytes, start: int, end: int) -> tuple[Any, Any]:
     """Return a 128-bit hash of `data[start:end]` as two words."""
     high, low = _SEED_HIGH ^ np.uint64(end - start), _SEED_LOW
@@ -68,7 +68,7 @@ def _hash(data: Bytes, start: int, end: int) -> tuple[Any, Any]:
     return _mix(high), _mix(low)
 
 
-@nb.njit(cache=True)
+@kernel
 def hash_bytes(offsets: Ints, data: Bytes, out: Ints) -> None:
     """Write the 128-bit hash of `data[offsets[i]:offsets[i + 1]]` to `out[i]` (int64 [n, 2])."""
     for i in range(len(out)):
@@ -76,14 +76,14 @@ def hash_bytes(offsets: Ints, data: Bytes, out: Ints) -> None:
         out[i, 0], out[i, 1] = np.int64(high), np.int64(low)
 
 
-@nb.njit(cache=True)
+@kernel
 def hash_text(data: Bytes) -> Any:
     """Return the 64-bit hash of one value; never 0, which stands for null."""
     value = np.int64(_hash(data, 0, len(data))[0])
     return value if value != 0 else np.int64(1)
 
 
-@nb.njit(cache=True)
+@kernel
 def _nibble(byte: int) -> int:
     """Return the value of a hexadecimal digit (0-9, a-f), -1 for any other byte."""
     if 48 <= byte <= 57:
@@ -93,7 +93,7 @@ def _nibble(byte: int) -> int:
     return -1
 
 
-@nb.njit(cache=True)
+@kernel
 def order_ids(offsets: Ints, data: Bytes, out: Ints) -> None:
     """Write every id as two int64 words to `out` ([n, 2]).
 

@@ -3,12 +3,11 @@
 `table`, int32 [a power of two], holds slots, -1 for a free place; `hashes`, int64 [slots, 2], holds the hash of every slot.
 """
 
-import numba as nb
-
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Bytes, Ints
 
 
-@nb.njit(cache=True)
+@kernel
 def rehash(table: Ints, hashes: Ints, n: int) -> None:
     """Enter the first `n` keys into an empty table."""
     mask = len(table) - 1
@@ -19,7 +18,7 @@ def rehash(table: Ints, hashes: Ints, n: int) -> None:
         table[at] = slot
 
 
-@nb.njit(cache=True)
+@kernel
 def find_slots(table: Ints, hashes: Ints, known: int, wanted: Ints, slots: Ints, fresh: Ints) -> int:
     """Write the slot of every wanted key to `slots`; new keys get the slots from `known` on.
 
@@ -45,7 +44,7 @@ def find_slots(table: Ints, hashes: Ints, known: int, wanted: Ints, slots: Ints,
     return n_fresh
 
 
-@nb.njit(cache=True)
+@kernel
 def append_names(offsets: Ints, data: Bytes, known: int, new_offsets: Ints, new: Bytes, rows: Ints) -> None:
     """Append the bytes of the keys at `rows` to those of the `known` keys."""
     at = offsets[known]

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Bytes, Ints
 from feature_repo.windows.kernels.rows import (
     IN_USE,
@@ -41,7 +41,7 @@ class RowBytes(NamedTuple):
     float_row: int
 
 
-@nb.njit(cache=True)
+@kernel
 def _copy(source: Bytes, first: int, n: int, target: Bytes, at: int) -> None:
     """Copy n bytes. Slicing first gives indices that cannot be negative, so the compiler copies 32 bytes at a time."""
     source, target = source[first : first + n], target[at : at + n]
@@ -49,7 +49,7 @@ def _copy(source: Bytes, first: int, n: int, target: Bytes, at: int) -> None:
         target[k] = source[k]
 
 
-@nb.njit(cache=True)
+@kernel
 def pack(state: RowBytes, slots: Ints, at: Ints, out: Bytes, fingerprint: int, kind: int) -> None:
     """Write the packed state of `slots[i]` to `out` from byte `at[i]` on: its header, then its int words, then its float words."""
     segments, int_row, float_row = state.segments, state.int_row, state.float_row
@@ -67,7 +67,7 @@ def pack(state: RowBytes, slots: Ints, at: Ints, out: Bytes, fingerprint: int, k
         _copy(state.floats, first * float_row, rows * float_row, out, at[i] + 8 * HEADER + rows * int_row)
 
 
-@nb.njit(cache=True)
+@kernel
 def first_wrong(words: Ints, at: Ints, fingerprint: int, row_words: int) -> int:
     """Return the first packed state that is not of this layout, -1 if there is none. State i is `words[at[i]:at[i + 1]]`."""
     for i in range(len(at) - 1):
@@ -79,7 +79,7 @@ def first_wrong(words: Ints, at: Ints, fingerprint: int, row_words: int) -> int:
     return -1
 
 
-@nb.njit(cache=True)
+@kernel
 def rows_wanted(words: Ints, at: Ints) -> int:
     """Return how many rows the segments of these packed states have together."""
     wanted = 0
@@ -88,7 +88,7 @@ def rows_wanted(words: Ints, at: Ints) -> int:
     return wanted
 
 
-@nb.njit(cache=True)
+@kernel
 def _size_for(rows: int) -> int:
     """Return log2 of the size of the smallest segment that holds `rows` rows."""
     size = 0
@@ -97,7 +97,7 @@ def _size_for(rows: int) -> int:
     return size
 
 
-@nb.njit(cache=True)
+@kernel
 def load(state: StateArrays, slots: Ints, words: Ints, at: Ints) -> None:
     """Unpack the state at `words[at[i]:]` into the empty slot `slots[i]`; the row arrays have room for `rows_wanted`."""
     n_ints, n_floats = state.ints.shape[1], state.floats.shape[1]

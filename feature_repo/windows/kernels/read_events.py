@@ -6,9 +6,9 @@ Since sums are exact, the order of visiting does not matter.
 
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.functions import (
     COUNT,
@@ -66,7 +66,7 @@ class Totals(NamedTuple):
     """[hashed columns, 2]: values that are not null, distinct ones."""
 
 
-@nb.njit(cache=True)
+@kernel
 def read_events(rows: Rows, floor: int, tables: ReadTables, t: int, out: Floats, created: int) -> int:
     """Write the features as of `t` (us) of sorted events that are all before `t` to `out`, null = NaN. Returns the flags.
 
@@ -143,14 +143,14 @@ def read_events(rows: Rows, floor: int, tables: ReadTables, t: int, out: Floats,
     return flags
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def _needs_rows(read: Ints) -> bool:
     """Whether a function depends on where in the window a value stands."""
     function = read[READ_FUNCTION]
     return bool(function >= LAST_2 or (function == SECONDS_SINCE_LAST and read[READ_A] == VALUE))
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def reads_newest(function: int) -> bool:
     """Whether a function returns something about the newest values, so that older events cannot change it."""
     return bool(
@@ -162,7 +162,7 @@ def reads_newest(function: int) -> bool:
     )
 
 
-@nb.njit(cache=True)
+@kernel
 def _from_rows(rows: Rows, read: Ints, t: int, created: int) -> float:
     """Compute a function that depends on where in the window a value stands: visits its rows again, from the newest back."""
     function, kind, c = read[READ_FUNCTION], read[READ_A], read[READ_B]
@@ -187,7 +187,7 @@ def _from_rows(rows: Rows, read: Ints, t: int, created: int) -> float:
     return float(to_float(sums, 0)) if function == DECAYED_SUM else np.nan
 
 
-@nb.njit(cache=True)
+@kernel
 def _from_totals(read: Ints, t: int, seen: int, newest: int, totals: Totals) -> float:
     """Compute a function from the totals of its window, which holds `seen` events, the latest at `newest`."""
     function, kind, c = read[READ_FUNCTION], read[READ_A], read[READ_B]
@@ -216,7 +216,7 @@ def _from_totals(read: Ints, t: int, seen: int, newest: int, totals: Totals) -> 
     return float(np.sqrt(var)) if function == STD else float(var)
 
 
-@nb.njit(cache=True)
+@kernel
 def _table_size(n: int) -> int:
     """Return the size of a set for n values: a power of two, at most half full."""
     size = 4
@@ -225,7 +225,7 @@ def _table_size(n: int) -> int:
     return size
 
 
-@nb.njit(cache=True)
+@kernel
 def _add_to_set(table: Any, value: int) -> int:
     """Add `value` (not 0) to an open-addressing set. Returns 1 if it was not in it yet, else 0."""
     mask = len(table) - 1

@@ -2,9 +2,9 @@
 
 from typing import Any, Final, NamedTuple
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.kernels.read_events import read_events
 from feature_repo.windows.kernels.read_tiles import read_tiles
@@ -41,7 +41,7 @@ class StackedTables(NamedTuple):
     """int64 [views]."""
 
 
-@nb.njit(cache=True)
+@kernel
 def read_words(words: Any, tables: ReadTables, t: int, out: Floats) -> int:
     """Read a packed state (int64 words, header checked before) as of `t` into `out`. Returns the flags."""
     n_ints, n_floats = tables.measures[ROW_INTS], tables.measures[ROW_FLOATS]
@@ -57,7 +57,7 @@ def read_words(words: Any, tables: ReadTables, t: int, out: Floats) -> int:
     return read_events(Rows(ints, floats, 0, before), floor, tables, t, out, NOTHING)
 
 
-@nb.njit(cache=True)
+@kernel
 def read_all(words: Any, ends: Ints, tables: StackedTables, t: int, out: Floats, found: Ints) -> int:
     """Read the states of all views, which stand one after another in `words`: view v ends at byte `ends[v]`.
 

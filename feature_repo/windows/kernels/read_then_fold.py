@@ -3,8 +3,7 @@
 It derives columns from what was accepted before. Here, unlike in the other kernels, the order of the events matters.
 """
 
-import numba as nb
-
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.kernels.fold import fold_events, fold_tiles
 from feature_repo.windows.kernels.read_events import read_events
@@ -23,7 +22,7 @@ from feature_repo.windows.kernels.tables import CAPACITY, HOP, IS_SKETCH, ReadTa
 from feature_repo.windows.kernels.words import EVENT_TIME, NOTHING
 
 
-@nb.njit(cache=True)
+@kernel
 def read_then_fold(
     state: StateArrays,
     events: EventArrays,

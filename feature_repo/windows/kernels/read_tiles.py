@@ -6,9 +6,9 @@ J. Li et al.: "No pane, no gain: efficient evaluation of sliding-window aggregat
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats
 from feature_repo.windows.functions import (
     COUNT,
@@ -42,7 +42,7 @@ from feature_repo.windows.kernels.tables import (
 from feature_repo.windows.kernels.words import NOTHING, TILE_HOP, TILE_LAST_TS, TILE_ROWS
 
 
-@nb.njit(cache=True)
+@kernel
 def read_tiles(rows: Rows, floor: int, tables: ReadTables, t: int, out: Floats) -> int:
     """Write the features as of `t` (us) of tiles sorted by hop to `out`, null = NaN. Returns the flags.
 

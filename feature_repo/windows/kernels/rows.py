@@ -6,9 +6,9 @@ a slice. Freed segments are kept in a free list per size.
 
 from typing import Any, Final, NamedTuple
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 
 FULL: Final = -1
@@ -45,7 +45,7 @@ class EventArrays(NamedTuple):
     floats: Floats
 
 
-@nb.njit(cache=True)
+@kernel
 def first_not_before(ints: Any, start: int, end: int, t: int) -> int:
     """Return the first row in [start, end) whose first word is at or after `t`: galloping search from the end, as most reads are recent.
 
@@ -68,7 +68,7 @@ def first_not_before(ints: Any, start: int, end: int, t: int) -> int:
     return low
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def compare_words(a0: int, a1: int, a2: int, b0: int, b1: int, b2: int) -> Any:
     """Return 1, 0 or -1: the order of two (time, id high, id low) triples."""
     if a0 != b0:
@@ -80,7 +80,7 @@ def compare_words(a0: int, a1: int, a2: int, b0: int, b1: int, b2: int) -> Any:
     return np.int64(0)
 
 
-@nb.njit(cache=True, inline="always")
+@kernel(inline="always")
 def compare(ints: Ints, row: int, event_ints: Ints, i: int) -> Any:
     """Return the order of a row and an event by (time, id): above 0 when the row comes after the event."""
     return compare_words(
@@ -88,7 +88,7 @@ def compare(ints: Ints, row: int, event_ints: Ints, i: int) -> Any:
     )
 
 
-@nb.njit(cache=True)
+@kernel
 def drop_before(ints: Ints, segment: Ints, oldest: int, hop: int) -> None:
     """Drop rows whose first word is below `oldest` and raise the floor to the last time (us) that they covered; `hop` 0: exact."""
     while segment[SEG_ROWS] > 0:
@@ -100,7 +100,7 @@ def drop_before(ints: Ints, segment: Ints, oldest: int, hop: int) -> None:
         segment[SEG_ROWS] -= 1
 
 
-@nb.njit(cache=True)
+@kernel
 def make_room(state: StateArrays, segment: Ints, most_rows: int) -> int:
     """Make room for one row behind the last one, if need be in a segment of another size. Returns 0, or `FULL`."""
     ints, floats, free = state.ints, state.floats, state.free
@@ -132,7 +132,7 @@ def make_room(state: StateArrays, segment: Ints, most_rows: int) -> int:
     return 0
 
 
-@nb.njit(cache=True)
+@kernel
 def move(ints: Ints, floats: Floats, source: int, target: int, rows: int) -> None:
     """Copy `rows` rows from row `source` on to row `target` on, the first row first."""
     for r in range(rows):
@@ -142,7 +142,7 @@ def move(ints: Ints, floats: Floats, source: int, target: int, rows: int) -> Non
             floats[target + r, c] = floats[source + r, c]
 
 
-@nb.njit(cache=True)
+@kernel
 def insert(ints: Ints, floats: Floats, segment: Ints, place: int) -> None:
     """Move the rows from `place` on by one, so that `place` can be written."""
     last = segment[SEG_START] + segment[SEG_HEAD] + segment[SEG_ROWS]

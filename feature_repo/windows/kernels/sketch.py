@@ -13,9 +13,9 @@ one interpolated between two.
 
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 
+from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.functions import COUNT
 from feature_repo.windows.kernels.exact_sum import LIMIT
@@ -58,7 +58,7 @@ LARGEST_BUCKET: Final = len(_ENDS)
 _TO_MIDDLE: Final = 2 / (GAMMA + 1)
 
 
-@nb.njit(cache=True)
+@kernel
 def bucket_of(x: float) -> int:
     """Return the bucket of a value: 0 for zero, 1, 2, ... for positive values, -1, -2, ... for negative ones. Ordered like the values."""
     size = abs(x)
@@ -74,7 +74,7 @@ def bucket_of(x: float) -> int:
     return low + 1 if x > 0 else -low - 1
 
 
-@nb.njit(cache=True)
+@kernel
 def value_of(bucket: int) -> float:
     """Return the value that is within 1 % of all values of a bucket."""
     if bucket == 0:
@@ -83,7 +83,7 @@ def value_of(bucket: int) -> float:
     return float(size if bucket > 0 else -size)
 
 
-@nb.njit(cache=True)
+@kernel
 def fold_sketch(state: StateArrays, events: EventArrays, start: int, hop: int, retention: int) -> int:
     """Count the events from `start` on in the buckets of their hops; see `fold.fold_tiles`.
 
@@ -118,7 +118,7 @@ def fold_sketch(state: StateArrays, events: EventArrays, start: int, hop: int, r
     return len(events.slots)
 
 
-@nb.njit(cache=True)
+@kernel
 def sketch_rows(ints: Ints, floats: Floats, start: int, end: int, hop: int, created: int) -> tuple[Any, int]:
     """Return the sketch rows (int64 [room, 3]) of the sorted events [start, end) accepted by `created`, and their number.
 
@@ -142,7 +142,7 @@ def sketch_rows(ints: Ints, floats: Floats, start: int, end: int, hop: int, crea
     return rows, n
 
 
-@nb.njit(cache=True)
+@kernel
 def _place(ints: Ints, start: int, end: int, number: int, bucket: int) -> int:
     """Return the first of the sorted rows [start, end) that is not before (hop, bucket)."""
     while start < end:
@@ -155,13 +155,13 @@ def _place(ints: Ints, start: int, end: int, number: int, bucket: int) -> int:
     return start
 
 
-@nb.njit(cache=True)
+@kernel
 def _is_of(ints: Ints, row: int, end: int, number: int, bucket: int) -> bool:
     """Whether `row` exists and counts this hop and bucket."""
     return bool(row < end and ints[row, SKETCH_HOP] == number and ints[row, SKETCH_BUCKET] == bucket)
 
 
-@nb.njit(cache=True)
+@kernel
 def read_sketch(ints: Any, start: int, end: int, floor: int, tables: ReadTables, t: int, out: Floats) -> int:
     """Write the features as of `t` (us) of the sorted rows [start, end) to `out`, null = NaN. Returns the flags.
 
@@ -196,7 +196,7 @@ def read_sketch(ints: Any, start: int, end: int, floor: int, tables: ReadTables,
     return flags
 
 
-@nb.njit(cache=True)
+@kernel
 def _quantile(counts: Ints, low: Any, rank: Any) -> float:
     """Return the value at `rank`; `counts[i]` values are in bucket `low + i`."""
     bucket = 0
