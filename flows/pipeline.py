@@ -30,7 +30,8 @@ from flows.process.recovery import run_name
 from flows.settings import FlowSettings
 from flows.sources.files import FileSource
 from flows.sources.kafka import KafkaSource
-from flows.sources.redis_streams import RedisStreamSource, trims_bus
+from flows.sources.redis_retention import trims_bus
+from flows.sources.redis_streams import RedisStreamSource
 from flows.streams import EventStream
 from flows.window_state.fold import FoldContext, folding
 from flows.window_state.folded_views import FoldedViews

@@ -25,7 +25,7 @@ from flows.blocks import Events
 from flows.enrich.asof_index import Versions
 from flows.log.files import LogFile, log_files
 from flows.settings import FlowSettings
-from flows.sources.redis_streams import SEQUENCE_BITS, offset_of, raw_block
+from flows.sources.redis_blocks import entry_id, offset_of, raw_block, stream_key
 from flows.streams import EventStream
 
 log = structlog.get_logger(__name__)
@@ -138,7 +138,7 @@ class BusFollower:
 
     def streams(self) -> list[tuple[str, str]]:
         """(Redis stream, last id read) of each partition."""
-        return [(redis_name(p), self.positions[p]) for p in self._partitions]
+        return [(stream_key(p), self.positions[p]) for p in self._partitions]
 
     def go_back_to_log(self) -> None:
         """After a pause: entries of the bus may be gone that are in the log."""
@@ -147,7 +147,7 @@ class BusFollower:
 
     def take(self, stream: str, entries: list[Any]) -> None:
         """Entries of one partition through the steps of its own flow."""
-        partition = next(p for p in self._partitions if redis_name(p) == stream)
+        partition = next(p for p in self._partitions if stream_key(p) == stream)
         events = self._accept(raw_block(partition, entries))
         admitted, _ = self._admissions[partition].on_batch([replace(events, dead=())])
         self.follower.take(_rows(admitted))
@@ -160,7 +160,7 @@ class BusFollower:
             known = self.positions.get(partition)
             if known is not None and offset_of(known) >= offset:
                 continue
-            self.positions[partition] = "0-0" if offset < 0 else _entry(offset)
+            self.positions[partition] = "0-0" if offset < 0 else entry_id(offset)
             state: AdmitState | None = None
             if offset >= 0:
                 state = (self.follower.watermarks[partition], offset)
@@ -220,15 +220,6 @@ class Changelogs:
                 self._past_ms = int(seconds * 1000 + micros // 1000)
                 behind = at_least_ms - self._past_ms
                 return behind < 0 or behind > _FUTURE_MS
-
-
-def redis_name(partition: str) -> str:
-    """The Redis stream of a source partition of the bus."""
-    return partition.replace("bus:", "millstream:", 1)
-
-
-def _entry(offset: int) -> str:
-    return f"{offset >> SEQUENCE_BITS}-{offset & ((1 << SEQUENCE_BITS) - 1)}"
 
 
 def _rows(events: Sequence[Events]) -> pa.Table:

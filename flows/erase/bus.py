@@ -19,7 +19,7 @@ from feature_repo.privacy import apply
 from flows.accept.decode import Decoder
 from flows.blocks import Events
 from flows.erase.people import People, Touched
-from flows.sources.redis_streams import SEQUENCE_BITS, raw_block
+from flows.sources.redis_blocks import entry_id, raw_block, stream_key
 from flows.streams import STREAMS
 
 CHUNK: Final = 5_000
@@ -72,22 +72,22 @@ class Bus:
 
     def was_trimmed(self, partition: str) -> bool:
         """Whether bytes of entries that are gone may still be in a node."""
-        info = self._client.xinfo_stream(_key(partition))
+        info = self._client.xinfo_stream(stream_key(partition))
         return bool(info.get("max-deleted-entry-id", b"0-0") != b"0-0")
 
     def has_groups(self, partition: str) -> bool:
         """Whether other consumers keep their place in the stream itself."""
-        return bool(self._client.xinfo_stream(_key(partition))["groups"])
+        return bool(self._client.xinfo_stream(stream_key(partition))["groups"])
 
     def remove(self, partition: str, offsets: list[int]) -> None:
         """Remove entries for good."""
-        key = _key(partition)
+        key = stream_key(partition)
         if self.has_groups(partition):
             for start in range(0, len(offsets), CHUNK):
-                self._client.xdel(key, *map(_entry, offsets[start : start + CHUNK]))
+                self._client.xdel(key, *map(entry_id, offsets[start : start + CHUNK]))
             return
         copy = f"millstream:erasing:{key}"
-        gone = frozenset(map(_entry, offsets))
+        gone = frozenset(map(entry_id, offsets))
         self._client.delete(copy)
         self._client.xgroup_create(copy, "none", mkstream=True)  # makes a stream without entries
         self._client.xgroup_destroy(copy, "none")
@@ -99,12 +99,12 @@ class Bus:
                         pipe.xadd(copy, dict(zip(fields[::2], fields[1::2], strict=True)), id=identity)
                 pipe.execute()
             last = entries[-1][0].decode()
-        self._client.eval(_TAKE_PLACE, 2, key, copy, last, _entry(max(offsets)) if offsets else "0-0")
+        self._client.eval(_TAKE_PLACE, 2, key, copy, last, entry_id(max(offsets)) if offsets else "0-0")
 
     def _chunks(self, partition: str) -> Iterator[list[Any]]:
         after = "-"
         while True:
-            reply = self._client.xrange(_key(partition), after, "+", count=CHUNK)
+            reply = self._client.xrange(stream_key(partition), after, "+", count=CHUNK)
             if not reply:
                 return
             yield [[identity, [x for pair in fields.items() for x in pair]] for identity, fields in reply]
@@ -134,11 +134,3 @@ class Bus:
         """Which decoded rows have a plain id somewhere in their bytes, in a field no schema names."""
         payloads = events.payloads(np.arange(events.rows.num_rows))
         return np.array([self._people.is_written_in(p) for p in payloads], bool)
-
-
-def _key(partition: str) -> str:
-    return partition.replace("bus:", "millstream:", 1)
-
-
-def _entry(offset: int) -> str:
-    return f"{offset >> SEQUENCE_BITS}-{offset & ((1 << SEQUENCE_BITS) - 1)}"

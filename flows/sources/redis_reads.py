@@ -1,6 +1,6 @@
-"""Reads of the bus that several partitions share: whoever is asked first reads for all of its worker, in one round trip.
+"""Reads of the bus that the partitions of a worker share: the partition that is asked first reads for all, in one round trip.
 
-On a busy machine a round trip costs milliseconds, and blocks that come in one turn of the flow are worked on together.
+On a busy machine a round trip costs milliseconds, and the flow processes blocks that arrive in one turn together.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Reading(Protocol):
 
     stream: str
 
-    def wants(self) -> tuple[str, int]:
-        """When another one reads: the entry after which, and how many at most; 0 when it had rather not be read for now."""
+    def next_read(self) -> tuple[str, int]:
+        """Return the entry after which another partition may read for this one, and how many entries at most (0: none)."""
 
 
 _IDLE_READS: Final = 100
@@ -31,7 +31,7 @@ _IDLE_FACTOR: Final = 4
 
 
 class BusReads:
-    """One connection, for the partitions of one worker."""
+    """One connection for the partitions of one worker."""
 
     def __init__(self, settings: FlowSettings) -> None:
         self._client = redis.Redis.from_url(
@@ -50,33 +50,33 @@ class BusReads:
         self._next = datetime.min.replace(tzinfo=UTC)
 
     def join(self, partition: Reading) -> None:
-        """Read for this partition, too."""
+        """Read for this partition from now on."""
         self._partitions.append(partition)
 
     def leave(self, partition: Reading) -> None:
-        """Do not any more; after the last the connection is closed."""
+        """Stop reading for this partition; the last one closes the connection."""
         self._partitions.remove(partition)
         if not self._partitions:
             self._client.close()
 
     def next_look(self, now: datetime) -> datetime:
-        """When to look again if nothing waits: all partitions at the same time, and less often when nothing has come for a while."""
+        """Return when to read again if nothing waits: the same time for all partitions, less often after a quiet while."""
         if self._next <= now:
             self._next = now + self._linger * (_IDLE_FACTOR if self._idle > _IDLE_READS else 1)
         return self._next
 
     def ready(self, partition: Reading) -> bool:
-        """Whether this partition has been read for."""
+        """Whether entries of this partition have been read already."""
         return partition.stream in self._ready
 
     def read(self, partition: Reading, last_id: str, count: int) -> Entries:
-        """The entries of a partition after one, `count` at most. Raises redis-py's errors."""
+        """Return up to `count` entries of a partition after `last_id`. Raises redis-py's errors."""
         found = self._ready.pop(partition.stream, None)
         return found if found is not None else self._read(partition, last_id, count)
 
     def _read(self, partition: Reading, last_id: str, count: int) -> Entries:
         others = [p for p in self._partitions if p is not partition and p.stream not in self._ready]
-        wanted = [(p, *p.wants()) for p in others]
+        wanted = [(p, *p.next_read()) for p in others]
         reading = [(partition, last_id, count), *(w for w in wanted if w[2])]
         commands = [("XREAD", "COUNT", n, "STREAMS", p.stream, last) for p, last, n in reading]
         try:
@@ -96,7 +96,7 @@ class BusReads:
         return found[0]
 
     def call(self, *commands: tuple[str | int, ...]) -> list[Any]:
-        """Raw replies of pipelined commands. A connection that failed half way is dropped: its replies are out of step."""
+        """Send commands in one pipeline and return their raw replies. Drops the connection after an error: replies may be left in it."""
         try:
             connection = self._connected()
             connection.send_packed_command(connection.pack_commands(commands))
@@ -120,7 +120,7 @@ class BusReads:
 
 
 def entries_of(reply: Any) -> Entries:
-    """Entries of the one stream of an XREAD reply (None when there are none)."""
+    """Return the entries of an XREAD reply of one stream (None: no entries). Raises an error reply."""
     if isinstance(reply, Exception):
         raise reply
     return Entries.of(reply[0][1]) if reply else NO_ENTRIES

@@ -10,7 +10,7 @@ from feature_repo.errors import FlowError, LogError
 from flows.accept import admit
 from flows.log import epoch_files
 from flows.online import outbox
-from flows.sources import redis_streams
+from flows.sources import redis_retention
 from tests.soak import sim
 
 
@@ -56,7 +56,7 @@ def _remember_no_ids(self: admit.Admission, partition: str) -> admit.RecentIds:
     [
         (epoch_files.StagedPart, "snapshot", _publish_at_once),
         (admit.Admission, "_recall", _remember_no_ids),
-        (redis_streams, "TRIM_AFTER_EPOCHS", 0),
+        (redis_retention, "TRIM_AFTER_EPOCHS", 0),
         (outbox.Outbox, "settle", lambda self: None),
     ],
     ids=["publish before the epoch is durable", "forget ids", "trim at once", "wait for no answer"],

@@ -31,7 +31,7 @@ from feature_repo.streams.payments import ACCOUNT_DEVICE, ACCOUNT_PAYEE, PAYMENT
 from flows.pipeline import build
 from flows.process import recovery
 from flows.settings import FlowSettings
-from flows.sources.redis_streams import offset_of
+from flows.sources.redis_blocks import offset_of
 from flows.window_state import rate_limit
 from tests.kits.flows_running import apply_views, dead, folded_from_log, logged, stored_online
 from tests.sim.disk import Disk

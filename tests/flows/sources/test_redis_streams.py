@@ -17,8 +17,9 @@ from feature_repo.streams.payments import PAYMENTS
 from flows.blocks import RawBlock
 from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from flows.sources import redis_streams
-from flows.sources.redis_streams import BusPartition, RedisStreamSource, trims_bus
+from flows.sources import redis_read_size
+from flows.sources.redis_retention import trims_bus
+from flows.sources.redis_streams import BusPartition, RedisStreamSource
 from tests.kits.flows_running import publish
 
 PART = "bus:payments:0"
@@ -35,7 +36,7 @@ def read(source: BusPartition) -> list[bytes]:
 
 def recheck(source: BusPartition) -> None:
     """Let the source compare its counters with the server's at the next read."""
-    source._next_check = datetime.now(UTC)
+    source._counters.due_at = datetime.now(UTC)
 
 
 def test_block_has_payloads_offsets_and_accept_times(home: Path, clean_redis: redis.Redis) -> None:
@@ -129,7 +130,7 @@ def test_deleted_unread_entry_stops_the_flow(home: Path, clean_redis: redis.Redi
     read(source)
     clean_redis.xdel(STREAM, "1001-0")
     recheck(source)
-    source._settings = FlowSettings()
+    source._size._settings = FlowSettings()  # reads to the end of the stream, where the counters are exact
     with pytest.raises(FlowError, match="1 entries vanished"):
         source.next_batch()
 
@@ -271,7 +272,7 @@ def test_nothing_is_removed_unless_it_is_asked_for(home: Path, clean_redis: redi
 def test_large_entries_come_in_small_blocks_and_fill_an_epoch_by_their_bytes(
     home: Path, clean_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_streams, "BLOCK_BYTES", 320_000)
+    monkeypatch.setattr(redis_read_size, "BLOCK_BYTES", 320_000)
     publish(clean_redis, [bytes(10_000)] * 400)
     source = BusPartition(PART, None, FlowSettings(), epoch_bytes=2_500_000)
     sizes = [len(read(source)) for _ in range(8)]
