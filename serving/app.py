@@ -14,7 +14,7 @@ from serving import bootstrap
 from serving.admission.authorize import Refused
 from serving.bootstrap import Parts
 from serving.http.json_route import refusal, refuse
-from serving.http.middleware import Guard
+from serving.http.middleware import AdmissionMiddleware
 from serving.http.routes import router
 
 DESCRIPTION = """Scores payments for fraud, with features as of each payment's own time.
@@ -47,7 +47,7 @@ def create_app(build: Callable[[], Parts] = bootstrap.from_environment) -> FastA
         ],
     )
     app.include_router(router)
-    app.add_middleware(Guard)
+    app.add_middleware(AdmissionMiddleware)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -1,6 +1,6 @@
 """The only place where the scorer is wired.
 
-`from_environment` is what `uvicorn serving.app:app` gets; tests pass their own settings or clock through the same door.
+`from_environment` is what `uvicorn serving.app:app` gets; tests pass their own settings or clock through the same limiter.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from feature_repo.errors import OnlineStoreError
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.clock import wall_clock_us
 from serving import logs
-from serving.admission.authorize import Gate
-from serving.admission.load_shedding import Door
+from serving.admission.authorize import Authorizer
+from serving.admission.load_shedding import ConcurrencyLimiter
 from serving.health.readiness import Readiness
-from serving.health.view_versions import VersionWatch
+from serving.health.view_versions import ViewVersionMonitor
 from serving.models.champion import Champion
 from serving.models.fallback import Fallback
 from serving.models.warm_up import warm_kernels
@@ -50,9 +50,9 @@ class Parts:
     score_log: ScoreLog | None
     scorer: Scorer
     readiness: Readiness
-    versions: VersionWatch
-    gate: Gate
-    door: Door
+    versions: ViewVersionMonitor
+    authorizer: Authorizer
+    limiter: ConcurrencyLimiter
     score_topic: ScoreTopic | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -68,8 +68,8 @@ class Parts:
         with contextlib.suppress(OnlineStoreError):
             await self.versions.refresh()
         self._tasks.append(asyncio.create_task(self.versions.follow()))
-        self._tasks.append(asyncio.create_task(self.gate.follow()))
-        self._tasks.append(asyncio.create_task(self.door.watch()))
+        self._tasks.append(asyncio.create_task(self.authorizer.follow()))
+        self._tasks.append(asyncio.create_task(self.limiter.watch()))
         if self.settings.model_poll_seconds:
             self._tasks.append(asyncio.create_task(self.champion.follow(self.settings.model_poll_seconds)))
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -103,7 +103,7 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
     """
     pseudonyms = privacy.of_settings(settings)
     privacy.hold(settings.home, pseudonyms, privacy.read_mark(settings.home))
-    gate = Gate.of(settings)
+    authorizer = Authorizer.of(settings)
     champion = Champion(settings.models / settings.model_name, repo, threads=settings.threads)
     store = StoreConnection(settings.redis_url, "single", settings.store_seconds)
     batch_store = StoreConnection(settings.redis_url, "batch", settings.batch_store_seconds)
@@ -116,7 +116,7 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
             buffer=settings.score_log_buffer,
         )
     score_topic = ScoreTopic(settings) if settings.score_topic or settings.alert_topic else None
-    versions = VersionWatch(champion, batch_store)
+    versions = ViewVersionMonitor(champion, batch_store)
     fallback = Fallback.of(settings)
     scorer = Scorer(
         champion,
@@ -125,7 +125,7 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
         clock,
         pseudonyms,
         versions,
-        most_reasons=settings.reasons,
+        max_reasons=settings.reasons,
         score_topic=score_topic,
         pending_seconds=settings.pending_seconds,
     )
@@ -140,7 +140,7 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
         scorer,
         readiness,
         versions,
-        gate,
-        Door(settings.most_in_flight, settings.late_seconds),
+        authorizer,
+        ConcurrencyLimiter(settings.max_in_flight, settings.max_lag_seconds),
         score_topic,
     )

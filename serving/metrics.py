@@ -1,4 +1,4 @@
-"""Every metric of the scorer, in one typed catalogue: `/metrics`, the docs and the dashboards read it.
+"""Catalogue of the scorer's metrics, for `/metrics`, the docs and the dashboards.
 
 >>> CATALOGUE["millstream_scorer_degraded_total"].labels
 ('reason',)
@@ -28,7 +28,7 @@ REQUEST_SECONDS: Final = CATALOGUE.histogram(
 )
 REFUSED: Final = CATALOGUE.counter(
     "millstream_scorer_refused_total",
-    "Requests not let in, by reason: key (none, or not known), scope, tenant, rate, size, address, port, docs",
+    "Refused requests by reason: key (none or unknown), scope, tenant, rate, size, address, port, docs",
     "reason",
 )
 PAYMENTS: Final = CATALOGUE.counter(
@@ -36,7 +36,7 @@ PAYMENTS: Final = CATALOGUE.counter(
 )
 DECIDED_BY: Final = CATALOGUE.counter(
     "millstream_scorer_decided_by_total",
-    "Payments decided, by whom: model, fallback_model, fallback_rules",
+    "Payments decided, by what: model, fallback_model, fallback_rules",
     "by",
 )
 DEGRADED: Final = CATALOGUE.counter(
@@ -46,20 +46,22 @@ DEGRADED: Final = CATALOGUE.counter(
     "reason",
 )
 SCORES: Final = CATALOGUE.histogram(
-    "millstream_scorer_score", "Probabilities of fraud the model gave", buckets=_SHARES
+    "millstream_scorer_score", "Fraud probabilities of the model", buckets=_SHARES
 )
 FEATURE_AGE: Final = CATALOGUE.histogram(
     "millstream_scorer_feature_age_seconds",
-    "From the newest event known of a payment's keys to the payment",
+    "Seconds from the newest known event of a payment's keys to the payment",
     buckets=_AGES,
 )
 INCOMPLETE: Final = CATALOGUE.counter(
     "millstream_scorer_incomplete_total",
-    "Payments that lay further back than a view's state can answer exactly",
+    "Payments older than a view's state can answer exactly",
     "view",
 )
 CAPPED: Final = CATALOGUE.counter(
-    "millstream_scorer_capped_total", "Payments whose exact view answered from its newest events only", "view"
+    "millstream_scorer_capped_total",
+    "Payments for which an exact view used only the newest events of a very active key",
+    "view",
 )
 STORE_SECONDS: Final = CATALOGUE.histogram(
     "millstream_scorer_store_seconds",
@@ -68,40 +70,43 @@ STORE_SECONDS: Final = CATALOGUE.histogram(
     buckets=_SECONDS,
 )
 STORE_CONNECTED: Final = CATALOGUE.gauge(
-    "millstream_scorer_store_connected", "1 while a connection to the online store answers", "lane"
+    "millstream_scorer_store_connected", "1 while a connection to the online store is open", "lane"
 )
 BREAKER_OPEN: Final = CATALOGUE.gauge(
     "millstream_scorer_breaker_open",
-    "1 while the online store is not asked, since it is gone, silent or too slow, and payments get the fallback at once",
+    "1 while the circuit breaker is open: the store is unreachable or too slow, and payments get the fallback at once",
     "lane",
 )
 BREAKER_OPENED: Final = CATALOGUE.counter(
     "millstream_scorer_breaker_opened_total",
-    "How often asking the online store was stopped: it was slow, or its connection was lost",
+    "Times the circuit breaker opened: the store was slow, or its connection was lost",
     "lane",
     "why",
 )
 STORE_LOST: Final = CATALOGUE.counter(
-    "millstream_scorer_store_lost_total", "Connections to the online store that ended or fell silent", "lane"
+    "millstream_scorer_store_lost_total",
+    "Connections to the online store that ended or stopped answering",
+    "lane",
 )
-UNTOLD: Final = CATALOGUE.counter(
+NOT_WRITTEN: Final = CATALOGUE.counter(
     "millstream_scorer_not_written_total",
-    "Writes to pending lists that the online store refused or could not be sent",
+    "Writes to pending lists that the store refused or that could not be sent",
 )
 PENDING: Final = CATALOGUE.counter(
     "millstream_scorer_pending_total",
-    "Scored payments the flow had not folded yet that counted for a later one",
+    "Pending payments that counted for a later one: scored, but not yet processed by the flow",
 )
-FRESH: Final = CATALOGUE.gauge(
-    "millstream_scorer_fresh_share",
-    "Of the payments /readyz last looked up (accepted longer ago than the limit), the share that is readable",
+FRESH_RATIO: Final = CATALOGUE.gauge(
+    "millstream_scorer_fresh_ratio",
+    "Share of the payments at the last /readyz, accepted longer ago than the limit, that are readable in the store",
+    deprecated_name="millstream_scorer_fresh_share",
 )
 LOG_WRITTEN: Final = CATALOGUE.counter(
     "millstream_scorer_log_written_total", "Answers written to the score log"
 )
 LOG_DROPPED: Final = CATALOGUE.counter(
     "millstream_scorer_log_dropped_total",
-    "Answers not logged: the buffer was full, or the file not writable",
+    "Answers that were not logged, by reason: full (the buffer), unwritable (the file)",
     "reason",
 )
 TOPIC_SENT: Final = CATALOGUE.counter(
@@ -109,32 +114,35 @@ TOPIC_SENT: Final = CATALOGUE.counter(
 )
 TOPIC_FAILED: Final = CATALOGUE.counter(
     "millstream_scorer_topic_failed_total",
-    "Deliveries that failed, by librdkafka's name of the error; they are sent again, unless they are refused for good",
+    "Failed deliveries by librdkafka's error name; they are sent again unless the error is permanent",
     "error",
 )
 TOPIC_DROPPED: Final = CATALOGUE.counter(
     "millstream_scorer_topic_dropped_total",
-    "Answers that did not reach a topic: full (the buffer), refused (by the brokers), stopped (not acknowledged at the end)",
+    "Answers that did not reach a topic, by reason: full (the buffer), refused (by the brokers), stopped (not acknowledged at shutdown)",
     "reason",
 )
 SHED: Final = CATALOGUE.counter(
     "millstream_scorer_shed_total",
-    "Requests turned away with 503 and Retry-After, since as many were inside as can be answered in time",
+    "Requests refused with 503 and Retry-After because the concurrency limit was reached",
     "why",
 )
-LOOP_BEHIND: Final = CATALOGUE.gauge(
-    "millstream_scorer_loop_behind_seconds", "How late the event loop was, last time it was looked at"
+EVENT_LOOP_LAG: Final = CATALOGUE.gauge(
+    "millstream_scorer_event_loop_lag_seconds",
+    "How late the event loop ran a timer, at its last measurement",
+    deprecated_name="millstream_scorer_loop_behind_seconds",
 )
 IN_FLIGHT_LIMIT: Final = CATALOGUE.gauge(
-    "millstream_scorer_in_flight_limit", "Requests that may be inside at once, as the event loop keeps up"
+    "millstream_scorer_in_flight_limit", "Current concurrency limit of scoring requests"
 )
 MODEL: Final = CATALOGUE.gauge(
-    "millstream_scorer_model_info", "1 for the model that scores, 0 for those before it", "name", "version"
+    "millstream_scorer_model_info", "1 for the model in use, 0 for earlier ones", "name", "version"
 )
 MODEL_STALE: Final = CATALOGUE.gauge(
     "millstream_scorer_model_stale",
-    "1 while the model the alias names cannot be used: the one before it goes on, or the fallback decides",
+    "1 while the model that the alias names cannot be loaded; the earlier model or the fallback decides",
 )
 MODEL_REFUSED: Final = CATALOGUE.counter(
-    "millstream_scorer_model_refused_total", "Champions that could not be loaded; the one before goes on"
+    "millstream_scorer_model_refused_total",
+    "Champions that could not be loaded; the earlier one stays in use",
 )

@@ -27,7 +27,7 @@ from feature_repo.stores.reader.reader import Vector
 from feature_repo.streams.payments import PAYMENTS
 from serving import metrics
 from serving.api.requests import Payment
-from serving.health.view_versions import VersionWatch
+from serving.health.view_versions import ViewVersionMonitor
 from serving.models.champion import Champion
 from serving.models.fallback import Fallback
 from serving.models.model import Model
@@ -83,9 +83,9 @@ class Scorer:
         score_log: ScoreLog | None,
         clock: Callable[[], int],
         pseudonyms: Pseudonyms,
-        versions: VersionWatch,
+        versions: ViewVersionMonitor,
         *,
-        most_reasons: int,
+        max_reasons: int,
         pending_seconds: float,
         score_topic: ScoreTopic | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class Scorer:
         self._pseudonyms = pseudonyms
         self._personal = [(column, domain_of(column, how)) for column, how in PAYMENTS.personal.items()]
         self._versions = versions
-        self._most_reasons = most_reasons
+        self._most_reasons = max_reasons
         self._pending_us = round(pending_seconds * 1e6)
         self._packers: dict[str, ReadPacker] = {}
 
@@ -219,7 +219,7 @@ class Scorer:
                 if settled and settled[number]:
                     commands.append([b"ZREM", key, *settled[number]])
         if commands:
-            store.tell(pack(commands), len(commands))
+            store.send_nowait(pack(commands), len(commands))
 
     def _finish(self, model: Model, case: Case) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Final
 import uvicorn
 
 from feature_repo.errors import MillstreamError, SettingsError
-from serving.admission.authorize import Gate
+from serving.admission.authorize import Authorizer
 from serving.app import app
 from serving.http.score_protocol import protocol
 from serving.settings import ScorerSettings
@@ -23,12 +23,12 @@ def serve(host: str, port: int, log_level: str) -> None:
     """Serve until interrupted."""
     try:
         settings = ScorerSettings()
-        gate = Gate.of(settings)
-        gate.require_keys_beyond_loopback(host)
+        authorizer = Authorizer.of(settings)
+        authorizer.require_keys_beyond_loopback(host)
         config = _config(settings, host, port, log_level)
         configs = [config]
         if settings.admin_port:
-            gate.require_keys_beyond_loopback(settings.admin_host)
+            authorizer.require_keys_beyond_loopback(settings.admin_host)
             configs.append(_config(settings, settings.admin_host, settings.admin_port, log_level))
     except MillstreamError as error:
         print(error, file=sys.stderr)

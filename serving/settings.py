@@ -1,18 +1,17 @@
-"""Everything an operator can set about the scorer, as one frozen object per process (`MILLSTREAM_...` variables).
-
-Made once, in `serving.bootstrap`, and passed on from there.
-"""
+"""Settings of the scorer: one frozen object per process, read from `MILLSTREAM_...` variables in `serving.bootstrap`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from feature_repo.deprecated import renamed
+from feature_repo.deprecated import renamed, warn_renamed
 from feature_repo.errors import SettingsError
 from feature_repo.settings import RepoSettings
+
+_OLD_AUTH: Final = {"off": "loopback", "open": "none"}
 
 
 class ScorerSettings(RepoSettings):
@@ -30,7 +29,7 @@ class ScorerSettings(RepoSettings):
     model_poll_seconds: float = Field(
         default=5.0,
         ge=0,
-        description="How often to look for a new champion; 0 loads one at start only",
+        description="Seconds between looks for a new champion; 0 loads one at start only",
     )
     deadline_ms: float = Field(
         default=150.0,
@@ -47,29 +46,33 @@ class ScorerSettings(RepoSettings):
     reserve_ms: float = Field(
         default=10.0,
         ge=0,
-        description="Share of a deadline kept back from the store, to finish, score and answer",
+        description="Part of a deadline that the online store may not use: the time to finish features, score and answer",
     )
     max_future_skew_seconds: float = Field(
         default=300.0,
         ge=0,
         validation_alias=renamed("MILLSTREAM_MAX_FUTURE_SKEW_SECONDS", "MILLSTREAM_AHEAD_SECONDS"),
-        description="A payment further than this ahead of the scorer's clock is refused (422), as the flow refuses it",
+        description="A payment later than the scorer's clock by more than this is refused (422), as the flow refuses it",
     )
-    most_in_flight: int = Field(
+    max_in_flight: int = Field(
         default=256,
         ge=1,
         le=4096,
-        description="Requests to score that may be inside at once; further ones get 503 with Retry-After, and so do fewer while the "
-        "event loop cannot keep up with the deadline",
+        validation_alias=renamed("MILLSTREAM_MAX_IN_FLIGHT", "MILLSTREAM_MOST_IN_FLIGHT"),
+        description="Scoring requests processed at the same time; further ones get 503 with Retry-After. The limit is lower while the "
+        "event loop is too late for the deadline",
     )
     threads: int = Field(default=1, ge=1, le=64, description="Threads of the model runtime per call")
     reasons: int = Field(
-        default=5, ge=0, le=50, description="Most reasons given for a review or a decline; 0 explains nothing"
+        default=5,
+        ge=0,
+        le=50,
+        description="Maximum number of reasons for a review or a decline; 0 gives none",
     )
     fallback: Literal["rules", "model", "auto"] = Field(
         default="auto",
-        description="Who decides without features: `rules` (the limits below), the `model` on the payment alone that is trained beside "
-        "the champion, or `auto`: that model where the champion has one. `model` is not ready without one",
+        description="What decides without features: `rules` (the limits below), `model` (a model on the payment alone, trained with the champion), or "
+        "`auto`: that model if the champion has one, else rules. With `model`, a scorer whose champion has none is not ready",
     )
     fallback_review_amount: float = Field(
         default=1000.0,
@@ -90,38 +93,38 @@ class ScorerSettings(RepoSettings):
         default=900.0,
         ge=0,
         le=86_400,
-        description="So long a scored payment counts for the next ones of its account and payee although the flow has not folded it; "
+        description="How long a scored payment counts for later ones of its account and payee if the flow has not processed it; "
         "0 keeps no such payments",
     )
     freshness_limit_seconds: float = Field(
         default=30.0,
         gt=0,
-        description="`/readyz` fails when payments the bus accepted longer ago than this are not in the online store",
+        description="`/readyz` fails if payments that the bus accepted longer ago than this are not in the online store",
     )
     bus_partitions: int = Field(
         default=4,
         ge=1,
         le=256,
-        description="Number of `millstream:payments:{p}` streams `/readyz` looks at; the same variable as the flow's",
+        description="Number of `millstream:payments:{p}` streams that `/readyz` checks; the flow reads the same variable",
     )
     score_log: bool = Field(
         default=True, description="Append every answer with its feature vector to `<home>/scores/*.jsonl`"
     )
     score_log_flush_ms: float = Field(
-        default=500.0, gt=0, le=60_000, description="How often buffered answers are written"
+        default=500.0, gt=0, le=60_000, description="Milliseconds between writes of buffered answers"
     )
     score_log_buffer: int = Field(
         default=20_000,
         ge=1,
-        description="Most answers waiting to be written; further ones are dropped and counted",
+        description="Maximum number of answers that wait to be written; further ones are dropped and counted",
     )
     score_topic: str = Field(
         default="",
-        description="Produce every answer, without its vector, to this topic of Kafka; empty: to none",
+        description="Kafka topic for every answer, without its feature vector; empty: none",
     )
     alert_topic: str = Field(
         default="",
-        description="Produce answers that are no approval to this topic of Kafka; empty: to none",
+        description="Kafka topic for reviews and declines; empty: none",
     )
     max_body_bytes: int = Field(
         default=65_536, ge=1024, description="Largest body of `/score`; a larger one is refused with 413"
@@ -131,29 +134,29 @@ class ScorerSettings(RepoSettings):
         ge=1024,
         description="Largest body of `/score/batch`; a larger one is refused with 413",
     )
-    auth: Literal["auto", "keys", "off", "open"] = Field(
+    auth: Literal["auto", "keys", "loopback", "none"] = Field(
         default="auto",
-        description="Who is answered: keys asks for an API key, off answers this machine only, open answers everybody; "
-        "auto is keys if there is a file of keys, else off",
+        description="Which clients are answered: `keys` those with an API key, `loopback` those on this machine, `none` all; "
+        "`auto` is `keys` if there is a file of keys, else `loopback`",
     )
     api_keys: Path | None = Field(
         default=None,
-        description="File of API keys (`python -m serving.api_keys_cli`), followed while the scorer runs; `<home>/api_keys.json` if not set",
+        description="File of API keys (`python -m serving.api_keys_cli`), read again when it changes; `<home>/api_keys.json` if not set",
     )
     key_rate: float = Field(
         default=1000.0,
         ge=0,
-        description="Payments a second one API key may ask for, in each process; more get 429. 0 is no limit",
+        description="Payments per second and API key, in each process; more get 429. 0 is no limit",
     )
     env: Literal["development", "production"] = Field(
-        default="development", description="production: no `/docs` and no `/openapi.json`"
+        default="development", description="`production` has no `/docs` and no `/openapi.json`"
     )
     admin_port: int = Field(
         default=0,
         ge=0,
         le=65_535,
-        description="`python -m serving` answers `/metrics`, `/model` and the docs at this port, and at no other; "
-        "0: where everything is",
+        description="`python -m serving` answers `/metrics`, `/model` and the docs at this port only; "
+        "0: at the port of everything else",
     )
     admin_host: str = Field(default="127.0.0.1", description="Address of the admin port")
     tls_cert: Path | None = Field(
@@ -165,18 +168,28 @@ class ScorerSettings(RepoSettings):
     )
     access_log: bool = Field(
         default=False,
-        description="Uvicorn's line per request, which costs as much as the features; `/metrics` counts without it",
+        description="Write Uvicorn's log line per request; it costs as much CPU as the features, and `/metrics` does not need it",
     )
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto",
-        description="Form of the process's own log lines; auto is text on a terminal, else JSON",
+        description="Format of log lines; `auto` is text on a terminal, else JSON",
     )
+
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _rename_old_values(cls, value: object) -> object:
+        """Accept the old names `off` and `open` for this release."""
+        new = _OLD_AUTH.get(value) if isinstance(value, str) else None
+        if new is None:
+            return value
+        warn_renamed(f"MILLSTREAM_AUTH={value}", f"MILLSTREAM_AUTH={new}")
+        return new
 
     @model_validator(mode="after")
     def _leave_time_for_the_store(self) -> ScorerSettings:
         if self.reserve_ms >= min(self.deadline_ms, self.batch_deadline_ms):
             raise SettingsError(
-                f"nothing is left for the store: a reserve of {self.reserve_ms:g} ms, a deadline of "
+                f"nothing is left for the store: the reserve is {self.reserve_ms:g} ms, the deadline "
                 f"{min(self.deadline_ms, self.batch_deadline_ms):g} ms",
                 where="MILLSTREAM_RESERVE_MS",
                 todo="lower it, or raise the deadline",
@@ -185,24 +198,27 @@ class ScorerSettings(RepoSettings):
 
     @property
     def api_keys_file(self) -> Path:
-        """Where the API keys are."""
+        """Path of the file of API keys."""
         return self.api_keys or self.home / "api_keys.json"
 
-    def most_bytes(self, path: str) -> int:
-        """The largest body of a route."""
+    def max_bytes(self, path: str) -> int:
+        """The largest body of a route, in bytes."""
         return self.max_batch_bytes if path == "/score/batch" else self.max_body_bytes
 
     @property
     def store_seconds(self) -> float:
-        """How long `/score` waits for the online store."""
+        """How long `/score` waits for the online store, in seconds."""
         return (self.deadline_ms - self.reserve_ms) / 1000
 
     @property
-    def late_seconds(self) -> float:
-        """How far the event loop may be behind: a request passes it about three times, and half of its time is left for what is in the way."""
+    def max_lag_seconds(self) -> float:
+        """Lag of the event loop, in seconds, above which fewer requests are let in.
+
+        A request passes the loop about three times, and half of its time must be left for its own work.
+        """
         return self.store_seconds / 6
 
     @property
     def batch_store_seconds(self) -> float:
-        """How long `/score/batch` waits for the online store."""
+        """How long `/score/batch` waits for the online store, in seconds."""
         return (self.batch_deadline_ms - self.reserve_ms) / 1000

@@ -73,7 +73,7 @@ def start_flows(processes: Processes, metrics_ports: dict[str, int]) -> None:
 def start_scorer(processes: Processes, port: int) -> None:
     """Start the scorer, as its user types it, at a loopback port."""
     # For this machine only, and asked by our own traffic: without keys, unless somebody says so.
-    auth = os.environ.get("MILLSTREAM_AUTH", "off")
+    auth = os.environ.get("MILLSTREAM_AUTH", "loopback")
     processes.start(SCORER, "-m", "serving", "--port", str(port), MILLSTREAM_AUTH=auth)
 
 

@@ -27,15 +27,15 @@ log = structlog.get_logger(__name__)
 KEY: Final = "millstream.key"
 """Where a request's ASGI scope has the `ApiKey` it came with."""
 POLL_SECONDS: Final = 1.0
-OPEN: Final = "/healthz"
+HEALTH: Final = "/healthz"
 """The only route that asks for no key."""
-NEEDED: Final[Mapping[str, Scope]] = {"/score": "score", "/score/batch": "score", "/model": "model"}
+SCOPES_NEEDED: Final[Mapping[str, Scope]] = {"/score": "score", "/score/batch": "score", "/model": "model"}
 """What a route asks of a key; all others: admin."""
-ANYONE: Final = ApiKey("", "anyone", "", frozenset(SCOPES), rate=math.inf)
+ANONYMOUS: Final = ApiKey("", "anyone", "", frozenset(SCOPES), rate=math.inf)
 _DOCS: Final = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
-_APART: Final = _DOCS | {"/model", "/metrics"}
+_ADMIN_ONLY: Final = _DOCS | {"/model", "/metrics"}
 """What only the admin port answers, if there is one."""
-_EVERYWHERE: Final = frozenset({OPEN, "/readyz"})
+_BOTH_PORTS: Final = frozenset({HEALTH, "/readyz"})
 
 
 class Refused(Exception):  # noqa: N818  it is an answer, not a failure of ours
@@ -46,7 +46,7 @@ class Refused(Exception):  # noqa: N818  it is an answer, not a failure of ours
         self.status, self.reason, self.said, self.headers = status, reason, said, dict(headers or {})
 
 
-class Gate:
+class Authorizer:
     """The keys in use, and what each has left of its rate. `clock` gives seconds."""
 
     def __init__(
@@ -54,17 +54,17 @@ class Gate:
     ) -> None:
         self.keys = keys
         """None: keys are not asked for."""
-        self._path = None if settings.auth in {"off", "open"} else settings.api_keys_file
-        self._open = settings.auth == "open"
+        self._path = None if settings.auth in {"loopback", "none"} else settings.api_keys_file
+        self._open = settings.auth == "none"
         self._docs = settings.env != "production"
         self._admin_port = settings.admin_port
         self._rate = settings.key_rate or math.inf
         self._clock = clock
         self._left: dict[str, tuple[float, float]] = {}
-        self._seen = _mark(self._path)
+        self._seen = _file_identity(self._path)
 
     @classmethod
-    def of(cls, settings: ScorerSettings) -> Gate:
+    def of(cls, settings: ScorerSettings) -> Authorizer:
         """Raises `SettingsError` for a file that is none, or that must be there and is not."""
         keys = None
         if settings.auth in {"auto", "keys"}:
@@ -86,18 +86,18 @@ class Gate:
                 f"the scorer would answer anybody who reaches {host}",
                 where="MILLSTREAM_AUTH",
                 todo="make a key (python -m serving.api_keys_cli add --name ... --scopes score), listen at 127.0.0.1, "
-                "or set MILLSTREAM_AUTH=open if something in front of it asks who calls",
+                "or set MILLSTREAM_AUTH=none if something in front of it asks who calls",
             )
 
     def admit(self, scope: Mapping[str, Any]) -> ApiKey:
         """The key of a request, by its ASGI scope; raises `Refused`. Its payments are not counted yet."""
         path = route_of(scope)
         host, port = scope.get("server") or ("", 0)
-        key = ANYONE
-        if path != OPEN:
+        key = ANONYMOUS
+        if path != HEALTH:
             if self.keys is not None:
                 key = self._key(scope["headers"])
-                needed = NEEDED.get(path, "admin")
+                needed = SCOPES_NEEDED.get(path, "admin")
                 if needed not in key.scopes:
                     raise Refused(
                         403, "scope", f"this key has not the scope {needed}, which this route asks for"
@@ -108,13 +108,17 @@ class Gate:
                     "address",
                     "without API keys this scorer answers on its own machine only; see MILLSTREAM_AUTH",
                 )
-        if self._admin_port and path not in _EVERYWHERE and (path in _APART) != (port == self._admin_port):
+        if (
+            self._admin_port
+            and path not in _BOTH_PORTS
+            and (path in _ADMIN_ONLY) != (port == self._admin_port)
+        ):
             raise Refused(404, "port", "Not Found")
         if path in _DOCS and not self._docs:
             raise Refused(404, "docs", "Not Found")
         return key
 
-    def take(self, key: ApiKey, payments: int = 1) -> None:
+    def take_tokens(self, key: ApiKey, payments: int = 1) -> None:
         """Count payments against the key's rate; raises `Refused` (429) when nothing is left.
 
         A token bucket that holds a second's worth. A batch larger than what is left is answered, and paid back before the next.
@@ -136,7 +140,7 @@ class Gate:
             )
         self._left[key.id] = (level - payments, now)
 
-    def own(self, key: ApiKey, payments: Sequence[Payment]) -> None:
+    def check_tenant(self, key: ApiKey, payments: Sequence[Payment]) -> None:
         """Raise `Refused` (403) for a payment that is not the tenant's, before anything is read for any of them."""
         if self.keys is None or not key.accounts:
             return
@@ -153,7 +157,7 @@ class Gate:
 
     def refresh(self) -> None:
         """Read the file again if it is another one; what cannot be read changes nothing."""
-        mark = _mark(self._path)
+        mark = _file_identity(self._path)
         if self._path is None or mark is None or mark == self._seen:
             return
         try:
@@ -191,7 +195,7 @@ def route_of(scope: Mapping[str, Any]) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-def _mark(path: Path | None) -> tuple[int, int, int] | None:
+def _file_identity(path: Path | None) -> tuple[int, int, int] | None:
     """What changes when a file is replaced; None when it is not there."""
     try:
         found = path.stat() if path is not None else None

@@ -15,50 +15,50 @@ from typing import Final
 
 from serving import metrics
 
-BEAT: Final = 0.01
-LEAST: Final = 32
+CHECK_SECONDS: Final = 0.01
+MIN_LIMIT: Final = 32
 """However late the loop is: what gathers during a pause of the machine must not be turned away. With 64, a turn of the loop took so long
 that four of five answers under overload were the fallback's, past the deadline."""
 _RISE: Final = 2
 _FULL: Final = metrics.SHED.labels("busy")
 
 
-class Door:
-    """`most` requests inside at once; fewer while the event loop is more than `late_seconds` behind."""
+class ConcurrencyLimiter:
+    """`most` requests inside at once; fewer while the event loop is more than `max_lag_seconds` behind."""
 
-    def __init__(self, most: int, late_seconds: float) -> None:
-        self.limit = most
-        self.inside = 0
-        self._most, self._late = most, late_seconds
+    def __init__(self, max_in_flight: int, max_lag_seconds: float) -> None:
+        self.limit = max_in_flight
+        self.in_flight = 0
+        self._max, self._max_lag = max_in_flight, max_lag_seconds
 
-    def turns_away(self) -> bool:
+    def is_full(self) -> bool:
         """Whether one more would be too many; counts it."""
-        if self.inside < self.limit:
+        if self.in_flight < self.limit:
             return False
         _FULL.inc()
         return True
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         """One more is inside, until it leaves."""
-        self.inside += 1
+        self.in_flight += 1
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """One less."""
-        self.inside -= 1
+        self.in_flight -= 1
 
-    def beat(self, behind: float) -> None:
+    def adjust(self, behind: float) -> None:
         """The loop was so many seconds late."""
-        if behind > self._late:
-            self.limit = max(min(LEAST, self._most), self.limit * 2 // 3)
+        if behind > self._max_lag:
+            self.limit = max(min(MIN_LIMIT, self._max), self.limit * 2 // 3)
         else:
-            self.limit = min(self._most, self.limit + _RISE)
-        metrics.LOOP_BEHIND.set(behind)
+            self.limit = min(self._max, self.limit + _RISE)
+        metrics.EVENT_LOOP_LAG.set(behind)
         metrics.IN_FLIGHT_LIMIT.set(self.limit)
 
     async def watch(self) -> None:
         """Measure the loop; for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + BEAT
-            await asyncio.sleep(BEAT)
-            self.beat(loop.time() - due)
+            due = loop.time() + CHECK_SECONDS
+            await asyncio.sleep(CHECK_SECONDS)
+            self.adjust(loop.time() - due)

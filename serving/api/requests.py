@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-MOST_PAYMENTS: Final = 1000
+MAX_PAYMENTS: Final = 1000
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = EARLIEST + timedelta(microseconds=9_214_646_400_000_000)
 """Pandas, and with it Feast, counts nanoseconds in 64 bits and ends there."""
@@ -101,5 +101,5 @@ class Batch(BaseModel):
     )
 
     payments: list[Payment] = Field(
-        min_length=1, max_length=MOST_PAYMENTS, description="Answered in this order"
+        min_length=1, max_length=MAX_PAYMENTS, description="Answered in this order"
     )

@@ -63,13 +63,13 @@ async def check_features(
         for lookup in _lookups(plan, pseudonyms, p, entries, now_us)
     ]
     if not wanted:
-        metrics.FRESH.set(1)
+        metrics.FRESH_RATIO.set(1)
         return True, f"no payment on the bus was accepted more than {limit_seconds:g} s ago"
     times = await store.ask(pack([[b"HGET", w.key, w.field] for w in wanted]), len(wanted), seconds)
     readable = [
         t is not None and decode_timestamp(t) >= w.event_us for w, t in zip(wanted, times, strict=True)
     ]
-    metrics.FRESH.set(sum(readable) / len(readable))
+    metrics.FRESH_RATIO.set(sum(readable) / len(readable))
     stale = []
     for p in range(partitions):
         mine = [ok for ok, w in zip(readable, wanted, strict=True) if w.partition == p]

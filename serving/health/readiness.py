@@ -12,7 +12,7 @@ from typing import Any
 from feature_repo.errors import OnlineStoreError
 from feature_repo.privacy import Pseudonyms
 from serving.health.freshness import check_features
-from serving.health.view_versions import VersionWatch
+from serving.health.view_versions import ViewVersionMonitor
 from serving.models.champion import Champion
 from serving.models.fallback import Fallback
 from serving.settings import ScorerSettings
@@ -31,7 +31,7 @@ class Readiness:
     store: StoreConnection
     settings: ScorerSettings
     pseudonyms: Pseudonyms
-    versions: VersionWatch
+    versions: ViewVersionMonitor
     seconds: float = 1.0
 
     async def checks(self) -> list[dict[str, Any]]:

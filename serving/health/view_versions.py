@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 2.0
 
 
-class VersionWatch:
+class ViewVersionMonitor:
     """What the store was last heard to keep; nothing heard yet is no problem."""
 
     def __init__(self, champion: Champion, store: StoreConnection, *, seconds: float = 1.0) -> None:

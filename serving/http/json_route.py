@@ -24,7 +24,7 @@ from serving.admission.authorize import KEY, Refused
 
 ARRIVED: Final = "millstream.arrived"
 """Key of the request's scope: `time.perf_counter` when its headers had come."""
-MOST_ERRORS: Final = 100
+MAX_ERRORS: Final = 100
 RETRY_AFTER: Final = "1"
 TOO_BUSY: Final = {"detail": "too many payments at once; ask again in a second, or ask another scorer"}
 JSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
@@ -48,8 +48,8 @@ def too_busy() -> Response:
     return refused
 
 
-class FastRoute(APIRoute):
-    """Counts and times its requests, too; those with a body are turned away when the door is full, before anybody looks into it."""
+class JsonRoute(APIRoute):
+    """Counts and times its requests, too; those with a body are turned away when the limiter is full, before anybody looks into it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[..., Awaitable[Response]] = self.endpoint
@@ -67,19 +67,19 @@ class FastRoute(APIRoute):
                     response = await endpoint(request)
                 else:
                     parts = request.app.state.parts
-                    keys, door = parts.gate.keys, parts.door
-                    content = await _body(request, parts.settings.most_bytes(self.path))
-                    if parts.gate.keys is not keys:  # other ones, while the body came
-                        request.scope[KEY] = parts.gate.admit(request.scope)
-                    if door.turns_away():  # it was open when the headers came (`serving.http.middleware`)
+                    keys, limiter = parts.authorizer.keys, parts.limiter
+                    content = await _body(request, parts.settings.max_bytes(self.path))
+                    if parts.authorizer.keys is not keys:  # other ones, while the body came
+                        request.scope[KEY] = parts.authorizer.admit(request.scope)
+                    if limiter.is_full():  # it was open when the headers came (`serving.http.middleware`)
                         response = too_busy()
                     else:
                         body = _checked(validate, content)
-                        door.enter()
+                        limiter.acquire()
                         try:
                             response = await endpoint(request, body)
                         finally:
-                            door.leave()
+                            limiter.release()
                 status = response.status_code
             except RequestValidationError:
                 status = 422
@@ -119,7 +119,7 @@ def _errors(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
     """As FastAPI would say it: `loc` begins with "body", malformed JSON with the place where it ends to make sense."""
     found: list[dict[str, Any]] = [dict(e) for e in error.errors(include_url=False)]
     if found[0]["type"] != "json_invalid":
-        return [{**e, "loc": ("body", *e["loc"])} for e in found[:MOST_ERRORS]]
+        return [{**e, "loc": ("body", *e["loc"])} for e in found[:MAX_ERRORS]]
     if not body.strip():
         return [{"type": "missing", "loc": ("body",), "msg": "Field required"}]
     place: tuple[str | int, ...] = ("body",)

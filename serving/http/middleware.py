@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import metrics
-from serving.admission.authorize import KEY, NEEDED, Refused, route_of
+from serving.admission.authorize import KEY, SCOPES_NEEDED, Refused, route_of
 from serving.http.json_route import refusal, too_busy
 
 
-class Guard:
+class AdmissionMiddleware:
     """Lets a request in with its key in the scope, or answers it."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -20,16 +20,20 @@ class Guard:
         if scope["type"] == "http":
             parts, route = scope["app"].state.parts, route_of(scope)
             try:
-                scope[KEY] = key = parts.gate.admit(scope)
-                if NEEDED.get(route) == "score" and scope["method"] == "POST" and parts.door.turns_away():
-                    await _read_off(receive, parts.settings.most_bytes(route))
+                scope[KEY] = key = parts.authorizer.admit(scope)
+                if (
+                    SCOPES_NEEDED.get(route) == "score"
+                    and scope["method"] == "POST"
+                    and parts.limiter.is_full()
+                ):
+                    await _read_off(receive, parts.settings.max_bytes(route))
                     metrics.REQUESTS.labels(route, "503").inc()
                     await too_busy()(scope, receive, send)
                     return
-                parts.gate.take(key)
+                parts.authorizer.take_tokens(key)
             except Refused as refused:
                 if refused.reason in {"scope", "rate"}:  # of who is not known nothing is read
-                    await _read_off(receive, parts.settings.most_bytes(route))
+                    await _read_off(receive, parts.settings.max_bytes(route))
                 await refusal(refused)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

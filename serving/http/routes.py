@@ -17,9 +17,9 @@ from serving.admission.authorize import KEY
 from serving.api.requests import Batch, Payment
 from serving.api.responses import Alive, Answer, BatchAnswer, ModelCard, Problem, Ready
 from serving.bootstrap import Parts
-from serving.http.json_route import ARRIVED, FastRoute, answer
+from serving.http.json_route import ARRIVED, JsonRoute, answer
 
-router = APIRouter(route_class=FastRoute)
+router = APIRouter(route_class=JsonRoute)
 
 _KEYED: Final[dict[int | str, dict[str, Any]]] = {
     401: {"model": Problem, "description": "No API key, or one that is not known"},
@@ -78,7 +78,7 @@ async def score(request: Request, payment: Payment) -> Response:
     parts = _parts(request)
     now_us = parts.clock()
     _refuse_ahead([payment], now_us, parts.settings.max_future_skew_seconds)
-    parts.gate.own(request.scope[KEY], [payment])
+    parts.authorizer.check_tenant(request.scope[KEY], [payment])
     until = request.scope[ARRIVED] + parts.settings.store_seconds
     return answer(await parts.scorer.score(payment, now_us, parts.store, until))
 
@@ -97,8 +97,8 @@ async def score_batch(request: Request, batch: Batch) -> Response:
     parts = _parts(request)
     now_us = parts.clock()
     _refuse_ahead(batch.payments, now_us, parts.settings.max_future_skew_seconds, "payments")
-    parts.gate.own(request.scope[KEY], batch.payments)
-    parts.gate.take(request.scope[KEY], len(batch.payments) - 1)
+    parts.authorizer.check_tenant(request.scope[KEY], batch.payments)
+    parts.authorizer.take_tokens(request.scope[KEY], len(batch.payments) - 1)
     until = request.scope[ARRIVED] + parts.settings.batch_store_seconds
     answers = await parts.scorer.score_batch(batch.payments, now_us, parts.batch_store, until)
     return answer({"answers": answers})

@@ -24,12 +24,12 @@ from serving.admission.authorize import Refused
 from serving.api.requests import Payment
 from serving.bootstrap import Parts
 from serving.http.json_route import JSON_OPTIONS, RETRY_AFTER, TOO_BUSY
-from serving.http.upgrade import PlainProtocol
+from serving.http.upgrade import Http1Protocol
 
 log = structlog.get_logger(__name__)
 
 PATH: Final = "/score"
-MOST_BYTES: Final = 16_384
+MAX_BYTES: Final = 16_384
 """A payment of the longest names has 2 kB; a larger body is looked at by the application."""
 _VALIDATE: Final = TypeAdapter(Payment).validate_json
 _SECONDS: Final = metrics.REQUEST_SECONDS.labels(PATH)
@@ -46,7 +46,7 @@ Admitted = tuple[ApiKey, Keys | None, float]
 def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
     """Uvicorn's HTTP protocol with a way of its own for this application's `POST /score`."""
 
-    class ScoreProtocol(PlainProtocol):
+    class ScoreProtocol(Http1Protocol):
         _awaited: Admitted | None = None
         """Whose body is not all here; it is that of `cycle`."""
 
@@ -62,9 +62,9 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
             ):
                 super()._start_asgi_task(cycle, asgi)
                 return
-            arrived, gate = time.perf_counter(), app.state.parts.gate
+            arrived, authorizer = time.perf_counter(), app.state.parts.authorizer
             try:
-                admitted = gate.admit(scope), gate.keys, arrived
+                admitted = authorizer.admit(scope), authorizer.keys, arrived
             except Refused:
                 super()._start_asgi_task(cycle, asgi)
                 return
@@ -75,7 +75,7 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
 
         def on_body(self, body: bytes) -> None:
             super().on_body(body)
-            if self._awaited is not None and len(self.cycle.body) > MOST_BYTES:
+            if self._awaited is not None and len(self.cycle.body) > MAX_BYTES:
                 self._awaited = None
                 super()._start_asgi_task(self.cycle, self.app)
 
@@ -92,12 +92,12 @@ def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
             """
             parts: Parts = app.state.parts
             key, keys, arrived = admitted
-            if parts.gate.keys is not keys:  # while the body came
+            if parts.authorizer.keys is not keys:  # while the body came
                 super()._start_asgi_task(cycle, self.app)
-            elif parts.door.turns_away():
+            elif parts.limiter.is_full():
                 self.loop.call_soon(_turn_away, cycle)
             else:
-                parts.door.enter()
+                parts.limiter.acquire()
                 task = self.loop.create_task(_serve(cycle, self.app, parts, key, arrived))
                 task.add_done_callback(self.tasks.discard)
                 self.tasks.add(task)
@@ -123,7 +123,7 @@ async def _serve(cycle: RequestResponseCycle, asgi: Any, parts: Parts, key: ApiK
         log.exception("score.failed", event_id=payment and payment.event_id)
         failed = True
     finally:
-        parts.door.leave()
+        parts.limiter.release()
     if failed:
         await cycle.send_500_response()
         return
@@ -147,8 +147,8 @@ def _checked(body: bytearray, now_us: int, parts: Parts, key: ApiKey) -> Payment
         when = payment.event_timestamp
         if when is not None and to_us(when) > now_us + settings.max_future_skew_seconds * 1e6:
             return None
-        parts.gate.own(key, (payment,))
-        parts.gate.take(key)
+        parts.authorizer.check_tenant(key, (payment,))
+        parts.authorizer.take_tokens(key)
     except (ValidationError, Refused):
         return None
     return payment

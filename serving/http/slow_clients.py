@@ -13,7 +13,7 @@ from typing import Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_HEAD_BYTES: Final = 65_536
+MAX_HEAD_BYTES: Final = 65_536
 """Bytes that come without completing a head or adding to a body: a head, or the frame of a chunk."""
 TICK_SECONDS: Final = 10.0
 """A client may take one to two of these for a head, or for a body."""
@@ -31,7 +31,7 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-class PatientProtocol(HttpToolsProtocol):
+class SlowClientProtocol(HttpToolsProtocol):
     """One connection. A client that sends too much head gets 400, one that stops half way is hung up on."""
 
     _pending = 0
@@ -56,7 +56,7 @@ class PatientProtocol(HttpToolsProtocol):
         """Parse, and count what completed nothing."""
         self._pending += len(data)
         super().data_received(data)
-        if self._pending > MOST_HEAD_BYTES and not self.transport.is_closing():
+        if self._pending > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
 
     def on_headers_complete(self) -> None:

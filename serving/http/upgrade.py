@@ -11,13 +11,13 @@ from typing import Any
 
 import httptools
 
-from serving.http.slow_clients import PatientProtocol
+from serving.http.slow_clients import SlowClientProtocol
 
 
 class _Parser:
     """Requests of one connection; a new parser of httptools after each offer, for the old one has given up HTTP."""
 
-    def __init__(self, protocol: PlainProtocol) -> None:
+    def __init__(self, protocol: Http1Protocol) -> None:
         self._protocol = protocol
         self._renew()
 
@@ -43,7 +43,7 @@ class _Parser:
         self.should_keep_alive, self.should_upgrade = parser.should_keep_alive, parser.should_upgrade
 
 
-class PlainProtocol(PatientProtocol):
+class Http1Protocol(SlowClientProtocol):
     """One connection that stays with HTTP/1.1, whatever is offered."""
 
     offered = False

@@ -45,7 +45,7 @@ class Fallback:
     review_balance_share: float
     decline_amount: float | None
     kind: Literal["rules", "model", "auto"] = "auto"
-    most_reasons: int = 5
+    max_reasons: int = 5
 
     @classmethod
     def of(cls, settings: ScorerSettings) -> Fallback:
@@ -82,7 +82,7 @@ class Fallback:
         decision = trees.decide(score)
         with np.errstate(over="ignore"):
             asked = vector.astype(np.float32)
-        reasons = [] if decision == "approve" else explain(trees, asked, self.most_reasons)
+        reasons = [] if decision == "approve" else explain(trees, asked, self.max_reasons)
         return Decided(decision, reasons, score, "fallback_model")
 
     def rules(self, payment: Payment) -> Decided:

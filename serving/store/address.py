@@ -73,7 +73,7 @@ class Address:
         return context
 
     @property
-    def greeting(self) -> list[list[bytes]]:
+    def handshake(self) -> list[list[bytes]]:
         """The commands every connection begins with; the last one proves that the server answers."""
         commands: list[list[bytes]] = []
         if self.password:

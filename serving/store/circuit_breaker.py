@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
-MOST_MISSED: Final = 5
+MAX_MISSED: Final = 5
 """How far unanswered requests may get ahead of answered ones."""
-MOST_PROBES: Final = 8
+MAX_PROBES: Final = 8
 SOON: Final = 5.0
 
 
@@ -42,7 +42,7 @@ class Breaker:
     def missed(self, now: float) -> None:
         """A request got none."""
         self._bucket += 1
-        if self._bucket >= MOST_MISSED:
+        if self._bucket >= MAX_MISSED:
             self.open(now)
 
     def open(self, now: float) -> None:
@@ -50,7 +50,7 @@ class Breaker:
         if self.is_open:
             return
         self.is_open = True
-        self._wanted = min(2 * self._wanted, MOST_PROBES) if now - self._closed_at < SOON else 1
+        self._wanted = min(2 * self._wanted, MAX_PROBES) if now - self._closed_at < SOON else 1
         self._good = 0
 
     def probed(self, in_time: bool, now: float) -> bool:

@@ -28,15 +28,15 @@ from serving.store.resp import pack
 
 log = structlog.get_logger(__name__)
 
-MOST_WAITING: Final = 4096
+MAX_WAITING: Final = 4096
 """Requests in flight; more are refused at once, since they could not be answered in time anyway."""
 OPEN_SECONDS: Final = 1.0
-COMPLAIN_SECONDS: Final = 60.0
-FIRST_WAIT, LONGEST_WAIT = 0.02, 0.5
+LOG_EVERY_SECONDS: Final = 60.0
+FIRST_DELAY, LONGEST_DELAY = 0.02, 0.5
 """Between attempts to connect, and after a connection that did not live for `OPEN_SECONDS`. With the time an attempt may take, a server
 that is back is in use again within 2 s."""
 PROBE_SECONDS: Final = 0.1
-HELD_UP: Final = 0.05
+DELAYED_SECONDS: Final = 0.05
 """A time limit noticed this much too late says nothing about the server."""
 _PING: Final = pack([[b"PING"]]), 1
 _GRACE: Final = 0.001
@@ -55,7 +55,7 @@ class StoreTimeout(StoreFailure):
     code = "store_timeout"
 
 
-class HeldUp(StoreTimeout):
+class ScorerDelayed(StoreTimeout):
     """The time limit had passed before the server was asked, or while this process did something else."""
 
     code = "deadline"
@@ -85,7 +85,7 @@ class _Ask:
         self.sent = time.monotonic()
 
 
-class _Wire(asyncio.Protocol):
+class _RedisSocket(asyncio.Protocol):
     """One TCP connection; replies go to the requests in the order they were sent."""
 
     def __init__(self) -> None:
@@ -101,9 +101,9 @@ class _Wire(asyncio.Protocol):
     def send(self, request: bytes, need: int) -> _Ask:
         if self.closed.done():
             raise StoreUnreachable("the connection to the online store has ended")
-        if len(self._asks) >= MOST_WAITING:
+        if len(self._asks) >= MAX_WAITING:
             raise StoreUnreachable(
-                f"{MOST_WAITING} requests are waiting for the online store already",
+                f"{MAX_WAITING} requests are waiting for the online store already",
                 todo="start more scorers, or look why the store is slow",
             )
         ask = _Ask(asyncio.get_running_loop().create_future(), need)
@@ -155,56 +155,56 @@ class StoreConnection:
         self._lane = lane
         self._limit = min(limit, OPEN_SECONDS)
         self._breaker = Breaker()
-        self._wire: _Wire | None = None
+        self._socket: _RedisSocket | None = None
         """The connection on offer; None while the breaker is open."""
-        self._offered = 0.0
+        self._used_since = 0.0
         self._sample = _PING
         self._ready = asyncio.Event()
         self._tripped = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._connector: asyncio.Task[None] | None = None
         self._seconds = metrics.STORE_SECONDS.labels(lane)
-        self._complain_at = 0.0
+        self._log_again_at = 0.0
         self._failure: StoreFailure = StoreUnreachable("no connection: not connected yet")
 
     @property
     def problem(self) -> str:
         """Why requests are answered without asking the server; empty when it is asked."""
-        return "" if self._wire is not None else str(self._failure)
+        return "" if self._socket is not None else str(self._failure)
 
     async def start(self, wait: float = OPEN_SECONDS) -> None:
         """Begin to connect, and give it a moment; a server that is not there yet is no error."""
         metrics.STORE_CONNECTED.labels(self._lane).set(0)
         metrics.BREAKER_OPEN.labels(self._lane).set(1)
-        self._keeper = asyncio.create_task(self._keep(), name=f"store-{self._lane}")
+        self._connector = asyncio.create_task(self._keep_connected(), name=f"store-{self._lane}")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), wait)
 
     async def stop(self) -> None:
         """Close the connection; requests still waiting fail."""
-        if self._keeper is not None:
-            self._keeper.cancel()
+        if self._connector is not None:
+            self._connector.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
-            self._keeper = None
+                await self._connector
+            self._connector = None
 
     async def ask(self, request: bytes, replies: int, seconds: float) -> list[Any]:
         """Send packed commands, wait for their replies (error replies raise).
 
         Raises `StoreTimeout`, `StoreUnreachable` or `StoreSlow`, or `OnlineStoreError` with what the server said.
         """
-        wire = self._wire
-        if wire is None:
+        socket = self._socket
+        if socket is None:
             raise type(self._failure)(str(self._failure))
         if seconds <= 0:
-            raise HeldUp("the time limit had passed before the online store could be asked")
+            raise ScorerDelayed("the time limit had passed before the online store could be asked")
         began = time.perf_counter()
         try:
-            got = await _ask(wire, request, replies, seconds)
-        except HeldUp:
+            got = await _ask(socket, request, replies, seconds)
+        except ScorerDelayed:
             raise
         except StoreTimeout as error:
-            if began >= self._offered:
-                self._missed(error)
+            if began >= self._used_since:
+                self._count_miss(error)
             raise
         finally:
             self._seconds.observe(time.perf_counter() - began)
@@ -219,29 +219,29 @@ class StoreConnection:
         self._sample = request, replies
         return got
 
-    def tell(self, request: bytes, replies: int) -> None:
+    def send_nowait(self, request: bytes, replies: int) -> None:
         """Send packed commands and do not wait: whatever is asked over this connection later finds them carried out.
 
         What the server refuses, and what there is no connection for, is counted, and logged once in a while.
         """
-        if self._wire is None:
-            metrics.UNTOLD.inc()
+        if self._socket is None:
+            metrics.NOT_WRITTEN.inc()
             return
         try:
-            told = self._wire.send(request, replies)
+            pending = self._socket.send(request, replies)
         except StoreUnreachable:
-            metrics.UNTOLD.inc()
+            metrics.NOT_WRITTEN.inc()
             return
-        told.future.add_done_callback(self._told)
+        pending.future.add_done_callback(self._after_write)
 
-    def _told(self, future: asyncio.Future[list[Any]]) -> None:
+    def _after_write(self, future: asyncio.Future[list[Any]]) -> None:
         failed = future.exception() if not future.cancelled() else None
         refused = failed or next((r for r in future.result() if isinstance(r, Exception)), None)
         if refused is None:
             return
-        metrics.UNTOLD.inc()
-        if time.monotonic() >= self._complain_at:
-            self._complain_at = time.monotonic() + COMPLAIN_SECONDS
+        metrics.NOT_WRITTEN.inc()
+        if time.monotonic() >= self._log_again_at:
+            self._log_again_at = time.monotonic() + LOG_EVERY_SECONDS
             log.warning(
                 "store.not_written",
                 lane=self._lane,
@@ -249,10 +249,10 @@ class StoreConnection:
                 todo="let the scorer's user write millstream:pending:*, see that the server has memory",
             )
 
-    def _missed(self, error: StoreTimeout) -> None:
+    def _count_miss(self, error: StoreTimeout) -> None:
         self._breaker.missed(time.perf_counter())
-        if self._breaker.is_open and self._wire is not None:
-            self._withdraw(
+        if self._breaker.is_open and self._socket is not None:
+            self._stop_using(
                 StoreSlow(
                     f"not asked: it answers too late ({error}); it is probed and asked again when it is well",
                     where=self._address,
@@ -261,47 +261,47 @@ class StoreConnection:
             )
             self._tripped.set()
 
-    def _offer(self, wire: _Wire) -> None:
-        self._wire, self._offered = wire, time.perf_counter()
+    def _start_using(self, socket: _RedisSocket) -> None:
+        self._socket, self._used_since = socket, time.perf_counter()
         self._tripped.clear()
         self._ready.set()
         metrics.BREAKER_OPEN.labels(self._lane).set(0)
         log.info("store.used", lane=self._lane, at=str(self._address))
 
-    def _withdraw(self, why: StoreFailure, kind: str) -> None:
+    def _stop_using(self, why: StoreFailure, kind: str) -> None:
         """From here on nobody asks."""
         self._failure = why
-        if self._wire is None:
+        if self._socket is None:
             return
-        self._wire = None
+        self._socket = None
         self._breaker.open(time.perf_counter())
         metrics.BREAKER_OPEN.labels(self._lane).set(1)
         metrics.BREAKER_OPENED.labels(self._lane, kind).inc()
         log.warning("store.not_asked", lane=self._lane, at=str(self._address), why=str(why))
 
-    async def _keep(self) -> None:
+    async def _keep_connected(self) -> None:
         """Open, probe, offer, open again, with growing and jittered waits in between; one connection at a time."""
-        wait, reported = FIRST_WAIT, False
+        wait, reported = FIRST_DELAY, False
         connected = metrics.STORE_CONNECTED.labels(self._lane)
         self._breaker.open(time.perf_counter())
         while True:
-            wire, began = None, time.perf_counter()
+            socket, began = None, time.perf_counter()
             try:
-                wire = await self._open()
+                socket = await self._open()
                 connected.set(1)
                 while True:
-                    await self._until_well(wire)
-                    self._offer(wire)
+                    await self._until_probe_passes(socket)
+                    self._start_using(socket)
                     reported = False
-                    await self._until_ill(wire)
+                    await self._until_breaker_opens(socket)
             except (OSError, TimeoutError, OnlineStoreError) as error:
                 why = str(error) or type(error).__name__
-                if wire is not None:
+                if socket is not None:
                     metrics.STORE_LOST.labels(self._lane).inc()
                 elif not reported:
                     log.warning("store.unreachable", lane=self._lane, at=str(self._address), why=why)
                     reported = True
-                self._withdraw(
+                self._stop_using(
                     StoreUnreachable(
                         f"no connection: {why}", where=self._address, todo="start it, or correct REDIS_URL"
                     ),
@@ -309,22 +309,22 @@ class StoreConnection:
                 )
             finally:
                 connected.set(0)
-                self._wire = None
-                if wire is not None:
-                    wire.abort()
-            if wire is not None and time.perf_counter() - began > OPEN_SECONDS:
-                wait = FIRST_WAIT
+                self._socket = None
+                if socket is not None:
+                    socket.abort()
+            if socket is not None and time.perf_counter() - began > OPEN_SECONDS:
+                wait = FIRST_DELAY
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-            wait = min(2 * wait, LONGEST_WAIT)
+            wait = min(2 * wait, LONGEST_DELAY)
 
-    async def _until_well(self, wire: _Wire) -> None:
+    async def _until_probe_passes(self, socket: _RedisSocket) -> None:
         """Ask what was last answered, until it is answered in time; raises when it is not answered at all."""
         while True:
             began = time.perf_counter()
             request, replies = self._sample
             try:
-                await _ask(wire, request, replies, OPEN_SECONDS)
-            except HeldUp:
+                await _ask(socket, request, replies, OPEN_SECONDS)
+            except ScorerDelayed:
                 continue
             now = time.perf_counter()
             in_time = now - began <= self._limit
@@ -338,63 +338,65 @@ class StoreConnection:
                 )
             await asyncio.sleep(PROBE_SECONDS)
 
-    async def _until_ill(self, wire: _Wire) -> None:
+    async def _until_breaker_opens(self, socket: _RedisSocket) -> None:
         """Return when the breaker has opened; raises when the connection has ended."""
         tripped = asyncio.ensure_future(self._tripped.wait())
         try:
-            either: set[asyncio.Future[Any]] = {tripped, wire.closed}
+            either: set[asyncio.Future[Any]] = {tripped, socket.closed}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             tripped.cancel()
-        if wire.closed.done():
+        if socket.closed.done():
             raise StoreUnreachable("the last one ended")
 
-    async def _open(self) -> _Wire:
-        """A connection whose server has answered its greeting."""
+    async def _open(self) -> _RedisSocket:
+        """A connection whose server has answered its handshake."""
         loop, address = asyncio.get_running_loop(), self._address
         until = time.perf_counter() + OPEN_SECONDS
         async with asyncio.timeout(OPEN_SECONDS):
             if address.path:
-                _, wire = await loop.create_unix_connection(_Wire, address.path)
+                _, socket = await loop.create_unix_connection(_RedisSocket, address.path)
             else:
-                _, wire = await loop.create_connection(
-                    _Wire, address.host, address.port, ssl=address.tls_context
+                _, socket = await loop.create_connection(
+                    _RedisSocket, address.host, address.port, ssl=address.tls_context
                 )
         try:
-            greeting = address.greeting
-            replies = await _ask(wire, pack(greeting), len(greeting), until - time.perf_counter())
+            handshake = address.handshake
+            replies = await _ask(socket, pack(handshake), len(handshake), until - time.perf_counter())
             for reply in replies:
                 if isinstance(reply, Exception):
-                    raise OnlineStoreError(  # noqa: TRY301  the wire must be closed for this one too
+                    raise OnlineStoreError(  # noqa: TRY301  the socket must be closed for this one too
                         f"the server refuses us: {reply}",
                         where=address,
                         todo="correct user, password or database",
                     )
         except BaseException:
-            wire.abort()
+            socket.abort()
             raise
-        return wire
+        return socket
 
 
-async def _ask(wire: _Wire, request: bytes, replies: int, seconds: float) -> list[Any]:
+async def _ask(socket: _RedisSocket, request: bytes, replies: int, seconds: float) -> list[Any]:
     loop = asyncio.get_running_loop()
-    ask = wire.send(request, replies)
+    ask = socket.send(request, replies)
     # A loop that was held up runs its timers before it reads its sockets: the answer may be there already, so look once more.
-    timer = loop.call_later(max(seconds, 0.0), lambda: loop.call_later(_GRACE, _give_up, wire, ask, seconds))
+    timer = loop.call_later(
+        max(seconds, 0.0), lambda: loop.call_later(_GRACE, _time_out, socket, ask, seconds)
+    )
     try:
         return await ask.future
     finally:
         timer.cancel()
 
 
-def _give_up(wire: _Wire, ask: _Ask, seconds: float) -> None:
+def _time_out(socket: _RedisSocket, ask: _Ask, seconds: float) -> None:
     if ask.future.done():
         return
-    if time.monotonic() - ask.sent > seconds + HELD_UP:
+    if time.monotonic() - ask.sent > seconds + DELAYED_SECONDS:
         ask.future.set_exception(
-            HeldUp("the scorer was held up, and did not look for the store's answer in time")
+            ScorerDelayed("the scorer was held up, and did not look for the store's answer in time")
         )
         return
     ask.future.set_exception(StoreTimeout(f"no answer from the online store within {seconds * 1000:.0f} ms"))
-    if wire.heard < ask.sent:
-        wire.abort()
+    if socket.heard < ask.sent:
+        socket.abort()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.admission.load_shedding import LEAST, Door
-from serving.store.circuit_breaker import MOST_MISSED, MOST_PROBES, SOON, Breaker
+from serving.admission.load_shedding import MIN_LIMIT, ConcurrencyLimiter
+from serving.store.circuit_breaker import MAX_MISSED, MAX_PROBES, SOON, Breaker
 from tests.kits.served_model import own_home, world
 from tests.soak import champion_flips, scorer_faults, scorer_overload
 
@@ -21,7 +21,7 @@ def test_a_breaker_opens_when_more_is_missed_than_answered() -> None:
         breaker.missed(0.0)
         breaker.answered()
     assert not breaker.is_open
-    for _ in range(MOST_MISSED):
+    for _ in range(MAX_MISSED):
         breaker.missed(0.0)
     assert breaker.is_open
     assert not breaker.probed(False, 1.0)
@@ -31,7 +31,7 @@ def test_a_breaker_opens_when_more_is_missed_than_answered() -> None:
 
 def test_a_breaker_that_opens_again_soon_wants_more_probes_up_to_a_limit() -> None:
     breaker, now = Breaker(), 100.0
-    for wanted in (1, 2, 4, MOST_PROBES, MOST_PROBES):
+    for wanted in (1, 2, 4, MAX_PROBES, MAX_PROBES):
         breaker.open(now)
         assert [breaker.probed(True, now) for _ in range(wanted)] == [False] * (wanted - 1) + [True]
         now += SOON / 2
@@ -61,31 +61,31 @@ def test_three_times_what_it_takes_is_answered_or_turned_away_and_memory_stays_f
 
 
 def test_a_door_closes_while_the_loop_is_late_and_opens_again() -> None:
-    door = Door(most=100, late_seconds=0.05)
-    door.enter()
-    assert not door.turns_away()
-    door.leave()
+    limiter = ConcurrencyLimiter(max_in_flight=100, max_lag_seconds=0.05)
+    limiter.acquire()
+    assert not limiter.is_full()
+    limiter.release()
     for _ in range(20):
-        door.beat(0.06)
-    assert door.limit == LEAST  # never shut
-    door.inside = LEAST
-    assert door.turns_away()
+        limiter.adjust(0.06)
+    assert limiter.limit == MIN_LIMIT  # never shut
+    limiter.in_flight = MIN_LIMIT
+    assert limiter.is_full()
     for _ in range(100):
-        door.beat(0.0)
-    assert door.limit == 100
+        limiter.adjust(0.0)
+    assert limiter.limit == 100
 
 
 @pytest.mark.parametrize("path", ["/score", "/score/batch"])
 def test_who_is_turned_away_is_told_when_to_ask_again(path: str, tmp_path: Path) -> None:
     payment = world().payment()
-    with world().scorer(home=own_home(tmp_path), most_in_flight=1) as client:
+    with world().scorer(home=own_home(tmp_path), max_in_flight=1) as client:
         asked = payment if path == "/score" else {"payments": [payment]}
-        door = client.app.state.parts.door  # type: ignore[attr-defined]
-        door.enter()
+        limiter = client.app.state.parts.limiter  # type: ignore[attr-defined]
+        limiter.acquire()
         refused = client.post(path, json=asked)
         assert client.post(path, json={}).status_code == 503  # nobody looks into what is turned away
         assert client.get("/healthz").status_code == 200
-        door.leave()
+        limiter.release()
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert "too many" in refused.json()["detail"]
         assert client.post(path, json=asked).status_code == 200

@@ -319,7 +319,7 @@ def test_settings_that_leave_the_store_no_time_are_refused() -> None:
 def test_a_redis_url_is_read_with_user_password_database_and_tls() -> None:
     address = Address.parse("rediss://us%40er:pa%3Ass@db.local/3?ssl_cert_reqs=none")
     assert (address.user, address.password, address.port, address.db) == ("us@er", "pa:ss", 6379, 3)
-    assert address.greeting == [[b"AUTH", b"us@er", b"pa:ss"], [b"SELECT", b"3"], [b"PING"]]
+    assert address.handshake == [[b"AUTH", b"us@er", b"pa:ss"], [b"SELECT", b"3"], [b"PING"]]
     assert address.tls_context is not None
     assert "pa:ss" not in f"{address} {address!r}"
     assert Address.parse("unix:///run/valkey.sock?db=2").path == "/run/valkey.sock"

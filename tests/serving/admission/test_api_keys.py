@@ -20,12 +20,13 @@ import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from feature_repo import deprecated
 from feature_repo.errors import SettingsError
 from feature_repo.settings import PROJECT_ROOT
 from flows.local.live import free_port
 from serving import api_keys_cli, bootstrap
 from serving.admission import api_keys
-from serving.admission.authorize import Gate, Refused, is_loopback
+from serving.admission.authorize import Authorizer, Refused, is_loopback
 from serving.api.requests import SMALLEST
 from serving.app import create_app
 from serving.http.routes import router
@@ -235,23 +236,23 @@ def test_a_key_that_asks_too_much_is_told_when_to_come_again(home: Path, redis_u
 
 def test_a_batch_counts_as_its_payments_and_is_paid_back(home: Path) -> None:
     now = [0.0]
-    gate = Gate(ScorerSettings(home=home, key_rate=10), api_keys.Keys(), clock=lambda: now[0])
+    authorizer = Authorizer(ScorerSettings(home=home, key_rate=10), api_keys.Keys(), clock=lambda: now[0])
     key, _ = api_keys.make("k", "t", ["score"], now=NOW)
-    gate.take(key, 100)
+    authorizer.take_tokens(key, 100)
     with pytest.raises(Refused) as refused:
-        gate.take(key)
+        authorizer.take_tokens(key)
     assert refused.value.headers == {"retry-after": "10"}
     now[0] = 9.0
     with pytest.raises(Refused):
-        gate.take(key)
+        authorizer.take_tokens(key)
     now[0] = 9.11
-    gate.take(key)
+    authorizer.take_tokens(key)
 
 
 def test_keys_come_and_go_while_it_runs_and_a_broken_file_changes_nothing(home: Path, redis_url: str) -> None:
     file = home / "api_keys.json"
     with scorer(home, redis_url) as client:
-        gate = client.app.state.parts.gate  # type: ignore[union-attr, attr-defined]
+        gate = client.app.state.parts.authorizer  # type: ignore[union-attr, attr-defined]
 
         def status(key: str = "") -> int:
             client.portal.call(gate.refresh)  # type: ignore[union-attr]
@@ -271,7 +272,7 @@ def test_keys_come_and_go_while_it_runs_and_a_broken_file_changes_nothing(home: 
 
 
 def test_without_keys_other_machines_are_not_answered(home: Path, redis_url: str) -> None:
-    for auth, status in (("auto", 403), ("off", 403), ("open", 200)):
+    for auth, status in (("auto", 403), ("loopback", 403), ("none", 200)):
         with scorer(home, redis_url, auth=auth) as client:
             client.base_url = "http://10.1.2.3"  # type: ignore[assignment]  # the test client says it was reached there
             assert client.post("/score", json=SMALLEST).status_code == status
@@ -283,11 +284,21 @@ def test_without_keys_other_machines_are_not_answered(home: Path, redis_url: str
     assert not is_loopback("scorer.local", names=False)
 
 
+def test_old_names_of_settings_are_read_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deprecated, "_warned", set())
+    for old, new in (("off", "loopback"), ("open", "none")):
+        with pytest.warns(FutureWarning, match=f"MILLSTREAM_AUTH={new}"):
+            assert ScorerSettings(auth=old).auth == new  # type: ignore[arg-type]
+    monkeypatch.setenv("MILLSTREAM_MOST_IN_FLIGHT", "7")
+    with pytest.warns(FutureWarning, match="MILLSTREAM_MAX_IN_FLIGHT"):
+        assert ScorerSettings().max_in_flight == 7
+
+
 def test_it_does_not_start_for_other_machines_without_keys(home: Path) -> None:
     with pytest.raises(SettingsError, match="there are no API keys"):
-        Gate.of(ScorerSettings(home=home, auth="keys"))
-    for auth, starts in (("off", False), ("open", True)):
-        gate = Gate.of(ScorerSettings(home=home, auth=auth))
+        Authorizer.of(ScorerSettings(home=home, auth="keys"))
+    for auth, starts in (("loopback", False), ("none", True)):
+        authorizer = Authorizer.of(ScorerSettings(home=home, auth=auth))
         for host, allowed in (
             ("0.0.0.0", starts),
             ("::", starts),
@@ -295,10 +306,10 @@ def test_it_does_not_start_for_other_machines_without_keys(home: Path) -> None:
             ("localhost", True),
         ):
             if allowed:
-                gate.require_keys_beyond_loopback(host)
+                authorizer.require_keys_beyond_loopback(host)
             else:
                 with pytest.raises(SettingsError, match="would answer anybody"):
-                    gate.require_keys_beyond_loopback(host)
+                    authorizer.require_keys_beyond_loopback(host)
     done = subprocess.run(
         [sys.executable, "-m", "serving", "--host", "0.0.0.0"],
         cwd=PROJECT_ROOT,
@@ -312,7 +323,7 @@ def test_it_does_not_start_for_other_machines_without_keys(home: Path) -> None:
     assert "python -m serving.api_keys_cli add" in done.stderr
     assert "Traceback" not in done.stderr
     add(home, "first")
-    Gate.of(ScorerSettings(home=home)).require_keys_beyond_loopback("0.0.0.0")
+    Authorizer.of(ScorerSettings(home=home)).require_keys_beyond_loopback("0.0.0.0")
 
 
 # Real processes

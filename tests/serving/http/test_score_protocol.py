@@ -132,9 +132,9 @@ def test_an_offer_of_http_2_is_passed_over(both: tuple[str, str]) -> None:
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[tuple[str, int]]:
     """Where a scorer listens (`serving.http.score_protocol`) whose door is full."""
-    with world().scorer(home=own_home(tmp_path), most_in_flight=1) as client, socket.socket() as listening:
+    with world().scorer(home=own_home(tmp_path), max_in_flight=1) as client, socket.socket() as listening:
         app: Any = client.app
-        app.state.parts.door.enter()
+        app.state.parts.limiter.acquire()
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         server = Server(Config(app, http=protocol(app), ws="none", lifespan="off", log_level="error"))

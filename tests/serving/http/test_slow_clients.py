@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serving.http import slow_clients
-from serving.http.upgrade import PlainProtocol
+from serving.http.upgrade import Http1Protocol
 
 TICK = 0.2
 
@@ -40,7 +40,7 @@ async def served(of: Any, keep_alive: int = 5) -> AsyncIterator[tuple[ServerStat
     """An application behind the protocol: the server's state, and where it listens."""
     config = uvicorn.Config(
         of,
-        http=PlainProtocol,
+        http=Http1Protocol,
         log_level="error",
         ws="none",
         lifespan="off",
