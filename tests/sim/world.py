@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from flows import pipeline
+from flows import backfill, pipeline
 from flows.log import epoch_files
 from flows.online import plain_sink, sink
 from flows.sources import redis_streams
@@ -93,7 +93,7 @@ class World:
             put(redis_streams, "BusReads", lambda _: Reads(self.bus))
             put(redis_streams, "get_ident", lambda: self.worker)
             put(sink, "get_ident", lambda: self.worker)
-            for module in (pipeline, plain_sink):
+            for module in (pipeline, plain_sink, backfill):
                 put(module, "connect", lambda _: Client(self.store))
             for module in (
                 pipeline,

@@ -2,7 +2,8 @@
 
 A trial publishes some dozens of payments, some of them late, doubled, ahead of the clock or broken, and lets a cluster of one worker, two
 workers or two processes read them. It crashes up to five times: between any two steps, snapshots or operations on a file, before or after an
-epoch became durable; each start may have another shape. At the end
+epoch became durable; each start may have another shape. Every third trial begins with one view, fills the others by a backfill at some
+moment, and starts the flow again some moments later, as it does by itself. At the end
 
 - every accepted payment is in the log once, every other one is a dead letter once, for the reason an independent judge gives;
 - the online store holds, byte for byte, what folding the log from nothing gives, for every key of it and no other;
@@ -25,17 +26,24 @@ from typing import Any
 from unittest.mock import patch
 
 from pydantic import SecretStr
+from rich.progress import Progress
 
 from feature_repo.enrichment.derived import Derived
+from feature_repo.stores.applied_views import AppliedViews
+from feature_repo.stores.redis_layout.keys import version_id
+from feature_repo.stores.redis_layout.view_versions import KeptVersions, versions_key
 from feature_repo.streams.payments import ACCOUNT_DEVICE, ACCOUNT_PAYEE, PAYMENTS
+from flows.backfill import Backfill, wanted_versions
 from flows.pipeline import build
 from flows.process import recovery
 from flows.settings import FlowSettings
 from flows.sources.redis_blocks import offset_of
 from flows.window_state import rate_limit
-from tests.kits.flows_running import apply_views, dead, folded_from_log, logged, stored_online
+from flows.window_state.folded_views import write_handover
+from tests.kits.flows_running import VIEWS, apply_views, dead, folded_from_log, logged, stored_online
 from tests.sim.disk import Disk
 from tests.sim.engine import Cluster, Recovery
+from tests.sim.store import Client
 from tests.sim.traffic import ACCEPTED, Published, Traffic
 from tests.sim.world import World
 
@@ -53,6 +61,9 @@ DERIVING = replace(
     ),
 )
 """What follows from the account's own past; every fourth trial has it."""
+FEWER = AppliedViews(VIEWS.project, {"payments": VIEWS.streams["payments"][1:2]})
+NEW = (VIEWS.streams["payments"][0], VIEWS.streams["payments"][2])
+"""A further view of an entity that is folded already, and one of another entity."""
 
 
 class Crash(BaseException):
@@ -86,10 +97,13 @@ class Trial:
         self.crashes = 0
         self._countdown = 0
         self._read_at = 0
+        self.to_backfill = seed % 3 == 1
+        """Whether the flow begins with fewer views, and the others have not been filled yet."""
+        self._folds_all = False
 
     def run(self) -> str:
         """All lives; raises `AssertionError` where the contract is broken."""
-        apply_views(self.settings)
+        apply_views(self.settings, FEWER if self.to_backfill else VIEWS)
         log = self.stream.log_folder(self.settings)
         letters = self.settings.dead_letters / self.stream.name
         with self.world.entered(), Disk(self.settings.home, (log, letters), self._point, self.draw) as disk:
@@ -99,7 +113,7 @@ class Trial:
                     self._live()
                 except Crash:
                     self.crashes += 1
-                    self.crashes_left -= 1
+                    self.crashes_left = max(self.crashes_left - 1, 0)
                     self._countdown = 0
                     self.world.crash()
                     self.recovery.crash()
@@ -114,6 +128,7 @@ class Trial:
 
     def _live(self) -> None:
         self._read_at = 0
+        self._folds_all = not self.to_backfill
         processes, workers = self.draw.choice(((1, 1), (1, 2), (2, 1)))
         graphs: list[Any] = []
         for process in range(processes):
@@ -137,7 +152,9 @@ class Trial:
     def _outside(self) -> None:
         """Something that is no step of the flow."""
         what = self.draw.random()
-        if what < 0.5 and self.to_publish:
+        if self.to_backfill and what < 0.1:
+            self._backfill()
+        elif what < 0.5 and self.to_publish:
             for _ in range(min(self.draw.randint(1, 6), self.to_publish)):
                 self._publish()
         elif what < 0.7:
@@ -146,6 +163,19 @@ class Trial:
             self.world.store.carry_out_some()
         else:
             self.world.clock.us += self.draw.choice((1_000, 100_000, 1_000_000, 1_000_000, 70_000_000))
+
+    def _backfill(self) -> None:
+        """Fill the new views from the log; the flow starts itself again soon after."""
+        apply_views(self.settings)
+        client = Client(self.world.store)
+        kept = KeptVersions.of(client.hkeys(versions_key(VIEWS.project)))
+        new = [spec.name for spec in NEW]
+        for entity, specs in wanted_versions(VIEWS, "payments", kept, new).items():
+            Backfill(self.stream, self.settings, VIEWS.project, entity, specs).run(Progress(disable=True))
+        write_handover(self.settings, "payments", map(version_id, NEW))
+        self.to_backfill = False
+        soon = self.draw.randint(1, 300)
+        self._countdown = min(self._countdown or soon, soon)
 
     def _publish(self) -> None:
         self.to_publish -= 1
@@ -161,7 +191,7 @@ class Trial:
             part._position is not None and part._position.last_id == self.world.bus.last_id(part.stream)
             for part in parts
         )
-        if self.to_publish or not read:
+        if self.to_publish or not read or not self._folds_all:
             return False
         self._read_at = self._read_at or cluster.epoch
         return cluster.durable >= self._read_at + 3 and cluster.idle
