@@ -126,7 +126,7 @@ lock: $(READY)  ## Resolve the dependencies anew, with hashes, for every platfor
 .PHONY: docs
 docs: $(READY)  ## Write the generated parts of the docs: settings, metrics, picture of the flow
 	$(BIN)/python docs/reference.py
-	$(BIN)/python -m flows.graph docs/flow.mmd
+	$(BIN)/python -m flows.graph docs/flow.mmd --stream payments
 
 .PHONY: clean
 clean:  ## Remove .venv, caches and build leftovers; var/ (your data) stays

@@ -1,13 +1,11 @@
-"""Run files through the flows to their end, with progress: what the demo and whoever brings data call.
-
-`run` starts one process per stream and file kind, so that the caller neither blocks its signals nor keeps the flow's
-memory, and counts what came of the files from what was published, not from what was promised. The same files again add
-nothing, and after a kill the run goes on where it stopped.
+"""Run files through the flows to their end, with progress; the demo calls it, and everybody who has data in files.
 
     python -m flows.backfill_files --payments history/payments.parquet --labels history/labels.parquet
 
-Streams run one after another, those first that others are joined with: a payment is given what its customer's and merchant's
-changelogs and its charge said by then, a label what its payment says.
+`run` starts one process per stream, so that the caller neither blocks its signals nor keeps the flow's memory, and counts what
+came of the files from what was published. Running the same files again adds nothing; after a kill it continues where it stopped.
+
+A stream runs after those it is joined with, because a payment, for example, is given what was known of its customer.
 """
 
 from __future__ import annotations
@@ -19,8 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import pyarrow.parquet as pq
 import typer
@@ -28,21 +27,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from feature_repo.errors import FlowError, MillstreamError
-from feature_repo.streams.charges import CHARGES
-from feature_repo.streams.customers import CUSTOMERS
-from feature_repo.streams.labels import LABELS
-from feature_repo.streams.merchants import MERCHANTS
-from feature_repo.streams.payments import PAYMENTS
 from flows.log import dead_letters
 from flows.log.files import LogFile
 from flows.privacy.tombstones import ERASED
 from flows.settings import FlowSettings
 from flows.sources.files import count_rows, part_name
-from flows.streams import EventStream
+from flows.streams import STREAMS, EventStream
 
 EPOCH_MS: Final = 250
-ORDER: Final = (CUSTOMERS, MERCHANTS, CHARGES, PAYMENTS, LABELS)
-"""A stream comes after those it is joined with."""
 _LOOK_EVERY_S: Final = 0.2
 
 OnProgress = Callable[[str, int, int], None]
@@ -61,32 +53,23 @@ class Counts:
 
 
 def run(
-    settings: FlowSettings,
-    *,
-    customers: Sequence[Path] = (),
-    merchants: Sequence[Path] = (),
-    charges: Sequence[Path] = (),
-    payments: Sequence[Path] = (),
-    labels: Sequence[Path] = (),
-    on_progress: OnProgress | None = None,
+    settings: FlowSettings, *, on_progress: OnProgress | None = None, **files: Sequence[Path]
 ) -> dict[str, Counts]:
-    """Run the files of each stream, in the order of `ORDER`; returns the counts per stream.
+    """Run files of some streams (`payments=[...]`) through their flows, one stream after another; return the counts per stream.
 
-    Raises `FlowError` with the flow's own last words.
+    A stream runs after those it is joined with. Raises `FlowError` with the last line the flow wrote, and for an unknown stream.
     """
-    files = {
-        "customers": customers,
-        "merchants": merchants,
-        "charges": charges,
-        "payments": payments,
-        "labels": labels,
-    }
-    return {
-        stream.name: _run_stream(
-            stream, [path.resolve() for path in files[stream.name]], settings, on_progress
+    unknown = sorted(set(files) - set(STREAMS))
+    if unknown:
+        raise FlowError(
+            f"there is no stream {', '.join(unknown)}",
+            where="flows.backfill_files",
+            todo=f"name one of: {', '.join(STREAMS)}",
         )
-        for stream in ORDER
-        if files[stream.name]
+    return {
+        name: _run_stream(stream, [path.resolve() for path in files[name]], settings, on_progress)
+        for name, stream in STREAMS.items()
+        if files.get(name)
     }
 
 
@@ -185,52 +168,41 @@ class _Words:
 
 
 def with_bar(settings: FlowSettings, **files: Sequence[Path]) -> dict[str, Counts]:
-    """`run` with a progress bar per stream on the terminal; files by the name of their stream."""
+    """Call `run` with a progress bar per stream on the terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks = {s.name: progress.add_task(s.name, total=None) for s in ORDER if files.get(s.name)}
+        tasks = {name: progress.add_task(name, total=None) for name in STREAMS if files.get(name)}
 
         def update(stream: str, done: int, total: int) -> None:
             progress.update(tasks[stream], completed=done, total=total)
 
-        return run(
-            settings,
-            customers=files.get("customers", ()),
-            merchants=files.get("merchants", ()),
-            charges=files.get("charges", ()),
-            payments=files.get("payments", ()),
-            labels=files.get("labels", ()),
-            on_progress=update,
-        )
+        return run(settings, on_progress=update, **files)
 
 
-Files = list[Path] | None
-
-
-@app.command()
-def main(
-    customers: Annotated[Files, typer.Option(help="Versions of customers, Parquet or JSON lines")] = None,
-    merchants: Annotated[Files, typer.Option(help="Versions of merchants, Parquet or JSON lines")] = None,
-    charges: Annotated[Files, typer.Option(help="Card charges, Parquet or JSON lines")] = None,
-    payments: Annotated[Files, typer.Option(help="Canonical payments, Parquet or JSON lines")] = None,
-    labels: Annotated[Files, typer.Option(help="Canonical labels, Parquet or JSON lines")] = None,
-) -> None:
-    """Run files into the event log, the dead letters and the online store."""
+def main(**files: list[Path] | None) -> None:
+    """Run files into the event log, the dead letters and the online store. One option per stream; it may be repeated."""
     try:
-        counts = with_bar(
-            FlowSettings(),
-            customers=customers or (),
-            merchants=merchants or (),
-            charges=charges or (),
-            payments=payments or (),
-            labels=labels or (),
-        )
+        counts = with_bar(FlowSettings(), **{name: paths or () for name, paths in files.items()})
     except MillstreamError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from error
     for stream, count in counts.items():
         dead = ", ".join(f"{n:,} {reason}" for reason, n in sorted(count.dead_lettered.items())) or "none"
         typer.echo(f"{stream}: {count.events_in:,} in, {count.logged:,} logged, dead letters: {dead}")
+
+
+def _options() -> Signature:
+    """Return the signature Typer reads: one option `--<stream>` per declared stream."""
+    options = []
+    for name, stream in STREAMS.items():
+        kind: Any = Annotated[list[Path] | None, typer.Option(help=f"{stream.grain}; Parquet or JSON lines")]
+        options.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+    return Signature(options)
+
+
+main.__signature__ = _options()  # type: ignore[attr-defined]
+main.__annotations__ = {name: p.annotation for name, p in _options().parameters.items()}
+app.command()(main)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture of a flow for the docs, rendered by Bytewax from the flow itself: `python -m flows.graph docs/flow.mmd`."""
+"""The picture of a flow for the docs, rendered by Bytewax from the flow itself: `python -m flows.graph docs/flow.mmd --stream NAME`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mermaid(stream: str, settings: FlowSettings) -> str:
 
 def main(
     out: Annotated[Path, typer.Argument(help="File to write, such as docs/flow.mmd")],
-    stream: Annotated[str, typer.Option(help="payments or labels")] = "payments",
+    stream: Annotated[str, typer.Option(help=f"One of: {', '.join(STREAMS)}")],
 ) -> None:
     """Write the graph of a flow."""
     out.parent.mkdir(parents=True, exist_ok=True)

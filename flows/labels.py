@@ -1,12 +1,4 @@
-"""The flow of labels: `python -m bytewax.run flows.labels`.
-
-Reads the bus, or the files of `MILLSTREAM_SOURCE_FILES` to their end, checks and admits events, and writes the event
-log and the dead letters. Settings: `flows.settings`; the steps: `flows.pipeline`.
-
-Recovery is on: started without `-r`, the process begins again as the same command with a recovery folder of its home
-(`MILLSTREAM_RECOVERY=off` prevents that; how and why: `flows.process.recovery`). Epochs are whole seconds here;
-`python -m flows.run labels --epoch-ms 250` takes less.
-"""
+"""The flow of labels: `python -m bytewax.run flows.labels`, the same as `"flows.stream:flow('labels')"` (`flows.stream`)."""
 
 from flows.bootstrap import module_flow
 

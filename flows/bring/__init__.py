@@ -1,4 +1,4 @@
-"""Somebody else's payments: a YAML mapping says which of their columns is what; `convert` does it."""
+"""Import of foreign files: a YAML mapping says where each column of a stream comes from; `convert` does it."""
 
 from flows.bring.convert import Conversion, convert
 from flows.bring.mapping import Mapping, load

@@ -1,8 +1,7 @@
-"""`python -m flows.bring FILE --mapping NAME`: somebody else's payments into the log, by the same flows.
+"""`python -m flows.bring FILE --mapping NAME`: import a CSV or Parquet file of any stream through the same flows.
 
-Two steps: convert the file to canonical Parquet, one file of payments and one of labels; then run both
-through the flows. What a row lacks to be a payment at all is reported here; what the flows' checks refuse
-goes to their dead letters.
+Two steps: convert the file to Parquet files with the columns of the stream, and of its labels if the mapping makes them; then run
+these through the flows. Rows that cannot become an event are reported here; rows that fail the flows' checks become dead letters.
 """
 
 from datetime import UTC, datetime
@@ -21,12 +20,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 console = Console(stderr=True)
 
 
-def tell(result: Conversion) -> None:
-    """Print what came of a file, for a person."""
-    console.print(
-        f"{result.rows:,} rows: {result.kept:,} payments ({result.payments}), "
-        f"{result.frauds:,} labels ({result.labels})"
+def show(result: Conversion) -> None:
+    """Print what came of a file."""
+    labels = (
+        f", {result.frauds:,} {result.label_stream.name} ({result.labels})" if result.label_stream else ""
     )
+    console.print(f"{result.rows:,} rows: {result.kept:,} {result.stream.name} ({result.events}){labels}")
     for notice in result.notices:
         console.print(f"[yellow]note[/yellow] {notice}", highlight=False)
     for reason, count in sorted(result.reasons.items()):
@@ -39,14 +38,9 @@ def tell(result: Conversion) -> None:
 
 def run_through_flows(result: Conversion, settings: FlowSettings) -> None:
     """Run the flows over the converted files to their end; running the same files again adds nothing."""
-    files = {
-        "payments": result.payments if result.kept else None,
-        "labels": result.labels if result.frauds else None,
-    }
-    for stream, path in files.items():
-        if path is not None:
-            with console.status(f"running {stream} through the flow"):
-                run(stream, settings.model_copy(update={"source_files": settings.join_files([path])}))
+    for stream, path in result.files.items():
+        with console.status(f"running {stream} through the flow"):
+            run(stream, settings.model_copy(update={"source_files": settings.join_files([path])}))
 
 
 @app.command()
@@ -56,13 +50,13 @@ def main(
         str, typer.Option(help="A mapping file, or a shipped one: sparkov, paysim, handbook.")
     ],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="Only payments before this instant, in UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only events before this instant, in UTC.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the converted files. [default: <home>/brought/<file name>]")
     ] = None,
     convert_only: Annotated[bool, typer.Option("--convert-only", help="Stop before the flows.")] = False,
 ) -> None:
-    """Bring somebody else's payments into the event log and the online store, labels included."""
+    """Import a file of one stream, with its labels if the mapping makes them, into the event log and the online store."""
     settings = FlowSettings()
     folder = out or settings.home / "brought" / file.stem
     try:
@@ -70,7 +64,7 @@ def main(
             result = convert(
                 file, load(mapping), folder, limit=limit, until=until.replace(tzinfo=UTC) if until else None
             )
-        tell(result)
+        show(result)
         if not convert_only:
             run_through_flows(result, settings)
     except MillstreamError as error:

@@ -1,15 +1,17 @@
-"""What a mapping file may say: for each column of the canonical schema, where its values come from.
+"""What a mapping file may say: for each column of a stream, where its values come from.
 
 A mapping is data, never code: a column, a constant or a template, then a few fixed conversions.
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import yaml
 from pydantic import (
     AfterValidator,
@@ -18,14 +20,16 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    create_model,
     model_validator,
 )
 
 from feature_repo.errors import MappingError
+from flows.streams import STREAMS, EventStream
 
 SHIPPED: Final = Path(__file__).resolve().parent / "mappings"
 ROW: Final = "row"
-"""Name of the row number (from 0) in templates; a column of that name cannot be used in them."""
+"""Name of the row number (from 0) in templates; a template cannot name a column of that name."""
 
 Unit = Literal["us", "ms", "s", "minutes", "hours", "days"]
 UNIT_US: Final[dict[Unit, int]] = {
@@ -48,7 +52,7 @@ def _zone(name: str) -> str:
 
 
 def _span(value: Any) -> Any:
-    """Durations as people write them: 36h, 2d, 90min, 30s."""
+    """Read a duration as people write it: 36h, 2d, 90min, 30s."""
     if isinstance(value, str):
         number = value.rstrip("abcdefghijklmnopqrstuvwxyz ")
         unit = value[len(number) :].strip()
@@ -62,7 +66,7 @@ def _span(value: Any) -> Any:
 
 
 def _text_keys(value: Any) -> Any:
-    """YAML reads 1 and true as no text; values are compared as text."""
+    """Turn keys and values into text: YAML reads 1 and true as other types, and values are compared as text."""
     if isinstance(value, dict):
         return {_plain(key): None if item is None else _plain(item) for key, item in value.items()}
     return value
@@ -84,7 +88,7 @@ class _Part(BaseModel):
 
 
 class Value(_Part):
-    """Text or number: exactly one of column, constant, template; then values, divide, prefix."""
+    """A text, number or truth value: exactly one of column, constant, template; then values, divide, prefix."""
 
     column: str | None = None
     constant: str | float | None = None
@@ -111,7 +115,7 @@ class Value(_Part):
 
     @property
     def template_fields(self) -> list[str]:
-        """Columns a template names, the row number included."""
+        """The columns a template names, the row number included."""
         if self.template is None:
             return []
         try:
@@ -126,7 +130,7 @@ class Value(_Part):
 
     @property
     def columns(self) -> set[str]:
-        """Columns of the file it needs."""
+        """The columns of the file it needs."""
         return ({self.column} if self.column else set()) | (set(self.template_fields) - {ROW})
 
 
@@ -146,7 +150,7 @@ class Time(_Part):
             msg = "give unit (a number) or format (text), not both"
             raise ValueError(msg)
         if self.spread and not self.unit:
-            msg = "spread needs unit: it says how wide the stretch is over which rows of one value are spread"
+            msg = "spread needs unit: the rows of one value are spread over one unit of time"
             raise ValueError(msg)
         return self
 
@@ -168,26 +172,6 @@ class Delay(_Part):
         return self
 
 
-class PaymentMapping(_Part):
-    """Where each column of PAYMENT comes from; what is left out is null."""
-
-    event_id: Value
-    event_timestamp: Time
-    account_id: Value
-    merchant_id: Value
-    type: Value
-    amount: Value
-    currency: Value
-    account_balance_before: Value | None = None
-    account_balance_after: Value | None = None
-    merchant_balance_before: Value | None = None
-    merchant_balance_after: Value | None = None
-    latitude: Value | None = None
-    longitude: Value | None = None
-    channel: Value | None = None
-    device_id: Value | None = None
-
-
 class LabelMapping(_Part):
     """Which rows are fraud, and when that becomes known."""
 
@@ -197,17 +181,42 @@ class LabelMapping(_Part):
     labeler: str = "chargeback"
 
 
-class Mapping(_Part):
-    """A mapping file."""
+@dataclass(frozen=True)
+class Mapping:
+    """A mapping file: where each column of a stream comes from, and which rows get a label."""
+
+    stream: EventStream
+    section: str
+    """How the file calls the stream: its name, or its name without the final s."""
+    columns: dict[str, Value | Time]
+    """By column of the stream; a column that is left out is null."""
+    label: LabelMapping | None = None
+    label_stream: EventStream | None = None
+    """The stream of labels about `stream` (`EventStream.labels`)."""
+    delimiter: str = ","
+
+    def parts(self) -> dict[str, tuple[Value | Time, bool]]:
+        """Return every mapped value by its place in the file, and whether its column must not be null."""
+        parts: dict[str, tuple[Value | Time, bool]] = {
+            f"{self.section}.{name}": (how, name in self.stream.required)
+            for name, how in self.columns.items()
+        }
+        if self.label is not None:
+            parts["label.is_fraud"] = (self.label.is_fraud, False)
+            if self.label.fraud_type is not None:
+                parts["label.fraud_type"] = (self.label.fraud_type, False)
+        return parts
+
+
+class _Head(_Part):
+    """The keys of a mapping file that are not sections."""
 
     description: str = ""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
-    payment: PaymentMapping
-    label: LabelMapping | None = None
 
 
 def load(name_or_path: str) -> Mapping:
-    """Read a mapping by its path, or a shipped one by its name."""
+    """Read a mapping by its path, or a shipped one by its name. Raises `MappingError`."""
     path = Path(name_or_path)
     shipped = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
     if not path.suffix and name_or_path in shipped:
@@ -218,21 +227,71 @@ def load(name_or_path: str) -> Mapping:
         msg = f"there is no mapping {name_or_path!r}"
         raise MappingError(msg, todo=hint)
     try:
-        return Mapping.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         msg = f"not YAML: {error}"
         raise MappingError(msg, where=path, todo="correct the file") from error
+    if not isinstance(loaded, dict):
+        raise MappingError(
+            "a mapping has keys and values", where=path, todo="see docs/bring-your-own-data.md"
+        )
+    model, stream, section, label_stream = _model_of(loaded)
+    try:
+        made: Any = model.model_validate(loaded)
     except ValidationError as error:
-        msg = "; ".join(_explain(problem) for problem in error.errors())
+        msg = "; ".join(_explain(problem, model) for problem in error.errors())
         raise MappingError(msg, where=path, todo="see docs/bring-your-own-data.md") from error
+    if stream is None:
+        raise MappingError(
+            "no section names a stream", where=path, todo=f"add a section for one of: {', '.join(STREAMS)}"
+        )
+    columns = {name: how for name, how in getattr(made, section) if how is not None}
+    label = getattr(made, "label", None)
+    return Mapping(stream, section, columns, label, label_stream, made.delimiter)
 
 
-def _explain(problem: Any) -> str:
+def _model_of(loaded: dict[Any, Any]) -> tuple[type[BaseModel], EventStream | None, str, EventStream | None]:
+    """Return (model of the file, its stream, how the file calls it, the stream of its labels)."""
+    named = {key: found for key in loaded if (found := _stream_of(str(key))) is not None}
+    about = {stream.name for stream in named.values()}
+    sections = {key: stream for key, stream in named.items() if stream.labels not in about}
+    section, stream = next(iter(sections.items()), ("", None))
+    fields: dict[str, Any] = {}
+    label_stream: EventStream | None = None
+    if stream is not None:
+        fields[section] = (_section(stream), ...)
+        label_stream = next((s for s in STREAMS.values() if s.labels == stream.name), None)
+        if label_stream is not None:
+            fields["label"] = (LabelMapping | None, None)
+    model: type[BaseModel] = create_model("Mapping", __base__=_Head, **fields)
+    return model, stream, section, label_stream
+
+
+def _stream_of(key: str) -> EventStream | None:
+    """Return the stream a section is about, None for another key."""
+    return STREAMS.get(key) or STREAMS.get(f"{key}s")
+
+
+def _section(stream: EventStream) -> type[BaseModel]:
+    """Return the model of a stream's section: one optional key per column, required where the column is."""
+    fields: dict[str, Any] = {}
+    for column in stream.schema:
+        kind: Any = Time if pa.types.is_timestamp(column.type) else Value
+        fields[column.name] = (kind, ...) if column.name in stream.required else (kind | None, None)
+    return create_model(stream.name, __base__=_Part, **fields)
+
+
+def _explain(problem: Any, model: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
-        parts: dict[str, type[BaseModel]] = {"payment": PaymentMapping, "label": LabelMapping}
-        depths: dict[int, type[BaseModel]] = {1: Mapping, 2: parts.get(str(problem["loc"][0]), Mapping)}
-        model = depths.get(len(problem["loc"]), Value)
-        near = get_close_matches(str(problem["loc"][-1]), list(model.model_fields), n=1)
+        inside = model
+        for part in problem["loc"][:-1]:
+            field = inside.model_fields.get(str(part))
+            kinds = [field.annotation, *get_args(field.annotation)] if field is not None else []
+            inside = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), Value)
+        known = list(inside.model_fields)
+        if len(problem["loc"]) == 1:
+            known += [*STREAMS, *(name.removesuffix("s") for name in STREAMS)]
+        near = get_close_matches(str(problem["loc"][-1]), known, n=1)
         return f"{place} is not a known key" + (f", did you mean {near[0]!r}?" if near else "")
     return f"{place}: {problem['msg'].removeprefix('Value error, ')}"

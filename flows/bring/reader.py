@@ -10,7 +10,6 @@ import pyarrow.csv as pv
 import pyarrow.parquet as pq
 
 from feature_repo.errors import DataError
-from feature_repo.streams.payments import PAYMENTS
 from flows.bring.mapping import Mapping, Time, Value
 from flows.bring.values import Batch
 
@@ -18,12 +17,12 @@ _CSV_BLOCK_BYTES = 16 << 20
 
 
 def columns_of(how: Value | Time) -> set[str]:
-    """Columns of the file that a part of a mapping needs."""
+    """Return the columns of the file that a part of a mapping needs."""
     return {how.column} if isinstance(how, Time) else how.columns
 
 
 class Reader:
-    """Batches of the mapped columns of a CSV or Parquet file; as often as asked."""
+    """Reads batches of the mapped columns of a CSV or Parquet file, any number of times."""
 
     def __init__(self, source: Path, mapping: Mapping, *, limit: int | None, batch_rows: int) -> None:
         if not source.is_file():
@@ -39,13 +38,11 @@ class Reader:
         else:
             with source.open(encoding="utf-8-sig", newline="") as file:
                 self.columns = next(csv.reader(file, delimiter=mapping.delimiter), [])
-        parts = [getattr(mapping.payment, name) for name in PAYMENTS.schema.names]
-        parts += [mapping.label.is_fraud, mapping.label.fraud_type] if mapping.label else []
-        wanted = set().union(*(columns_of(part) for part in parts if part is not None))
+        wanted = set().union(*(columns_of(how) for how, _ in mapping.parts().values()))
         self._wanted = [name for name in self.columns if name in wanted]
 
     def batches(self, only: str | None = None) -> Iterator[Batch]:
-        """Read from the start, up to the limit; CSV values stay text, so a bad one is its row's problem."""
+        """Read from the start, up to the limit; CSV values stay text, so that a bad one rejects its own row only."""
         wanted = [only] if only else self._wanted
         row, left = 0, self._limit
         for record_batch in self._open(wanted):

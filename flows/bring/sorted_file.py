@@ -1,4 +1,4 @@
-"""A Parquet file that ends up sorted by event_timestamp, in whatever order it was written."""
+"""A Parquet file that is sorted by event_timestamp when it is closed, whatever the order of writing."""
 
 from pathlib import Path
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""Coarse instants made fine: the rows of one PaySim hour get instants of their own."""
+"""Spread rows that share one coarse instant, such as an hour of PaySim, over that unit of time."""
 
 from typing import Any
 

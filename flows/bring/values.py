@@ -1,4 +1,4 @@
-"""Columns of a foreign file to canonical columns, a batch at a time. Pure: no file is touched here.
+"""Convert columns of a foreign file to columns of a stream, a batch at a time. Pure: no file is read or written here.
 
 A value that cannot be read becomes null and its row is rejected: row number, column, value and reason.
 """
@@ -20,7 +20,7 @@ FALSE: Final = ("0", "0.0", "false", "f", "no", "n", "")
 
 
 class Reject(NamedTuple):
-    """A row that cannot become a payment: its number in the file, the column, the value, and why."""
+    """A row that cannot become an event: its number in the file, the column, the value, and why."""
 
     row: int
     column: str
@@ -29,10 +29,10 @@ class Reject(NamedTuple):
 
 
 class Batch:
-    """Some rows of the file, and what was wrong with them."""
+    """Some rows of the file, and the rejects among them."""
 
     def __init__(self, table: pa.Table, first_row: int) -> None:
-        """Take rows whose numbers in the file begin with `first_row`."""
+        """`first_row` is the number of the first row in the file, from 0."""
         self.table = table
         self.first_row = first_row
         self.rejects: list[Reject] = []
@@ -83,6 +83,35 @@ class Batch:
         known = pc.or_(true, pc.is_in(words, pa.array(FALSE)))
         self._reject(pc.invert(known), words, value.column or "is_fraud", "is neither yes nor no")
         return np.asarray(true.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+    def boolean(self, value: Value) -> Any:
+        """Evaluate a column of truth values; empty is null, other words reject the row."""
+        words = pc.utf8_lower(self.text(value))
+        true, false = (pc.is_in(words, pa.array(known)) for known in (TRUE, FALSE))
+        self._reject(
+            pc.and_(pc.is_valid(words), pc.invert(pc.or_(true, false))),
+            words,
+            str(value.column),
+            "is neither yes nor no",
+        )
+        return pc.if_else(pc.is_valid(words), true, pa.scalar(None, pa.bool_()))
+
+    def integer(self, value: Value) -> Any:
+        """Evaluate a column of whole numbers (int64)."""
+        numbers = self.number(value)
+        whole = pc.equal(numbers, pc.round(numbers))
+        self._reject(
+            pc.invert(pc.fill_null(whole, True)), numbers, str(value.column), "is not a whole number"
+        )
+        return pc.if_else(whole, numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
+
+    def column(self, kind: pa.DataType, value: Value) -> Any:
+        """Evaluate a column of an Arrow type other than a timestamp."""
+        if pa.types.is_boolean(kind):
+            return self.boolean(value)
+        if pa.types.is_integer(kind):
+            return self.integer(value)
+        return self.number(value) if pa.types.is_floating(kind) else self.text(value)
 
     def time(self, value: Time) -> Any:
         """Evaluate an instant to timestamp[us, UTC]; `spread` is left to the caller, who knows all rows."""
@@ -167,7 +196,7 @@ def delays(delay: Delay, n: int, first_row: int) -> npt.NDArray[np.int64]:
 
 
 def _cast_or_null(array: Any, kind: Any) -> tuple[Any, npt.NDArray[np.bool_]]:
-    """Cast, with null and a mark where a value does not fit; Arrow fails as a whole, so we corner the bad."""
+    """Return the cast array, null where a value does not fit, and a mask of those; bisects, because Arrow fails as a whole."""
     bad = np.zeros(len(array), np.bool_)
 
     def attempt(low: int, high: int) -> list[Any]:
@@ -188,7 +217,7 @@ def _to_utc(array: Any, timezone: str) -> Any:
     if pa.types.is_timestamp(array.type) and array.type.tz is not None:
         return array.cast(TIMESTAMP, safe=False)
     local = array.cast(pa.timestamp("us"), safe=False)
-    # An hour that comes twice or not at all, when clocks change, is no reason to lose a payment.
+    # When clocks change, a local hour exists twice or not at all; its rows are kept all the same.
     zoned = pc.assume_timezone(local, timezone=timezone, ambiguous="earliest", nonexistent="latest")
     return zoned.cast(TIMESTAMP)
 

@@ -19,9 +19,10 @@ from feature_repo.redact import redact
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.applied_views import read_views
 from feature_repo.streams.payments import PAYMENTS
-from flows.demo import summary
+from flows.demo import live, summary
 from flows.local import home as demo_home
-from flows.local import live, stages
+from flows.local import stages
+from flows.local.live import accounted
 from flows.local.processes import Processes
 from flows.local.redis_server import redis_server
 from flows.local.show import Steps
@@ -53,7 +54,7 @@ def run(home: Path, scale: Scale, *, seconds: float, rate: float, console: Conso
         manifest = stages.train(processes, steps, settings)
         seen = live.run(processes, steps, settings, rate=rate, seconds=seconds)
         skew = _skew(processes, steps, settings)
-        found = live.accounted(PAYMENTS, settings)
+        found = accounted(PAYMENTS, settings)
     steps.seconds["total"] = round(time.perf_counter() - began, 1)
     made = summary.build(
         payments_in=counts["payments"].events_in + seen["payments"],

@@ -1,4 +1,4 @@
-"""The live part: flows, scorer and traffic as processes of their own, until everything published has been accounted for."""
+"""Flows and scorer as processes of this machine: start them, wait until they are ready, count what they wrote."""
 
 from __future__ import annotations
 
@@ -8,28 +8,21 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from feature_repo.errors import FlowError
-from feature_repo.streams.charges import CHARGES
-from feature_repo.streams.customers import CUSTOMERS
-from feature_repo.streams.labels import LABELS
-from feature_repo.streams.merchants import MERCHANTS
-from feature_repo.streams.payments import PAYMENTS
 from flows.local.processes import LOOK_EVERY_S, Processes
-from flows.local.show import Step, Steps
 from flows.settings import FlowSettings
-from flows.streams import EventStream
+from flows.streams import STREAMS, EventStream
 
 READY_WITHIN_S: Final = 120.0
-CAUGHT_UP_WITHIN_S: Final = 120.0
 SCORER, TRAFFIC = "scorer", "traffic"
 STARTED: Final = "flow.start"
 """What a flow logs when it begins to read."""
-FLOWS: Final = {f"{s.name} flow": s for s in (PAYMENTS, LABELS, CUSTOMERS, MERCHANTS, CHARGES)}
-"""The flows of a whole stack, by the names their processes go by; the first one is what a scorer waits for."""
+FLOWS: Final = {f"{s.name} flow": s for s in STREAMS.values()}
+"""The flow of every declared stream, by the name of its process."""
 
 
 def free_port(wanted: int = 0) -> int:
@@ -47,9 +40,8 @@ def free_port(wanted: int = 0) -> int:
 
 def start_flow(processes: Processes, name: str, metrics_port: int = 0) -> None:
     """Start one of `FLOWS`, as its user types it."""
-    processes.start(
-        name, "-m", "bytewax.run", f"flows.{FLOWS[name].name}", MILLSTREAM_METRICS_PORT=str(metrics_port)
-    )
+    flow = f"flows.stream:flow('{FLOWS[name].name}')"
+    processes.start(name, "-m", "bytewax.run", flow, MILLSTREAM_METRICS_PORT=str(metrics_port))
 
 
 def start_flows(processes: Processes, metrics_ports: dict[str, int]) -> None:
@@ -125,82 +117,3 @@ def rows_of(folder: Path, pattern: str = "*.parquet") -> int:
     import pyarrow.parquet as pq
 
     return sum(pq.read_metadata(path).num_rows for path in folder.glob(pattern))
-
-
-def run(
-    processes: Processes, steps: Steps, settings: FlowSettings, *, rate: float, seconds: float
-) -> dict[str, Any]:
-    """Go live for so long; returns what the traffic has seen. All live processes have been stopped then."""
-    before = {stream: accounted(stream, settings) for stream in FLOWS.values()}
-    port = free_port()
-    with steps.step("start", "Start flows and scorer") as step:
-        start_flows(processes, dict.fromkeys(FLOWS, 0))
-        start_scorer(processes, port)
-        wait_for_scorer(processes, port)
-        step.found = (
-            f"scorer at http://127.0.0.1:{port}, features kept by bytewax.run flows.payments and four more"
-        )
-    report = settings.home / "traffic.json"
-    with steps.step("live", "Live") as step:
-        options = ("--rate", f"{rate:g}", "--seconds", f"{seconds:g}", "--out", str(report))
-        child = processes.start(
-            TRAFFIC, "-m", "flows.traffic", "--score", f"http://127.0.0.1:{port}", *options
-        )
-        while child.code() is None:
-            processes.check_others(child)
-            _show(step, _seen(report), rate * seconds)
-            time.sleep(LOOK_EVERY_S * 3)
-        processes.finish(TRAFFIC)
-        seen = _seen(report)
-        if not seen["requests"]:
-            raise FlowError(
-                f"no payment was scored: {seen['last_failure']}",
-                where=processes.logs / "scorer.log",
-                todo="read that log",
-            )
-        step.found = f"{seen['payments']:,} payments published, {seen['requests']:,} scored" + (
-            f", [red]{seen['failed']:,} requests failed[/]: {seen['last_failure']}" if seen["failed"] else ""
-        )
-    with steps.step("catch_up", "Flows catch up") as step:
-        for stream in FLOWS.values():
-            _wait_until_accounted(processes, settings, stream, before[stream].all + seen[stream.name])
-        for name in (*FLOWS, SCORER):
-            processes.stop(name)
-        told = ", ".join(f"{seen[s.name]:,} {s.name}" for s in FLOWS.values() if seen[s.name])
-        step.found = f"{told} accounted for, everything stopped"
-    return seen
-
-
-def _seen(report: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = orjson.loads(report.read_bytes())
-    except FileNotFoundError:
-        return {"payments": 0, "requests": 0, "warm_up": {}}
-    return found
-
-
-def _show(step: Step, seen: dict[str, Any], expected: float) -> None:
-    if not seen["warm_up"]:
-        step.advance(0, None, "warming up")
-        return
-    latency, fresh = seen["latency_ms"]["p50"], seen["freshness_ms"]["p50"]
-    note = f"{seen['requests']:,} scored"
-    if latency is not None and fresh is not None:
-        note += f", score {latency:.1f} ms, features {fresh:.0f} ms behind the bus"
-    step.advance(seen["payments"] - seen["warm_up"]["payments"], expected, note)
-
-
-def _wait_until_accounted(
-    processes: Processes, settings: FlowSettings, stream: EventStream, expected: int
-) -> None:
-    give_up = time.monotonic() + CAUGHT_UP_WITHIN_S
-    while (found := accounted(stream, settings)).all < expected:
-        processes.check()
-        if time.monotonic() > give_up:
-            raise FlowError(
-                f"{expected:,} {stream.name} went in, but only {found.logged:,} are logged and "
-                f"{found.dead_letters:,} are dead letters",
-                where=processes.logs / f"{stream.name}-flow.log",
-                todo="read that log",
-            )
-        time.sleep(LOOK_EVERY_S)

@@ -28,6 +28,7 @@ from feature_repo.stores.redis_layout.view_versions import versions_key
 from flows.local.processes import Processes
 from flows.local.show import Step, Steps
 from flows.settings import FlowSettings
+from flows.streams import STREAMS
 
 if TYPE_CHECKING:
     from flows.backfill_files import Counts
@@ -124,32 +125,34 @@ def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
 
 
 def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str, Counts]:
-    """Run the history through the flows: what payments are joined with, then payments, then labels, which are joined with them."""
-    from feature_repo.streams.charges import CHARGES
-    from feature_repo.streams.customers import CUSTOMERS
-    from feature_repo.streams.labels import LABELS
-    from feature_repo.streams.merchants import MERCHANTS
-    from feature_repo.streams.payments import PAYMENTS
+    """Run a generated history through the flows, each stream after those it is joined with; return the counts per stream.
+
+    Streams that are joined with nothing run in a second thread, until the first stream that needs them.
+    """
     from flows import backfill_files
 
+    streams = [s for s in STREAMS.values() if (folder / f"{s.name}.parquet").exists()]
+    first = [s.name for s in streams if not s.joins]
     with steps.step("backfill", "Through the flows") as step, ThreadPoolExecutor(2) as aside:
         counts: dict[str, Counts] = {}
         stopped = Event()
 
         def show(name: str, done: int, of: int) -> None:
             if stopped.is_set():
-                raise KeyboardInterrupt  # a thread aside is not told by Ctrl-C; its flow must not outlive us
+                raise KeyboardInterrupt  # Ctrl-C reaches the main thread only; the flow of this one must not outlive it
             step.advance(done, of, f"{done:,} of {of:,} {name}")
 
         def through(*names: str) -> dict[str, Counts]:
-            files: dict[str, Any] = {name: [folder / f"{name}.parquet"] for name in names}
-            return backfill_files.run(settings, **files, on_progress=show)
+            files = {name: [folder / f"{name}.parquet"] for name in names}
+            return backfill_files.run(settings, on_progress=show, **files)
 
         try:
-            changelogs = aside.submit(through, CUSTOMERS.name, MERCHANTS.name)
-            counts |= through(CHARGES.name) | changelogs.result()
-            counts |= through(PAYMENTS.name)
-            counts |= through(LABELS.name)
+            others = aside.submit(through, *first)
+            for stream in (s for s in streams if s.joins):
+                if any(join.stream in first for join in stream.joins):
+                    counts |= others.result()
+                counts |= through(stream.name)
+            counts |= others.result()
         except BaseException:
             stopped.set()
             raise

@@ -1,4 +1,4 @@
-"""Events onto the bus: one entry per event, its field `v` a JSON object with the schema's column names."""
+"""Publish events on the bus: one entry per event, whose field `v` is a JSON object with the schema's column names."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 
-from flows.streams import partition_of
+from flows.streams import STREAMS, EventStream, partition_of
 
-PAYMENTS = "millstream:payments:{}"
-LABELS = "millstream:labels:0"
-CUSTOMERS = "millstream:customers:0"
-MERCHANTS = "millstream:merchants:0"
-CHARGES = "millstream:charges:0"
 _PIPELINE = 1_000
+"""Commands of one round trip."""
 
 
 def encode(table: pa.Table) -> list[bytes]:
-    """Rows to UTF-8 JSON; times as RFC 3339 in UTC, nulls left out.
+    """Encode rows as UTF-8 JSON; times are RFC 3339 in UTC, nulls are left out.
 
     >>> encode(pa.table({"n": [1, None], "t": pa.array([5, 6], pa.timestamp("us", tz="UTC"))}))
     [b'{"n":1,"t":"1970-01-01T00:00:00.000005Z"}', b'{"t":"1970-01-01T00:00:00.000006Z"}']
@@ -34,6 +30,21 @@ def encode(table: pa.Table) -> list[bytes]:
     ]
 
 
+def publish(client: redis.Redis, stream: EventStream, rows: pa.Table, *, partitions: int) -> int:
+    """Append events to the stream's partitions on the bus; return how many the bus has acknowledged.
+
+    `rows` has columns of the stream's schema, `partitions` is the setting `MILLSTREAM_BUS_PARTITIONS`.
+    """
+    if not rows.num_rows:
+        return 0
+    keys = [part.replace("bus:", "millstream:", 1) for part in stream.bus_parts(partitions)]
+    values = encode(rows)
+    if len(keys) == 1:
+        return _append(client, ((keys[0], value) for value in values))
+    placed = (keys[partition_of(key or "", len(keys))] for key in rows[stream.partition_by].to_pylist())
+    return _append(client, zip(placed, values, strict=True))
+
+
 class BusPublisher:
     """Publishes tables of a stream's events on the bus."""
 
@@ -42,41 +53,8 @@ class BusPublisher:
         self._partitions = partitions
 
     def publish(self, stream: str, rows: pa.Table) -> int:
-        """Append rows; returns how many the bus has acknowledged."""
-        if stream == "payments":
-            return publish_payments(self._client, rows, partitions=self._partitions)
-        return _append_all(self._client, f"millstream:{stream}:0", rows)
-
-
-def publish_payments(client: redis.Redis, payments: pa.Table, *, partitions: int) -> int:
-    """Append payments to their partitions; returns how many the bus has acknowledged."""
-    accounts = payments["account_id"].to_pylist()
-    streams = (PAYMENTS.format(partition_of(account, partitions)) for account in accounts)
-    return _append(client, zip(streams, encode(payments), strict=True))
-
-
-def publish_labels(client: redis.Redis, labels: pa.Table) -> int:
-    """Append labels; returns how many the bus has acknowledged."""
-    return _append_all(client, LABELS, labels)
-
-
-def publish_customers(client: redis.Redis, customers: pa.Table) -> int:
-    """Append versions of customers; returns how many the bus has acknowledged."""
-    return _append_all(client, CUSTOMERS, customers)
-
-
-def publish_merchants(client: redis.Redis, merchants: pa.Table) -> int:
-    """Append versions of merchants; returns how many the bus has acknowledged."""
-    return _append_all(client, MERCHANTS, merchants)
-
-
-def publish_charges(client: redis.Redis, charges: pa.Table) -> int:
-    """Append charges; returns how many the bus has acknowledged."""
-    return _append_all(client, CHARGES, charges)
-
-
-def _append_all(client: redis.Redis, stream: str, rows: pa.Table) -> int:
-    return _append(client, ((stream, value) for value in encode(rows))) if rows.num_rows else 0
+        """Append rows; return how many the bus has acknowledged."""
+        return publish(self._client, STREAMS[stream], rows, partitions=self._partitions)
 
 
 def _append(client: redis.Redis, entries: Iterator[tuple[str, bytes]]) -> int:

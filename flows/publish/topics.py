@@ -1,4 +1,4 @@
-"""Events onto topics of Kafka: one record per event, payments keyed by account, in the format of the settings."""
+"""Publish events on Kafka topics: one record per event in the format of the settings, keyed by the stream's `partition_by`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TopicPublisher:
         self._encoders: dict[str, Callable[[pa.Table], Sequence[bytes]]] = {}
 
     def publish(self, stream: str, rows: pa.Table) -> int:
-        """Append rows; returns how many the brokers have acknowledged, which are all. Raises `FlowError` when they do not in time."""
+        """Append rows; return their number once the brokers have acknowledged all of them. Raises `FlowError` after 120 s."""
         if not rows.num_rows:
             return 0
         topic = self._settings.kafka_topic(stream)
@@ -53,7 +53,7 @@ class TopicPublisher:
 
 
 def avro_encoder(schema: Any) -> Callable[[pa.Table], Sequence[bytes]]:
-    """Rows to Avro's bare binary encoding, of a parsed schema."""
+    """Return a function that encodes each row of a table as one Avro record without a header; `schema` is parsed by fastavro."""
     needed("fastavro")
     from fastavro import schemaless_writer
 

@@ -20,14 +20,7 @@ import redis
 
 from feature_repo.errors import FlowError
 from flows.generate import Events, World, epoch_us, split_labels
-from flows.publish.bus import (
-    encode,
-    publish_charges,
-    publish_customers,
-    publish_labels,
-    publish_merchants,
-    publish_payments,
-)
+from flows.publish.bus import BusPublisher, encode
 from flows.traffic import report
 from flows.traffic.freshness import FreshnessProbe
 from flows.traffic.scoring import Asker
@@ -112,7 +105,7 @@ class Traffic:
         """Publish first, score then: what a payment system does, and the harder case for the features."""
         bodies = encode(payments)
         began = time.perf_counter()
-        published = publish_payments(self.client, payments, partitions=self.partitions)
+        published = self._publish("payments", payments)
         if self.probe is not None:
             accounts = payments["account_id"].to_pylist()
             times = payments["event_timestamp"].cast(pa.int64()).to_pylist()
@@ -125,15 +118,18 @@ class Traffic:
 
     def _send_others(self, block: Events) -> None:
         """Before the payments of the block: most charges come a moment before theirs, some in a later block."""
-        self.customers += publish_customers(self.client, block.customers.table)
-        self.merchants += publish_merchants(self.client, block.merchants.table)
-        self.charges += publish_charges(self.client, block.charges.table)
+        self.customers += self._publish("customers", block.customers.table)
+        self.merchants += self._publish("merchants", block.merchants.table)
+        self.charges += self._publish("charges", block.charges.table)
+
+    def _publish(self, stream: str, rows: pa.Table) -> int:
+        return BusPublisher(self.client, self.partitions).publish(stream, rows)
 
     def _publish_labels(self, new: list[pa.Table], known_by: datetime) -> None:
         """Labels that have become known; those of the live payments lie days ahead and wait with the others."""
         known, self.pending = split_labels([self.pending, *new], known_by)
         if known.num_rows:
-            self.labels += publish_labels(self.client, known)
+            self.labels += self._publish("labels", known)
 
     def _report(self, *, done: bool) -> None:
         report.write(

@@ -24,7 +24,7 @@ from feature_repo.streams.payments import PAYMENTS
 from flows.generate import World, epoch_us
 from flows.local.live import FLOWS, SCORER, STARTED, accounted, free_port, start_flows, wait_for_scorer
 from flows.local.processes import Processes
-from flows.publish.bus import encode, publish_payments
+from flows.publish.bus import encode, publish
 from flows.settings import FlowSettings
 
 TRIALS = 1
@@ -48,7 +48,7 @@ def trial(seed: int) -> str:
             }  # the trial is about values, on machines however busy
             processes.start(SCORER, "-m", "serving", "--port", str(port), **patient)
             flow = processes.start("payments flow", "-m", "bytewax.run", "flows.payments")
-            start_flows(processes, dict.fromkeys([*FLOWS][1:], 0))
+            start_flows(processes, dict.fromkeys([name for name in FLOWS if FLOWS[name] is not PAYMENTS], 0))
             wait_for_scorer(processes, port)
             while STARTED not in flow.said():
                 processes.check()
@@ -82,7 +82,7 @@ def _caught_up(client: redis.Redis, built: home.Built, settings: FlowSettings) -
     world = World.open(built.home / "generated")
     sent = 0
     for block in world.live(epoch_us(datetime.now(UTC)), rate=200.0, seconds=1.0, block_seconds=0.1):
-        sent += publish_payments(client, block.payments, partitions=settings.bus_partitions)
+        sent += publish(client, PAYMENTS, block.payments, partitions=settings.bus_partitions)
     seen, since = -1, time.monotonic()
     while time.monotonic() < since + 3 or seen < before + sent:
         now = accounted(PAYMENTS, settings).all
@@ -110,7 +110,7 @@ def _score_and_publish(client: redis.Redis, built: home.Built, port: int, partit
             assert answer.status == 200, text
             assert not orjson.loads(text)["degraded"], text
             n += 1
-        publish_payments(client, block.payments, partitions=partitions)
+        publish(client, PAYMENTS, block.payments, partitions=partitions)
     connection.request("GET", "/metrics")
     counted = [
         float(line.split()[1])

@@ -66,7 +66,7 @@ def bring(tmp_path: Path) -> Convert:
 
 
 def payments(result: Conversion) -> list[dict[str, Any]]:
-    return list(pq.read_table(result.payments).to_pylist())
+    return list(pq.read_table(result.events).to_pylist())
 
 
 def labels(result: Conversion) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def test_handbook_rows_become_payments_without_balances_or_places(bring: Convert
 @pytest.mark.skipif(not SPARKOV.exists(), reason=f"{SPARKOV.name} is not beside this checkout")
 def test_sparkov_file_comes_in_by_its_shipped_mapping(tmp_path: Path) -> None:
     result = convert(SPARKOV, load("sparkov"), tmp_path, limit=50_000)
-    table = pq.read_table(result.payments)
+    table = pq.read_table(result.events)
     assert (result.rows, result.kept, result.reasons, result.notices) == (50_000, 50_000, {}, [])
     assert table.schema.equals(PAYMENTS.schema)
     assert set(table["channel"].to_pylist()) == {"pos", "web"}
@@ -129,7 +129,7 @@ def test_sparkov_file_comes_in_by_its_shipped_mapping(tmp_path: Path) -> None:
 
 def test_files_have_the_canonical_schemas_even_when_empty(bring: Convert) -> None:
     result = bring("when,who,shop,cents\n")
-    assert pq.read_schema(result.payments).equals(PAYMENTS.schema)
+    assert pq.read_schema(result.events).equals(PAYMENTS.schema)
     assert pq.read_schema(result.labels).equals(LABELS.schema)
 
 

@@ -23,14 +23,7 @@ from flows.generate import Events, History, World, epoch_us, generate, live, spl
 from flows.generate.command import app, write_history
 from flows.generate.merchants import CATEGORIES
 from flows.local.redis_server import redis_server
-from flows.publish.bus import (
-    encode,
-    publish_charges,
-    publish_customers,
-    publish_labels,
-    publish_merchants,
-    publish_payments,
-)
+from flows.publish.bus import encode, publish
 from flows.streams import partition_of
 from flows.traffic.live import Traffic
 
@@ -580,15 +573,15 @@ def test_bus_keeps_an_accounts_payments_in_one_partition_and_in_order(
     monkeypatch.delenv("REDIS_URL", raising=False)
     payments = history.payments.slice(0, 1_500)
     with redis_server(tmp_path) as url, redis.Redis.from_url(url) as client:
-        assert publish_payments(client, payments, partitions=4) == 1_500
-        assert publish_labels(client, history.labels) == history.labels.num_rows
-        for publish, table in (
-            (publish_customers, history.customers),
-            (publish_merchants, history.merchants),
-            (publish_charges, history.charges.slice(0, 100)),
+        assert publish(client, PAYMENTS, payments, partitions=4) == 1_500
+        assert publish(client, STREAMS["labels"], history.labels, partitions=4) == history.labels.num_rows
+        for name, table in (
+            ("customers", history.customers),
+            ("merchants", history.merchants),
+            ("charges", history.charges.slice(0, 100)),
         ):
-            assert publish(client, table) == table.num_rows
-            (stream,) = client.keys(f"millstream:{publish.__name__.removeprefix('publish_')}:*")
+            assert publish(client, STREAMS[name], table, partitions=4) == table.num_rows
+            (stream,) = client.keys(f"millstream:{name}:*")
             entries = [orjson.loads(fields[b"v"]) for _, fields in client.xrange(stream)]
             assert [entry["event_id"] for entry in entries] == table["event_id"].to_pylist()
         for partition in range(4):
