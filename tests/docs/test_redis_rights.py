@@ -17,19 +17,11 @@ from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
 from serving.store.connection import StoreConnection
 from serving.store.resp import pack
-from tests.kits.flows_running import (
-    accounted,
-    apply_views,
-    encoded,
-    folded_from_log,
-    kill,
-    payment,
-    publish,
-    start,
-    stored_online,
-    wait_for,
-)
-from tests.kits.tls import certificate, tls_in_front_of
+from tests.kits.flow_output import states_from_log, states_online
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import encoded, payment, publish
+from tests.kits.tls_proxy import certificate, tls_in_front_of
+from tests.kits.views import apply_views
 
 PASSWORD = "pa:ss/w@rd"
 QUOTED = "pa%3Ass%2Fw%40rd"
@@ -84,15 +76,12 @@ def test_the_documented_rights_are_what_each_process_needs_over_tls(
     secure = f"rediss://flow:{QUOTED}@127.0.0.1:{port}/0?ssl_ca_certs={pem}"
     settings = FlowSettings(redis_url=secure, epoch_ms=100, key_shards=2, recovery_partitions=2)
     apply_views(settings)
-    flow = start(settings)
-    try:
+    with running_flow(settings) as flow:
         with redis.Redis.from_url(as_user(url_of(server), "producer")) as producer:
             publish(producer, [encoded(payment(n)) for n in range(EVENTS)])
-        wait_for(lambda: accounted(settings) == EVENTS, flow, 180)
-    finally:
-        kill(flow)
-    expected = folded_from_log(settings, server)
-    assert stored_online(server) == expected
+        flow.wait_for_events(EVENTS, 180)
+    expected = states_from_log(settings, server)
+    assert states_online(server) == expected
     key, states = next(iter(expected.items()))
 
     async def read() -> None:

@@ -17,7 +17,7 @@ from feature_repo.stores.reader.reader import Reader, Vector
 from flows.bootstrap import run
 from flows.generate.history import generate
 from flows.settings import FlowSettings
-from tests.kits.homes import feast
+from tests.kits.applied_home import feast
 from training.feature_matrix import FeastSource
 
 SERVICE = "fraud_detection_v1"

@@ -37,7 +37,7 @@ from feature_repo.streams.customers import CUSTOMERS
 from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
-from tests.kits.homes import feast, log_payments
+from tests.kits.applied_home import feast, log_payments
 from tests.kits.permissions import FeastServer, Issuer, rsa_key
 
 NOW = datetime.now(UTC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -23,29 +22,14 @@ from flows import backfill as module
 from flows.backfill import Shard, backfill, flow_runs
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from tests.kits.flow_command import BYTEWAX, RUN, FlowCommand
-from tests.kits.flows_running import (
-    VIEWS,
-    accounted,
-    apply_views,
-    as_table,
-    encoded,
-    folded_from_log,
-    kill,
-    logged,
-    payment,
-    publish,
-    start,
-    stored_online,
-    wait_for,
-)
+from tests.kits.flow_output import events_written, log_rows, states_from_log, states_online
+from tests.kits.flow_process import BYTEWAX, RUN, running_command, running_flow, start_process
+from tests.kits.payments import as_table, encoded, payment, publish
+from tests.kits.views import VIEWS, apply_views
 
 FEWER = AppliedViews("millstream", {"payments": VIEWS.streams["payments"][1:2]})
 NEW = [version_id(spec) for spec in (VIEWS.streams["payments"][0], VIEWS.streams["payments"][2])]
 """A view more of an entity the flow keeps already, and one of an entity it does not."""
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.kits.warm"])
 
 
 def settings_of(redis_url: str, **options: Any) -> FlowSettings:
@@ -117,34 +101,33 @@ def test_running_flow_starts_itself_again_with_new_views_and_they_end_as_from_th
             time.sleep(0.05)
 
     producer = threading.Thread(target=traffic)
-    with FlowCommand(settings, *command) as process:
+    with running_command(settings, *command) as flow:
         producer.start()
         try:
-            wait_for(lambda: accounted(settings) > 3_100, process)
+            flow.wait_for(lambda: events_written(settings) > 3_100)
             apply_views(settings)
-            interrupted = _context.Process(target=die_after_two_shards, args=(settings,), daemon=True)
-            interrupted.start()
+            interrupted = start_process(die_after_two_shards, settings)
             interrupted.join(60)
             assert interrupted.exitcode == -signal.SIGKILL
             assert not filled(clean_redis, NEW)
-            began = accounted(settings)
+            began = events_written(settings)
             assert sorted(backfill(settings)) == sorted(NEW)
-            wait_for(lambda: filled(clean_redis, NEW), process)
-            wait_for(lambda: accounted(settings) > began + 100, process)
+            flow.wait_for(lambda: filled(clean_redis, NEW))
+            flow.wait_for(lambda: events_written(settings) > began + 100)
         finally:
             stop.set()
             producer.join()
-        wait_for(lambda: accounted(settings) == sent[0], process)
-        wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
+        flow.wait_for_events(sent[0])
+        flow.wait_for_states(clean_redis, seconds=20)
         assert backfill(settings) == []  # nothing is left to do
-        assert process.logged("flow.restarts") == 1
+        assert flow.log_lines("flow.restarts") == 1
         assert flow_runs(settings, "payments")
 
-    with FlowCommand(settings, *command) as process:
+    with running_command(settings, *command) as flow:
         publish(clean_redis, [encoded(payment(n)) for n in range(sent[0], sent[0] + 200)])
-        wait_for(lambda: accounted(settings) == sent[0] + 200, process)
-        wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
-    ids = logged(settings, ["event_id"])["event_id"].to_pylist()
+        flow.wait_for_events(sent[0] + 200)
+        flow.wait_for_states(clean_redis, seconds=20)
+    ids = log_rows(settings, ["event_id"])["event_id"].to_pylist()
     assert sorted(ids) == [payment(n)["event_id"] for n in range(sent[0] + 200)]
 
 
@@ -153,21 +136,21 @@ def test_view_that_no_backfill_has_filled_does_not_hold_up_one_that_is(
 ) -> None:
     settings = settings_of(redis_url)
     history(home, settings, FEWER, 1_000)
-    with FlowCommand(settings, *RUN, "--epoch-ms", "100") as process:
+    with running_command(settings, *RUN, "--epoch-ms", "100") as flow:
         publish(clean_redis, [encoded(payment(n)) for n in range(1_000, 1_100)])
-        wait_for(lambda: accounted(settings) == 1_100, process)
+        flow.wait_for_events(1_100)
         apply_views(settings)
-        wait_for(lambda: process.logged("view.new") == 2, process)
+        flow.wait_for(lambda: flow.log_lines("view.new") == 2)
         assert backfill(settings, ["account_recent"]) == NEW[:1]
-        wait_for(lambda: filled(clean_redis, NEW[:1]), process)
-        assert process.logged("flow.restarts") == 1
+        flow.wait_for(lambda: filled(clean_redis, NEW[:1]))
+        assert flow.log_lines("flow.restarts") == 1
         assert not filled(clean_redis, NEW[1:])
         assert backfill(settings) == NEW[1:]
-        wait_for(lambda: filled(clean_redis, NEW), process)
-        assert process.logged("flow.restarts") == 2
+        flow.wait_for(lambda: filled(clean_redis, NEW))
+        assert flow.log_lines("flow.restarts") == 2
         publish(clean_redis, [encoded(payment(n)) for n in range(1_100, 1_300)])
-        wait_for(lambda: accounted(settings) == 1_300, process)
-        wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
+        flow.wait_for_events(1_300)
+        flow.wait_for_states(clean_redis, seconds=20)
 
 
 def test_next_start_goes_on_from_what_a_backfill_left(
@@ -177,13 +160,12 @@ def test_next_start_goes_on_from_what_a_backfill_left(
     history(home, settings, FEWER, 2_000)
     apply_views(settings)
     assert sorted(backfill(settings)) == sorted(NEW)
-    assert stored_online(clean_redis) == folded_from_log(settings, clean_redis)
-    process = start(settings)
-    publish(clean_redis, [encoded(payment(n)) for n in range(2_000, 2_300)])
-    wait_for(lambda: accounted(settings) == 2_300, process)
-    wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process, 20)
-    wait_for(lambda: filled(clean_redis, NEW), process)
-    kill(process)
+    assert states_online(clean_redis) == states_from_log(settings, clean_redis)
+    with running_flow(settings) as flow:
+        publish(clean_redis, [encoded(payment(n)) for n in range(2_000, 2_300)])
+        flow.wait_for_events(2_300)
+        flow.wait_for_states(clean_redis, seconds=20)
+        flow.wait_for(lambda: filled(clean_redis, NEW))
 
 
 def test_shards_that_do_not_fit_into_memory_come_in_another_pass(
@@ -193,7 +175,7 @@ def test_shards_that_do_not_fit_into_memory_come_in_another_pass(
     history(home, settings, FEWER, 2_000)
     apply_views(settings)
     backfill(settings, memory_bytes=1)
-    assert stored_online(clean_redis) == folded_from_log(settings, clean_redis)
+    assert states_online(clean_redis) == states_from_log(settings, clean_redis)
 
 
 def test_only_the_views_named_are_filled(home: Path, clean_redis: redis.Redis, redis_url: str) -> None:

@@ -16,15 +16,9 @@ from flows.backfill_files import Counts
 from flows.graph import mermaid
 from flows.metrics import CATALOGUE
 from flows.settings import FlowSettings
-from tests.kits.flows_running import (
-    apply_views,
-    as_table,
-    encoded,
-    folded_from_log,
-    payment,
-    stored_online,
-    write_lines,
-)
+from tests.kits.flow_output import states_from_log, states_online
+from tests.kits.payments import as_table, encoded, payment, write_lines
+from tests.kits.views import apply_views
 
 
 def test_counts_account_for_every_event_and_a_second_run_adds_none(
@@ -57,7 +51,7 @@ def test_counts_account_for_every_event_and_a_second_run_adds_none(
         )
         assert counts == expected
     assert seen[-1] == ("labels", 1, 1)
-    assert stored_online(clean_redis) == folded_from_log(settings, clean_redis)
+    assert states_online(clean_redis) == states_from_log(settings, clean_redis)
 
 
 def test_failed_run_says_why(home: Path, redis_url: str) -> None:

@@ -17,7 +17,8 @@ import redis
 from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
 from tests.kits import kafka_broker
-from tests.kits.flows_running import START, apply_views, encoded, payment
+from tests.kits.payments import START, encoded, payment
+from tests.kits.views import apply_views
 
 
 def kafka_settings(home: Path, topic: str, **options: Any) -> FlowSettings:

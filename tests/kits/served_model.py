@@ -29,8 +29,8 @@ from flows.local.redis_server import EmbeddedServer
 from serving import bootstrap
 from serving.app import create_app
 from serving.settings import ScorerSettings
-from tests.kits.homes import feast, log_payments, project
-from tests.kits.scorers import uvicorn
+from tests.kits.applied_home import feast, log_payments, project
+from tests.kits.scorer_process import uvicorn
 from training import artefact, export
 
 SERVICE = "fraud_detection_v1"

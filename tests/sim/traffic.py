@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
-from tests.kits.flows_running import START, encoded, payment
+from tests.kits.payments import START, encoded, payment
 
 LATENESS_US = 600_000_000
 AHEAD_US = 300_000_000

@@ -28,17 +28,9 @@ from feature_repo.stores.redis_layout.keys import (
 )
 from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from tests.kits.flows_running import (
-    START,
-    VIEWS,
-    apply_views,
-    dead,
-    encoded,
-    folded_from_log,
-    logged,
-    payment,
-    stored_online,
-)
+from tests.kits.flow_output import dead_letter_rows, log_rows, states_from_log, states_online
+from tests.kits.payments import START, encoded, payment
+from tests.kits.views import VIEWS, apply_views
 
 PLAIN = PlainSpec(
     "account_last", ("account_id",), ("account_id",), (("amount", "double", "c0ffee01"),), ttl_us=0
@@ -158,10 +150,10 @@ def home_settings(home: Path, url: str, **options: Any) -> FlowSettings:
 
 def differing(settings: FlowSettings, client: redis.Redis) -> int:
     """Keys whose states or plain rows on line are not those of the log, and keys on line that the log does not have."""
-    expected, stored = folded_from_log(settings, client), stored_online(client)
+    expected, stored = states_from_log(settings, client), states_online(client)
     wrong = {key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key)}
     newest: dict[str, dict[str, Any]] = {}
-    for row in logged(settings, ["account_id", "event_timestamp", "amount"]).to_pylist():
+    for row in log_rows(settings, ["account_id", "event_timestamp", "amount"]).to_pylist():
         held = newest.get(row["account_id"])
         if held is None or row["event_timestamp"] > held["event_timestamp"]:
             newest[row["account_id"]] = row
@@ -177,12 +169,12 @@ def differing(settings: FlowSettings, client: redis.Redis) -> int:
 
 def require_exactly_once(settings: FlowSettings, sent: set[str]) -> None:
     """Every event sent stands in the log once; what else was read is a duplicate among the dead letters."""
-    ids = logged(settings, ["event_id"])["event_id"].to_pylist()
+    ids = log_rows(settings, ["event_id"])["event_id"].to_pylist()
     assert len(ids) == len(set(ids)), f"{len(ids) - len(set(ids))} events stand twice in the log"
     assert set(ids) == sent, (
         f"{len(sent - set(ids))} events are not in the log, {len(set(ids) - sent)} are not known"
     )
-    others = {letter["reason"] for letter in dead(settings)} - {"duplicate"}
+    others = {letter["reason"] for letter in dead_letter_rows(settings)} - {"duplicate"}
     assert not others, f"dead letters for {others}"
 
 

@@ -25,7 +25,8 @@ import redis
 from feature_repo.errors import DiskError
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from tests.kits.flows_running import _context, kill, logged, start, wait_for
+from tests.kits.flow_output import log_rows
+from tests.kits.flow_process import Flow, killed_at_the_end, running_flow, start_process
 from tests.soak._stores import BreakableServer, Traffic, differing, home_settings, require_exactly_once, stage
 
 TRIALS = 30
@@ -50,32 +51,29 @@ def _trial(seed: int, kind: Kind, server: BreakableServer, settings: FlowSetting
     said = server.home / "said"
     with Traffic(server.url, settings, 250, seed) as traffic:
         bytes_a_file = draw.randrange(4_000, 60_000) if kind == "limit" else 0
-        flow = _start(settings, said)
-        try:
-            wait_for(lambda: logged(settings).num_rows > 200, flow)
+        flow = LimitedFlow(settings, said)
+        with killed_at_the_end(flow):
+            flow.wait_for(lambda: log_rows(settings).num_rows > 200)
             time.sleep(draw.uniform(0.0, 1.0))
             if bytes_a_file:
                 assert flow.pid is not None
                 resource.prlimit(flow.pid, resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))
             with _trouble(kind, settings):
-                flow.join(30)
-                assert flow.exitcode is not None, "the flow does not stop"
+                assert flow.exit_code(30) is not None, "the flow does not stop"
                 before = said.read_text()
-                if draw.random() < 0.5:  # a start meanwhile says the same
-                    flow = _start(settings, said, bytes_a_file)
-                    flow.join(30)
-                    assert flow.exitcode is not None, "the flow goes on"
+                if draw.random() < 0.5:  # a start meanwhile ends with the same message
+                    second = LimitedFlow(settings, said, bytes_a_file)
+                    with killed_at_the_end(second):
+                        assert second.exit_code(30) is not None, "a flow runs although it cannot write"
             message = said.read_text()
-            assert "could not be written" in before, before
-            assert "could not be written" in message, message
-            flow = start(settings)
+        assert "could not be written" in before, before
+        assert "could not be written" in message, message
+        with running_flow(settings) as flow:
             time.sleep(draw.uniform(0.2, 1.0))
             traffic.stop()
             expected = {f"p{n:010d}" for n in range(len(traffic.sent))}
-            wait_for(lambda: logged(settings).num_rows >= len(expected), flow)
-            wait_for(lambda: differing(settings, client) == 0, flow)
-        finally:
-            kill(flow)
+            flow.wait_for(lambda: log_rows(settings).num_rows >= len(expected))
+            flow.wait_for(lambda: differing(settings, client) == 0)
         require_exactly_once(settings, expected)
     return f"{kind}: {len(expected):,} events once each; {message}"
 
@@ -109,10 +107,15 @@ def _mount(stack: contextlib.ExitStack, folder: Path) -> bool:
     return mounted
 
 
-def _start(settings: FlowSettings, said: Path, bytes_a_file: int = 0) -> BaseProcess:
-    process = _context.Process(target=_run, args=(settings, said, bytes_a_file), daemon=True)
-    process.start()
-    return process
+class LimitedFlow(Flow):
+    """A flow that may write no file larger than `bytes_a_file`, whose last message is in a file."""
+
+    def __init__(self, settings: FlowSettings, message: Path, bytes_a_file: int = 0) -> None:
+        self._message, self._bytes_a_file = message, bytes_a_file
+        super().__init__(settings)
+
+    def _started(self) -> BaseProcess:
+        return start_process(_run, self.settings, self._message, self._bytes_a_file)
 
 
 def _run(settings: FlowSettings, said: Path, bytes_a_file: int) -> None:

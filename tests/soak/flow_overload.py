@@ -11,13 +11,14 @@ flow is level with the bus.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Final
+from typing import Final
 
 import pyarrow.parquet as pq
 import redis
@@ -25,19 +26,11 @@ from pydantic import SecretStr
 
 from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from tests.kits.flows_running import (
-    START,
-    apply_views,
-    encoded,
-    folded_from_log,
-    kill,
-    logged,
-    payment,
-    start,
-    stored_online,
-    wait_for,
-)
-from tests.kits.memory import resident_mb
+from tests.kits.flow_output import log_rows, states_from_log, states_online
+from tests.kits.flow_process import Flow, running_flow
+from tests.kits.payments import START, encoded, payment
+from tests.kits.process_memory import resident_mb
+from tests.kits.views import apply_views
 
 TRIALS: Final = 3
 ALONE: Final = True
@@ -71,12 +64,13 @@ class Producer:
 
     def run(self, rate: float) -> None:
         """From now on at this rate, in place of the one before."""
-        self.stop()
+        self.close()
         self._end = Event()
         self._thread = Thread(target=self._run, args=(rate, self._end), daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def close(self) -> None:
+        """Send no more."""
         self._end.set()
         if self._thread is not None:
             self._thread.join()
@@ -120,8 +114,7 @@ def trial(seed: int, seconds: float = 200.0, backlog: int = BACKLOG) -> str:
         client = redis.Redis.from_url(server.url)
         producer, count = Producer(client, settings.bus_partitions, seed), Logged(settings)
         producer.send(backlog)
-        process = start(settings)
-        try:
+        with running_flow(settings) as process, contextlib.closing(producer):
             rate = _takes(count, process, backlog)
             producer.run(OVERLOAD * rate)
             began, taken = time.monotonic(), count()
@@ -131,20 +124,17 @@ def trial(seed: int, seconds: float = 200.0, backlog: int = BACKLOG) -> str:
             behind, under_load = offered - count(), (count() - taken) / (time.monotonic() - began)
             producer.run(NORMAL * rate)
             catching_up = _level(count, producer, process)
-            producer.stop()
-            wait_for(lambda: count() == producer.sent, process, seconds=600)
+            producer.close()
+            process.wait_for(lambda: count() == producer.sent, seconds=600)
             time.sleep(2 * settings.epoch_ms / 1000)
-        finally:
-            producer.stop()
-            kill(process)
         assert behind > rate * seconds / 2, f"this was no overload: {behind:,} behind after {seconds:.0f} s"
         assert late <= early * 1.1 + 32, f"memory grew from {early} to {late} MB"
         assert catching_up >= 2 * NORMAL * rate, (
             f"{catching_up:,.0f}/s against {NORMAL * rate:,.0f}/s arriving"
         )
-        rows = logged(settings, ["event_id"])
+        rows = log_rows(settings, ["event_id"])
         assert rows.num_rows == producer.sent == len(set(rows["event_id"].to_pylist()))
-        assert stored_online(client) == folded_from_log(settings, client)
+        assert states_online(client) == states_from_log(settings, client)
     return (
         f"takes {rate:,.0f}/s; offered {OVERLOAD:g} times that for {seconds:.0f} s it took {under_load:,.0f}/s with {early} then "
         f"{late} MB, fell {behind:,} behind, caught up at {catching_up:,.0f}/s while {NORMAL * rate:,.0f}/s arrived; "
@@ -152,15 +142,15 @@ def trial(seed: int, seconds: float = 200.0, backlog: int = BACKLOG) -> str:
     )
 
 
-def _takes(count: Logged, process: Any, backlog: int) -> float:
+def _takes(count: Logged, process: Flow, backlog: int) -> float:
     """Events a second, on a backlog."""
-    wait_for(lambda: count() > 0, process, seconds=900)
+    process.wait_for(lambda: count() > 0, seconds=900)
     began, before = time.monotonic(), count()
-    wait_for(lambda: count() >= backlog - backlog // 10, process, seconds=900)
+    process.wait_for(lambda: count() >= backlog - backlog // 10, seconds=900)
     return (count() - before) / (time.monotonic() - began)
 
 
-def _most_mb(process: Any, seconds: float) -> int:
+def _most_mb(process: Flow, seconds: float) -> int:
     most, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.is_alive(), "the flow ended under the load"
@@ -169,9 +159,9 @@ def _most_mb(process: Any, seconds: float) -> int:
     return most
 
 
-def _level(count: Logged, producer: Producer, process: Any) -> float:
+def _level(count: Logged, producer: Producer, process: Flow) -> float:
     """Events a second until nearly all of the backlog is gone."""
     began, before = time.monotonic(), count()
     backlog = producer.sent - before
-    wait_for(lambda: producer.sent - count() < backlog * 0.05, process, seconds=3_600)
+    process.wait_for(lambda: producer.sent - count() < backlog * 0.05, seconds=3_600)
     return (count() - before) / (time.monotonic() - began)

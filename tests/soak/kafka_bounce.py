@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from tests.kits import kafka_broker
-from tests.kits.flows_running import accounted, kill, start, wait_for
+from tests.kits.flow_output import events_written
+from tests.kits.flow_process import running_flow
 from tests.kits.kafka_flows import embedded_redis, kafka_settings, keyed_traffic
 from tests.soak.kafka_kills import check
 
@@ -34,19 +35,18 @@ def trial(seed: int) -> str:
     settings = kafka_settings(folder / "home", topic)
     sent, expected = keyed_traffic(EVENTS, draw)
     producer = threading.Thread(target=_produce, args=(broker.servers, topic, sent))
-    process = start(settings)
-    producer.start()
-    reached = draw.randrange(len(sent) // 2)
-    wait_for(lambda: accounted(settings) >= reached, process, 240)
-    hard = draw.random() < 0.5
-    broker.stop(kill=hard)
-    time.sleep(draw.random())
-    broker.start()
-    producer.join()
-    wait_for(lambda: accounted(settings) >= len(sent), process, 240)
-    time.sleep(0.3)
-    assert process.is_alive()
-    kill(process)
+    with running_flow(settings) as process:
+        producer.start()
+        reached = draw.randrange(len(sent) // 2)
+        process.wait_for(lambda: events_written(settings) >= reached, seconds=240)
+        hard = draw.random() < 0.5
+        broker.stop(kill=hard)
+        time.sleep(draw.random())
+        broker.start()
+        producer.join()
+        process.wait_for_events(len(sent), 240)
+        time.sleep(0.3)
+        assert process.is_alive()
     check(settings, client, len(sent), expected)
     shutil.rmtree(folder)
     return f"{len(sent):,} events, broker {'killed' if hard else 'stopped'} after {reached:,}"

@@ -17,8 +17,10 @@ import duckdb
 
 from flows.settings import FlowSettings
 from tests.kits import kafka_broker
-from tests.kits.flows_running import START, accounted, encoded, kill, logged, payment, start, wait_for
+from tests.kits.flow_output import log_rows
+from tests.kits.flow_process import running_flow
 from tests.kits.kafka_flows import embedded_redis, in_order, kafka_settings
+from tests.kits.payments import START, encoded, payment
 
 TRIALS = 50
 EVENTS = 300
@@ -46,29 +48,26 @@ def trial(seed: int) -> str:
     kafka_broker.make_topic(kafka_broker.servers(), topic, 2)
     kafka_broker.make_topic(kafka_broker.servers(), f"{topic}.customers", 2)
     writer = kafka_broker.Writer(kafka_broker.servers())
-    flow, changelog = start(settings), start(settings, "customers")
-    for n in range(EVENTS):
-        account = f"a{n % 17}"
-        if n % 3 == 0:
-            version = {
-                "event_id": f"c{n:06d}",
-                "event_timestamp": (START + timedelta(seconds=n - draw.randrange(400))).isoformat(),
-                "account_id": account,
-                "home_latitude": float(n % 90),
-                "home_longitude": 8.0,
-                "segment": "standard",
-                "opened_at": (START - timedelta(days=n)).isoformat(),
-            }
-            writer.send(f"{topic}.customers", [(account, encoded(version))])
-        at = START + timedelta(seconds=n - draw.randrange(200))
-        writer.send(topic, [(account, encoded(payment(n, at, latitude=48.0, longitude=11.0)))])
-        if n == killed_at:
-            kill(flow)
-            flow = start(settings)
-    wait_for(lambda: accounted(settings) == EVENTS, flow, 240)
-    wait_for(lambda: logged_customers(settings) == EVENTS // 3, changelog, 240)
-    kill(flow)
-    kill(changelog)
+    with running_flow(settings) as flow, running_flow(settings, "customers") as changelog:
+        for n in range(EVENTS):
+            account = f"a{n % 17}"
+            if n % 3 == 0:
+                version = {
+                    "event_id": f"c{n:06d}",
+                    "event_timestamp": (START + timedelta(seconds=n - draw.randrange(400))).isoformat(),
+                    "account_id": account,
+                    "home_latitude": float(n % 90),
+                    "home_longitude": 8.0,
+                    "segment": "standard",
+                    "opened_at": (START - timedelta(days=n)).isoformat(),
+                }
+                writer.send(f"{topic}.customers", [(account, encoded(version))])
+            at = START + timedelta(seconds=n - draw.randrange(200))
+            writer.send(topic, [(account, encoded(payment(n, at, latitude=48.0, longitude=11.0)))])
+            if n == killed_at:
+                flow.restart()
+        flow.wait_for_events(EVENTS, 240)
+        changelog.wait_for(lambda: logged_customers(settings) == EVENTS // 3, seconds=240)
     wrong = duckdb.sql(f"""
         WITH joined AS (
             SELECT p.event_id, p.customer_opened_at AS ours, c.opened_at AS theirs,
@@ -80,12 +79,11 @@ def trial(seed: int) -> str:
     assert (n, different) == (EVENTS, 0)
     assert known > EVENTS // 2
 
-    first = in_order(logged(settings))
+    first = in_order(log_rows(settings))
     again = kafka_settings(folder / "again", topic)
-    flow = start(again)
-    wait_for(lambda: accounted(again) == EVENTS, flow, 240)
-    time.sleep(0.3)
-    kill(flow)
-    assert in_order(logged(again)).equals(first)
+    with running_flow(again) as flow:
+        flow.wait_for_events(EVENTS, 240)
+        time.sleep(0.3)
+    assert in_order(log_rows(again)).equals(first)
     shutil.rmtree(folder)
     return f"{EVENTS} payments, {known} with a customer, killed after {killed_at}"

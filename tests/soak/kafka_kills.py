@@ -19,18 +19,10 @@ import redis
 from feature_repo.streams.payments import PAYMENTS
 from flows.settings import FlowSettings
 from tests.kits import kafka_broker
-from tests.kits.flows_running import (
-    accounted,
-    apply_views,
-    dead,
-    folded_from_log,
-    kill,
-    logged,
-    start,
-    stored_online,
-    wait_for,
-)
+from tests.kits.flow_output import dead_letter_rows, events_written, log_rows, states_from_log, states_online
+from tests.kits.flow_process import run_until, running_flow
 from tests.kits.kafka_flows import embedded_redis, in_order, kafka_settings, keyed_traffic
+from tests.kits.views import apply_views
 
 TRIALS = 200
 KILLS = 5
@@ -53,27 +45,27 @@ def trial(seed: int, kills: int = KILLS) -> str:
     producer.start()
     on_the_way = 0
     for _ in range(kills):
-        before = accounted(settings)
-        process = start(settings)
-        wait_for(lambda before=before: accounted(settings) > before or before == len(sent), process, 240)  # type: ignore[misc]
-        time.sleep(draw.random() * 0.25)
-        kill(process)
-        on_the_way += before < accounted(settings) < len(sent)
+        before = events_written(settings)
+        with running_flow(settings) as process:
+            if before < len(sent):
+                process.wait_for(lambda before=before: events_written(settings) > before, seconds=240)  # type: ignore[misc]
+            time.sleep(draw.random() * 0.25)
+        on_the_way += before < events_written(settings) < len(sent)
     producer.join()
     finish(settings, len(sent))
     check(settings, client, len(sent), None if grows_at is not None else expected)
-    first, states = in_order(logged(settings)), stored_online(client)
+    first, states = in_order(log_rows(settings)), states_online(client)
 
     client.flushall()
     again = kafka_settings(folder / "again", topic)
     finish(again, len(sent))
     check(again, client, len(sent), None)
-    replayed = in_order(logged(again))
+    replayed = in_order(log_rows(again))
     if grows_at is not None:
         # Accounts have moved to other partitions: what is derived from their past goes by the order in which they are read.
         first, replayed = first.select(PAYMENTS.decoded.names), replayed.select(PAYMENTS.decoded.names)
     assert replayed.equals(first)
-    assert stored_online(client) == states
+    assert states_online(client) == states
     shutil.rmtree(folder)
     return f"{len(sent):,} events, {on_the_way} kills on the way" + (", partitions added" if grows_at else "")
 
@@ -81,15 +73,12 @@ def trial(seed: int, kills: int = KILLS) -> str:
 def finish(settings: FlowSettings, count: int) -> None:
     """Run the flow until it has accounted for so many events."""
     apply_views(settings)
-    process = start(settings)
-    wait_for(lambda: accounted(settings) >= count, process, 240)
-    time.sleep(0.3)
-    kill(process)
+    run_until(settings, count, linger=0.3)
 
 
 def check(settings: FlowSettings, client: redis.Redis, count: int, expected: dict[str, int] | None) -> None:
     """Each event once; dead letters of the expected reasons, if it is known how many; the store as the log."""
-    rows, letters = logged(settings), dead(settings)
+    rows, letters = log_rows(settings), dead_letter_rows(settings)
     places = [
         *zip(rows["source_partition"].to_pylist(), rows["source_offset"].to_pylist(), strict=True),
         *((letter["source_partition"], letter["source_offset"]) for letter in letters),
@@ -101,7 +90,7 @@ def check(settings: FlowSettings, client: redis.Redis, count: int, expected: dic
         for letter in letters:
             found[letter["reason"]] += 1
         assert found == expected
-    assert stored_online(client) == folded_from_log(settings, client)
+    assert states_online(client) == states_from_log(settings, client)
 
 
 def _produce(topic: str, sent: list[tuple[str, bytes]], grows_at: int | None) -> None:

@@ -23,22 +23,17 @@ from pydantic import SecretStr
 
 from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from tests.kits.flows_running import (
-    START,
-    accounted,
-    apply_views,
-    dead,
-    encoded,
-    folded_from_log,
-    kill,
-    logged,
-    payment,
-    publish,
-    published,
-    start,
-    stored_online,
-    wait_for,
+from tests.kits.flow_output import (
+    dead_letter_rows,
+    events_written,
+    log_rows,
+    published_files,
+    states_from_log,
+    states_online,
 )
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import START, encoded, payment, publish
+from tests.kits.views import apply_views
 
 TRIALS: Final = 200
 KILLS: Final = 5
@@ -127,7 +122,7 @@ def place(seed: int, **options: Any) -> Iterator[tuple[FlowSettings, redis.Redis
 
 def check(settings: FlowSettings, client: redis.Redis, supply: Supply, before: dict[Path, bytes]) -> None:
     """The contract. `before` are files that were published at an earlier moment."""
-    rows, letters = logged(settings), dead(settings)
+    rows, letters = log_rows(settings), dead_letter_rows(settings)
     found = Counter(letter["reason"] for letter in letters)
     found["logged"] = rows.num_rows
     assert found == supply.expected
@@ -135,14 +130,16 @@ def check(settings: FlowSettings, client: redis.Redis, supply: Supply, before: d
     places = list(zip(rows["source_partition"].to_pylist(), rows["source_offset"].to_pylist(), strict=True))
     places += [(letter["source_partition"], letter["source_offset"]) for letter in letters]
     assert len(set(places)) == len(places) == len(supply)
-    now = published(settings)
+    now = published_files(settings)
     assert {path: now.get(path) for path in before} == before, "a published file changed"
-    assert stored_online(client) == folded_from_log(settings, client), "the store is not the fold of the log"
+    assert states_online(client) == states_from_log(settings, client), "the store is not the fold of the log"
 
 
 def finished(settings: FlowSettings, client: redis.Redis, supply: Supply) -> bool:
     """Whether all is accounted for, and every state is in the store."""
-    return accounted(settings) >= len(supply) and stored_online(client) == folded_from_log(settings, client)
+    return events_written(settings) >= len(supply) and states_online(client) == states_from_log(
+        settings, client
+    )
 
 
 def trial(seed: int, count: int = 1_200, kills: int = KILLS) -> str:
@@ -153,16 +150,15 @@ def trial(seed: int, count: int = 1_200, kills: int = KILLS) -> str:
         files: dict[Path, bytes] = {}
         for life in range(kills):
             with supply.flowing(client, life, kills + 1):
-                before = accounted(settings)
-                process = start(settings, workers=draw.choice((1, 2)))
-                if life % 3:
-                    wait_for(lambda before=before: before < accounted(settings), process)  # type: ignore[misc]
-                time.sleep(draw.random() * 0.5)
-                kill(process)
-                files |= published(settings)
-        with supply.flowing(client, kills, kills + 1):
-            process = start(settings, workers=draw.choice((1, 2)))
-        wait_for(lambda: finished(settings, client, supply), process)
-        kill(process)
+                before = events_written(settings)
+                with running_flow(settings, workers=draw.choice((1, 2))) as process:
+                    if life % 3:
+                        process.wait_for(lambda before=before: before < events_written(settings))  # type: ignore[misc]
+                    time.sleep(draw.random() * 0.5)
+                files |= published_files(settings)
+        with running_flow(settings, workers=draw.choice((1, 2))) as process:
+            with supply.flowing(client, kills, kills + 1):
+                pass
+            process.wait_for(lambda: finished(settings, client, supply))
         check(settings, client, supply, files)
     return f"{len(supply):,} entries, {kills} kills, {len(files)} files published on the way"

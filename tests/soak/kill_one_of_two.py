@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 import socket
 import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
 from flows.settings import FlowSettings
-from tests.kits.flows_running import accounted, kill, published, start_of_cluster, wait_for
+from tests.kits.flow_output import events_written, published_files
+from tests.kits.flow_process import Flow, FlowOfCluster
 from tests.soak.kill_flow import Supply, check, finished, place
 
 TRIALS: Final = 50
@@ -32,35 +32,34 @@ def trial(seed: int, count: int = 1_000, kills: int = KILLS) -> str:
         files: dict[Path, bytes] = {}
         for life in range(kills):
             with supply.flowing(client, life, kills + 1):
-                before = accounted(settings)
+                before = events_written(settings)
                 both = _start(settings, draw)
-                wait_for(lambda before=before: before < accounted(settings), both[0])  # type: ignore[misc]
+                both[0].wait_for(lambda before=before: before < events_written(settings))  # type: ignore[misc]
                 time.sleep(draw.random() * 0.5)
                 victim = draw.randrange(2)
-                kill(both[victim])
+                both[victim].kill()
                 began = time.monotonic()
-                both[1 - victim].join(FOLLOWS_S)
+                alone = both[1 - victim].exit_code(FOLLOWS_S) is None
                 longest = max(longest, time.monotonic() - began)
-                alone = both[1 - victim].is_alive()
-                kill(both[1 - victim])
+                both[1 - victim].kill()
                 assert not alone, f"process {1 - victim} lives on without the other"
-                files |= published(settings)
+                files |= published_files(settings)
         with supply.flowing(client, kills, kills + 1):
             both = _start(settings, draw)
-        wait_for(lambda: finished(settings, client, supply), both[0])
+        both[0].wait_for(lambda: finished(settings, client, supply))
         for process in both:
-            kill(process)
+            process.kill()
         check(settings, client, supply, files)
     return f"{len(supply):,} entries, {kills} kills, the other one ended within {longest:.1f} s"
 
 
-def _start(settings: FlowSettings, draw: random.Random) -> list[BaseProcess]:
+def _start(settings: FlowSettings, draw: random.Random) -> list[Flow]:
     """Both processes, in either order."""
     addresses = [f"127.0.0.1:{_free_port()}" for _ in range(2)]
     first = draw.randrange(2)
-    made = {first: start_of_cluster(settings, first, addresses)}
+    made = {first: FlowOfCluster(settings, first, addresses)}
     time.sleep(draw.random())
-    made[1 - first] = start_of_cluster(settings, 1 - first, addresses)
+    made[1 - first] = FlowOfCluster(settings, 1 - first, addresses)
     return [made[0], made[1]]
 
 

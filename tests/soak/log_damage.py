@@ -18,28 +18,19 @@ import numpy as np
 import pyarrow as pa
 import redis
 
-from feature_repo.errors import LogError, MillstreamError
+from feature_repo.errors import LogError
 from feature_repo.stores.event_log.read import read_log
 from feature_repo.streams.payments import PAYMENTS
 from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
-from flows.bootstrap import run
 from flows.log.epoch_files import Folders, StagedPart
 from flows.log.files import log_files
 from flows.settings import FlowSettings
 from flows.window_state.replay import LogReplay
-from tests.kits.flows_running import (
-    VIEWS,
-    _context,
-    dead,
-    encoded,
-    kill,
-    logged,
-    payment,
-    publish,
-    start,
-    wait_for,
-)
+from tests.kits.flow_output import dead_letter_rows, log_rows
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import encoded, payment, publish
+from tests.kits.views import VIEWS
 from tests.soak._stores import differing, stage
 from training import labels
 
@@ -85,43 +76,29 @@ def flow_trial(seed: int) -> str:
     with stage() as (server, settings):
         client = redis.Redis.from_url(server.url)
         publish(client, [encoded(payment(n)) for n in range(400)])
-        flow = start(settings)
-        wait_for(lambda: logged(settings).num_rows == 400, flow)
-        wait_for(lambda: differing(settings, client) == 0, flow)
-        kill(flow)
+        with running_flow(settings) as flow:
+            flow.wait_for(lambda: log_rows(settings).num_rows == 400)
+            flow.wait_for(lambda: differing(settings, client) == 0)
         for folder in settings.checkpoints.rglob("*.npz"):
             folder.unlink()  # so that the log has to be read
         path = draw.choice(sorted(settings.payments_log.glob("*.parquet")))
         undurable = settings.staging / "payments" / "bus-0000009999.parquet"
         whole = path.read_bytes()
         path.write_bytes(draw.choice([*_cuts(whole), *_flips(whole, draw, 50)]))
-        process = _context.Process(target=_run, args=(settings, server.home / "said"), daemon=True)
-        process.start()
-        process.join(60)
-        said = (server.home / "said").read_text()
-        assert process.exitcode == 2, f"the flow reads a damaged file: {said}"
+        with running_flow(settings, output=server.home / "output.log") as flow:
+            code = flow.exit_code(60)
+        said = (server.home / "output.log").read_text().splitlines()[-1]
+        assert code == 2, f"the flow reads a damaged file: {said}"
         assert path.name in said, said
         path.write_bytes(whole)
         undurable.write_bytes(whole[: draw.randrange(len(whole))])
         publish(client, [encoded(payment(n)) for n in range(400, 500)])
-        flow = start(settings)
-        try:
-            wait_for(lambda: logged(settings).num_rows == 500, flow)
-            wait_for(lambda: differing(settings, client) == 0, flow)
-        finally:
-            kill(flow)
+        with running_flow(settings) as flow:
+            flow.wait_for(lambda: log_rows(settings).num_rows == 500)
+            flow.wait_for(lambda: differing(settings, client) == 0)
         assert not undurable.exists()
-        assert not dead(settings)
+        assert not dead_letter_rows(settings)
     return said
-
-
-def _run(settings: FlowSettings, said: Path) -> None:
-    said.write_text("")
-    try:
-        run("payments", settings)
-    except MillstreamError as error:
-        said.write_text(str(error))
-        raise SystemExit(2) from error
 
 
 def _file(settings: FlowSettings, draw: random.Random, rows: int) -> Path:

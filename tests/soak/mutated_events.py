@@ -26,20 +26,12 @@ from flows.local.redis_server import EmbeddedServer
 from flows.log import dead_letters
 from flows.settings import FlowSettings
 from flows.sources.redis_entries import payload_of
-from tests.kits.flows_running import (
-    accounted,
-    apply_views,
-    encoded,
-    folded_from_log,
-    kill,
-    logged,
-    payment,
-    start,
-    stored_online,
-    wait_for,
-)
-from tests.kits.memory import peak_mb
-from tests.kits.mutations import Fields, mutated
+from tests.kits.flow_output import log_rows, states_from_log, states_online
+from tests.kits.flow_process import running_flow
+from tests.kits.mutated_payments import Fields, mutated
+from tests.kits.payments import encoded, payment
+from tests.kits.process_memory import peak_mb
+from tests.kits.views import apply_views
 
 TRIALS: Final = 100
 KEY: Final = "k1:" + base64.b64encode(bytes(range(32))).decode()
@@ -64,14 +56,13 @@ def trial(seed: int, mutants: int = 1_000, good: int = 99_000) -> str:
         settings.home.mkdir()
         apply_views(settings)
         client = redis.Redis.from_url(server.url)
-        process = start(settings)
-        sent, sound = _produce(client, settings, draw, mutants, good)
-        wait_for(lambda: accounted(settings) >= len(sent), process, seconds=900)
-        time.sleep(1.0)
-        assert process.is_alive()
-        peak = peak_mb(process.pid)
-        assert peak < MOST_MB, f"{peak} MB"
-        kill(process)
+        with running_flow(settings) as process:
+            sent, sound = _produce(client, settings, draw, mutants, good)
+            process.wait_for_events(len(sent), 900)
+            time.sleep(1.0)
+            assert process.is_alive()
+            peak = peak_mb(process.pid)
+            assert peak < MOST_MB, f"{peak} MB"
         return f"{_verdict(settings, client, sent, sound)}, peak {peak} MB"
 
 
@@ -110,7 +101,7 @@ def _verdict(
     settings: FlowSettings, client: redis.Redis, sent: dict[Place, Fields], sound: dict[Place, dict[str, Any]]
 ) -> str:
     pseudonyms = privacy.of_settings(settings)
-    rows = logged(settings)
+    rows = log_rows(settings)
     for batch in rows.to_batches():
         batch.validate(full=True)
     kept = _by_place(rows)
@@ -133,7 +124,7 @@ def _verdict(
         flat = [part for pair in sent[place] for part in pair]
         assert letter["payload"] == payload_of(flat), f"not the bytes that came: {place}"
         assert letter["detail"], letter["reason"]
-    assert stored_online(client) == folded_from_log(settings, client)
+    assert states_online(client) == states_from_log(settings, client)
     reasons = Counter(letter["reason"] for letter in letters.values())
     return f"{len(sent):,} in = {len(kept):,} logged + {len(letters):,} dead {dict(reasons)}"
 

@@ -14,7 +14,9 @@ import time
 import redis
 
 from feature_repo.stores.redis_layout.view_versions import KeptVersions, versions_key
-from tests.kits.flows_running import VIEWS, kill, logged, start, wait_for
+from tests.kits.flow_output import log_rows
+from tests.kits.flow_process import running_flow
+from tests.kits.views import VIEWS
 from tests.soak._stores import BreakableServer, Traffic, differing, require_exactly_once, stage
 
 TRIALS = 20
@@ -29,29 +31,25 @@ def trial(seed: int) -> str:
         Traffic(server.url, settings, 250, seed) as traffic,
     ):
         client = redis.Redis.from_url(server.url)
-        flow = start(settings)
-        try:
-            wait_for(lambda: logged(settings).num_rows > 300, flow)
+        with running_flow(settings) as flow:
+            flow.wait_for(lambda: log_rows(settings).num_rows > 300)
             time.sleep(draw.uniform(0.2, 1.5))
             since = time.monotonic()
             wipe(server, client, flush=draw.random() < 0.5)
             traffic.send_again(since - 1.5)
             if not accepts:
-                flow.join(30)
-                assert flow.exitcode, "the flow goes on without its bus"
+                assert flow.exit_code(30), "the flow goes on without its bus"
                 if draw.random() < 0.5:
                     shutil.rmtree(settings.checkpoints)
                 since = time.monotonic()
-                flow = start(settings.model_copy(update={"bus_gap": "accept"}))
+                flow.restart(settings.model_copy(update={"bus_gap": "accept"}))
             time.sleep(draw.uniform(0.2, 1.0))
             traffic.stop()
             expected = {f"p{n:010d}" for n in range(len(traffic.sent))}
-            wait_for(lambda: logged(settings).num_rows >= len(expected), flow)
-            wait_for(lambda: differing(settings, client) == 0, flow)
-            wait_for(lambda: _all_filled(client), flow)
+            flow.wait_for(lambda: log_rows(settings).num_rows >= len(expected))
+            flow.wait_for(lambda: differing(settings, client) == 0)
+            flow.wait_for(lambda: _all_filled(client))
             seconds = time.monotonic() - since
-        finally:
-            kill(flow)
         require_exactly_once(settings, expected)
         assert differing(settings, client) == 0
         keys = int(client.dbsize())  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from flows.bootstrap import run
 from flows.local.redis_server import EmbeddedServer
 from flows.redrive.command import app
 from flows.settings import FlowSettings
-from tests.kits.flows_running import encoded, payment, write_lines
+from tests.kits.payments import encoded, payment, write_lines
 
 TRIALS: Final = 50
 _fork = multiprocessing.get_context("fork")

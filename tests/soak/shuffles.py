@@ -27,18 +27,10 @@ from pydantic import SecretStr
 from feature_repo.streams.payments import PAYMENTS
 from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
-from tests.kits.flows_running import (
-    START,
-    accounted,
-    apply_views,
-    encoded,
-    kill,
-    logged,
-    payment,
-    start,
-    stored_online,
-    wait_for,
-)
+from tests.kits.flow_output import log_rows, states_online
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import START, encoded, payment
+from tests.kits.views import apply_views
 from tests.sim.traffic import ACCEPTED, START_US, Judge, Published
 from tests.soak import sim
 
@@ -109,12 +101,12 @@ class Simulated(sim.Trial):
 
     def told(self) -> Told:
         """After the run. The independent judge has agreed by then."""
-        return rows_of(self.settings), stored_online(sim._Reader(self.world.store.hashes))  # type: ignore[arg-type]
+        return rows_of(self.settings), states_online(sim._Reader(self.world.store.hashes))  # type: ignore[arg-type]
 
 
 def rows_of(settings: FlowSettings) -> list[str]:
     """What the log says of the events, up to order."""
-    rows = logged(settings)
+    rows = log_rows(settings)
     names = [name for name in PAYMENTS.schema.names if name in rows.column_names]
     return sorted(map(repr, rows.select(names).to_pylist()))
 
@@ -146,16 +138,15 @@ def real(seed: int, order: Sequence[Sent], block_events: int) -> Told:
         settings.home.mkdir()
         apply_views(settings)
         client = redis.Redis.from_url(server.url)
-        process = start(settings)
-        with client.pipeline(transaction=False) as pipe:
-            for one in order:
-                partition = one.account % settings.bus_partitions
-                pipe.xadd(f"millstream:payments:{partition}", {"v": encoded(one.event)})
-            pipe.execute()
-        wait_for(lambda: accounted(settings) == len(order), process, seconds=240)
-        time.sleep(0.3)
-        kill(process)
-        return rows_of(settings), stored_online(client)
+        with running_flow(settings) as process:
+            with client.pipeline(transaction=False) as pipe:
+                for one in order:
+                    partition = one.account % settings.bus_partitions
+                    pipe.xadd(f"millstream:payments:{partition}", {"v": encoded(one.event)})
+                pipe.execute()
+            process.wait_for_events(len(order), 240)
+            time.sleep(0.3)
+        return rows_of(settings), states_online(client)
 
 
 def trial(seed: int, shuffles: int = SHUFFLES, real_ones: int = 1) -> str:

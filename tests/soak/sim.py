@@ -40,7 +40,8 @@ from flows.settings import FlowSettings
 from flows.sources.redis_blocks import offset_of
 from flows.window_state import rate_limit
 from flows.window_state.folded_views import write_handover
-from tests.kits.flows_running import VIEWS, apply_views, dead, folded_from_log, logged, stored_online
+from tests.kits.flow_output import dead_letter_rows, log_rows, states_from_log, states_online
+from tests.kits.views import VIEWS, apply_views
 from tests.sim.disk import Disk
 from tests.sim.engine import Cluster, Recovery
 from tests.sim.store import Client
@@ -197,20 +198,20 @@ class Trial:
         return cluster.durable >= self._read_at + 3 and cluster.idle
 
     def _check(self) -> None:
-        rows = logged(self.settings)
+        rows = log_rows(self.settings)
         found: list[tuple[tuple[str, int], str]] = []
         if rows.num_rows:
             places = zip(rows["source_partition"].to_pylist(), rows["source_offset"].to_pylist(), strict=True)
             found = [(place, ACCEPTED) for place in places]
-        for letter in dead(self.settings):
+        for letter in dead_letter_rows(self.settings):
             found.append(((letter["source_partition"], letter["source_offset"]), letter["reason"]))
         expected = sorted((place, entry.fate) for place, entry in self.published.items())
         assert sorted(found) == expected, (
             f"log and dead letters are wrong: {sorted(set(found) ^ set(expected))}"
         )
-        online = stored_online(_Reader(self.world.store.hashes))  # type: ignore[arg-type]
+        online = states_online(_Reader(self.world.store.hashes))  # type: ignore[arg-type]
         if rows.num_rows:
-            wanted = folded_from_log(self.settings, _Reader({}))  # type: ignore[arg-type]
+            wanted = states_from_log(self.settings, _Reader({}))  # type: ignore[arg-type]
             wrong = sorted(key for key in online.keys() | wanted.keys() if online.get(key) != wanted.get(key))
             assert not wrong, f"the online store is not the fold of the log: {wrong}"
         if self.stream is DERIVING and rows.num_rows:

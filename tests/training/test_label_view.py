@@ -18,7 +18,7 @@ from rich.console import Console
 from feature_repo.errors import DefinitionError, LogError
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.open_store import config_file, open_store
-from tests.kits.homes import feast
+from tests.kits.applied_home import feast
 from tests.training.test_training_world import START, TableSource, World, label_log, make_world, naive_labels
 from training.feature_matrix import FeastSource, check_views
 from training.label_view import read_label_view

@@ -23,7 +23,7 @@ from feature_repo.stores.reader.on_demand import OnDemand
 from feature_repo.stores.reader.plan import PlainRead, Plan, compile_plan
 from feature_repo.stores.reader.reader import Reader
 from flows.generate.history import generate
-from tests.kits.homes import feast, log_payments, project
+from tests.kits.applied_home import feast, log_payments, project
 from training.skew import SkewReport, measure, read_scores
 from training.skew_causes import (
     ACCEPTED_LATER,

@@ -38,8 +38,10 @@ from feature_repo.streams.merchants import MERCHANTS
 from feature_repo.streams.payments import PAYMENTS
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from tests.kits.flows_running import accounted, dead, encoded, kill, logged, start, wait_for
-from tests.kits.homes import feast
+from tests.kits.applied_home import feast
+from tests.kits.flow_output import dead_letter_rows, events_written, log_rows
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import encoded
 from training.label_view import read_label_view
 
 PAGE = PROJECT_ROOT / "docs" / "five-systems.md"
@@ -367,8 +369,8 @@ def bits(values: list[Any]) -> bytes:
 def test_late_payments_are_the_ones_sql_calls_late(world: World) -> None:
     n = world.events["payments"].num_rows
     assert 10 < n - world.accepted() < 200
-    assert logged(world.settings).num_rows == world.accepted()
-    assert {row["reason"] for row in dead(world.settings)} == {"late"}
+    assert log_rows(world.settings).num_rows == world.accepted()
+    assert {row["reason"] for row in dead_letter_rows(world.settings)} == {"late"}
     ((borderline,),) = world.sql.sql("SELECT count(*) FROM enriched WHERE abs(distance - 50000) < 1").fetchall()  # fmt: skip
     assert borderline == 0, "what is far is not for the precision of a formula to decide"
 
@@ -379,7 +381,7 @@ def test_proton_all_its_features_as_of_the_payment(world: World) -> None:
 
 @pytest.mark.parametrize("cutoff", [MIDNIGHT - timedelta(days=12), MIDNIGHT - timedelta(days=6)])
 def test_proton_labels_are_what_was_last_said_by_the_cut_off(world: World, cutoff: datetime) -> None:
-    ids = logged(world.settings)["event_id"]
+    ids = log_rows(world.settings)["event_id"]
     known_at = pa.array([cutoff] * len(ids), pa.timestamp("us", "UTC"))
     said = read_label_view(world.store, "fraud_label", ids, known_at).append_column("event_id", ids)
     want = world.expected(f"""
@@ -423,30 +425,30 @@ def test_feldera_stopped_anywhere_the_online_output_is_that_of_one_batch(
     run("customers", world.with_file(settings, "customers"))
     events = world.events["payments"].to_pylist()
     stops = {*map(int, rng.choice(len(events), 7, replace=False))}
-    flow, kills, done = start(settings), 0, 0
-    for n, event in enumerate(events):
-        accepted_ms = int(event.pop("created_timestamp").timestamp() * 1_000)
-        plain = {k: v for k, v in event.items() if v is not None}
-        plain["event_timestamp"] = event["event_timestamp"].isoformat()
-        client.xadd("millstream:payments:0", {"v": encoded(plain)}, id=f"{accepted_ms}-{n}")
-        if n in stops:
-            kills += 1
-            if kills % 2:  # some while it works, some while it starts
-                wait_for(lambda: accounted(settings) > done, flow)  # noqa: B023
-            time.sleep(float(rng.uniform(0, 0.8)))
-            kill(flow)
-            done = accounted(settings)
-            flow = start(settings)
-    wait_for(lambda: accounted(settings) == len(events), flow)
-    rows, at = after_all(world)
-    reader = world.reader("feldera")
-    asked = rows.to_dict("records")
+    kills = done = 0
+    with running_flow(settings) as flow:
+        for n, event in enumerate(events):
+            accepted_ms = int(event.pop("created_timestamp").timestamp() * 1_000)
+            plain = {k: v for k, v in event.items() if v is not None}
+            plain["event_timestamp"] = event["event_timestamp"].isoformat()
+            client.xadd("millstream:payments:0", {"v": encoded(plain)}, id=f"{accepted_ms}-{n}")
+            if n in stops:
+                kills += 1
+                if kills % 2:  # some while it works, some while it starts
+                    flow.wait_for(lambda: events_written(settings) > done)  # noqa: B023
+                time.sleep(float(rng.uniform(0, 0.8)))
+                flow.kill()
+                done = events_written(settings)
+                flow.restart()
+        flow.wait_for_events(len(events))
+        rows, at = after_all(world)
+        reader = world.reader("feldera")
+        asked = rows.to_dict("records")
 
-    def seen() -> int:
-        return sum(score(client, reader, row, at).versions["account_recent"] for row in asked)
+        def seen() -> int:
+            return sum(score(client, reader, row, at).versions["account_recent"] for row in asked)
 
-    wait_for(lambda: seen() == world.accepted(), flow)
-    kill(flow)
+        flow.wait_for(lambda: seen() == world.accepted())
     batch = world.offline("feldera", rows)
     for row, want in zip(asked, batch[list(reader.plan.feature_names)].to_numpy(), strict=True):
         assert score(client, reader, row, at).values.tobytes() == bits(list(want)), row["account_id"]
@@ -458,7 +460,7 @@ def test_deltastream_recipients_and_charges_as_of_the_payment(world: World) -> N
 
 
 def test_deltastream_the_log_has_the_charge_in_place_of_its_id_and_nobody_s_name(world: World) -> None:
-    log = logged(world.settings)
+    log = log_rows(world.settings)
     want = world.expected("""
         SELECT p.event_id, c.segment AS customer_segment, h.card_network, h.entry_mode FROM payments p
         ASOF LEFT JOIN customers c ON p.account_id = c.account_id AND p.t >= c.t

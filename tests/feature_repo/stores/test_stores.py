@@ -24,7 +24,7 @@ from feature_repo.stores.reader.plan import Plan, compile_plan
 from feature_repo.stores.reader.reader import Reader, Vector
 from feature_repo.windows.kernels.read_state import read_words
 from flows.generate.history import generate
-from tests.kits.homes import feast, log_payments, project
+from tests.kits.applied_home import feast, log_payments, project
 
 NOW = datetime.now(UTC)
 START = NOW - timedelta(days=20)

@@ -16,7 +16,7 @@ from feature_repo.stores.open_store import open_store
 from flows.bootstrap import run
 from flows.settings import FlowSettings
 from tests.flows.enrich.test_enrichment import log_of, random_world
-from tests.kits.homes import feast
+from tests.kits.applied_home import feast
 
 _DAY = 86_400_000_000
 _SUMS = {

@@ -21,8 +21,8 @@ from feature_repo.stores.open_store import open_store
 from feature_repo.streams.labels import LABELS
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from tests.kits.flows_running import START, as_table, payment
-from tests.kits.homes import feast
+from tests.kits.applied_home import feast
+from tests.kits.payments import START, as_table, payment
 
 DAYS = 30
 WINDOWS = (1, 3, 7, 30)

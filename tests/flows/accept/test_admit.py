@@ -19,7 +19,7 @@ from flows.accept.decode import Decoder
 from flows.blocks import ArrowBlock, Events, RawBlock
 from flows.log.epoch_files import Folders, StagedPart
 from flows.settings import FlowSettings
-from tests.kits.flows_running import START, as_table, encoded, payment
+from tests.kits.payments import START, as_table, encoded, payment
 
 START_US = int(START.timestamp()) * 1_000_000
 MINUTE = 60

@@ -24,7 +24,7 @@ from flows.accept.decode import Decoder
 from flows.blocks import Events, RawBlock
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
-from tests.kits.flows_running import encoded, payment
+from tests.kits.payments import encoded, payment
 
 SCHEMA = parse_schema(avro_schema(PAYMENTS))
 

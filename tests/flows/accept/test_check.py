@@ -20,7 +20,7 @@ from flows.accept.check import SUPPORTED, Checker, compile_suite
 from flows.accept.decode import Decoder
 from flows.blocks import Events, RawBlock
 from flows.streams import EventStream
-from tests.kits.flows_running import encoded, payment
+from tests.kits.payments import encoded, payment
 
 
 def checked(*changes: dict[str, Any]) -> Events:

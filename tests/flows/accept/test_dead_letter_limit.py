@@ -14,7 +14,8 @@ from flows.accept.decode import Decoder
 from flows.blocks import Events, RawBlock
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from tests.kits.flows_running import dead, encoded, logged, payment, write_lines
+from tests.kits.flow_output import dead_letter_rows, log_rows
+from tests.kits.payments import encoded, payment, write_lines
 
 decode = Decoder(PAYMENTS)
 
@@ -96,8 +97,8 @@ def test_stopped_flow_has_kept_nothing_undurable_and_ends_exact_once_let_through
     for _ in range(3):
         with pytest.raises(DeadLetterLimit):
             run("payments", settings)
-        durable.append(len(dead(settings)))
+        durable.append(len(dead_letter_rows(settings)))
     assert durable[1] == durable[2] < 1_000  # the first restart published what was durable already
     run("payments", settings.model_copy(update={"dead_letter_limit": 1.0}))
-    assert sorted(letter["source_offset"] for letter in dead(settings)) == list(range(1, 3_001))
-    assert logged(settings).num_rows == 1
+    assert sorted(letter["source_offset"] for letter in dead_letter_rows(settings)) == list(range(1, 3_001))
+    assert log_rows(settings).num_rows == 1

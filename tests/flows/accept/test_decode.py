@@ -16,7 +16,7 @@ from feature_repo.streams.labels import LABELS
 from feature_repo.streams.payments import PAYMENTS
 from flows.accept.decode import Decoder
 from flows.blocks import TIMESTAMP, ArrowBlock, Events, RawBlock
-from tests.kits.flows_running import as_table, encoded, payment
+from tests.kits.payments import as_table, encoded, payment
 
 decode = Decoder(PAYMENTS)
 

@@ -15,7 +15,7 @@ from feature_repo.streams.payments import PAYMENTS
 from flows.accept.decode import Decoder
 from flows.accept.json_columns import JsonColumns
 from flows.blocks import Events, Payloads, RawBlock
-from tests.kits.flows_running import encoded, payment
+from tests.kits.payments import encoded, payment
 
 STREAM = EventStream(
     name="x",

@@ -27,7 +27,7 @@ from flows.pipeline import build
 from flows.privacy.sealing import MAGIC, Sealer, key_of
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
-from tests.kits.flows_running import encoded, payment
+from tests.kits.payments import encoded, payment
 
 SETTING = "k1:" + "QUJD" * 11
 KEYED = Pseudonyms.from_setting(SETTING)

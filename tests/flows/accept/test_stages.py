@@ -11,7 +11,7 @@ from feature_repo.streams.payments import PAYMENTS
 from flows.accept.stages import Acceptance
 from flows.blocks import RawBlock, SourceBlock
 from flows.settings import FlowSettings
-from tests.kits.flows_running import encoded, payment
+from tests.kits.payments import encoded, payment
 
 
 def block(partition: int, numbers: range, broken: bytes | None = None) -> RawBlock:

@@ -38,8 +38,10 @@ from flows.bootstrap import run
 from flows.online.plain_sink import PlainViews
 from flows.settings import FlowSettings
 from flows.streams import EventStream
-from tests.kits.flows_running import dead, kill, start, wait_for, write_lines
-from tests.kits.homes import feast
+from tests.kits.applied_home import feast
+from tests.kits.flow_output import dead_letter_rows
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import write_lines
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 START_MS = int(START.timestamp() * 1000)
@@ -157,11 +159,8 @@ def run_lines(
 
 def flow_until(settings: FlowSettings, stream: EventStream, count: int) -> None:
     """Run a stream's flow on the bus until so many of its events are published."""
-    process = start(settings, stream.name)
-    try:
-        wait_for(lambda: log_of(stream, settings).num_rows >= count, process)
-    finally:
-        kill(process)
+    with running_flow(settings, stream.name) as process:
+        process.wait_for(lambda: log_of(stream, settings).num_rows >= count)
 
 
 class Applied:
@@ -389,7 +388,7 @@ def test_later_event_time_wins_whichever_came_first(
 def test_version_later_than_the_lateness_is_a_dead_letter(flow: FlowSettings, tmp_path: Path) -> None:
     events = [merchant(1, "m1", START + HOUR), merchant(2, "m2", START), merchant(1, "m1", START + HOUR)]
     run_lines(flow, MERCHANTS, tmp_path / "m.jsonl", events)
-    assert sorted(letter["reason"] for letter in dead(flow, "merchants")) == ["duplicate", "late"]
+    assert sorted(letter["reason"] for letter in dead_letter_rows(flow, "merchants")) == ["duplicate", "late"]
     assert log_of(MERCHANTS, flow)["merchant_id"].to_pylist() == ["m1"]
 
 
@@ -411,7 +410,7 @@ def test_version_that_breaks_a_rule_is_a_dead_letter(
     flow: FlowSettings, tmp_path: Path, stream: EventStream, event: dict[str, Any], field: str
 ) -> None:
     run_lines(flow, stream, tmp_path / "x.jsonl", [event])
-    (letter,) = dead(flow, stream.name)
+    (letter,) = dead_letter_rows(flow, stream.name)
     assert letter["reason"] == "check"
     assert letter["detail"].startswith(field)
 

@@ -25,18 +25,10 @@ from flows.bootstrap import run
 from flows.enrich.derive import levels
 from flows.settings import FlowSettings
 from flows.streams import STREAMS
-from tests.kits.flows_running import (
-    START,
-    accounted,
-    apply_views,
-    as_table,
-    encoded,
-    kill,
-    logged,
-    payment,
-    start,
-    wait_for,
-)
+from tests.kits.flow_output import log_rows
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import START, as_table, encoded, payment
+from tests.kits.views import apply_views
 
 HOMES = {f"a{n}": (40.0 + n, 5.0 + n) for n in range(17)}
 
@@ -142,26 +134,22 @@ def test_live_join_sees_what_was_accepted_by_then_in_any_order_and_after_a_kill(
 ) -> None:
     rng = np.random.default_rng(5)
     settings = flow_settings.model_copy(update={"bus_partitions": 1})
-    flow = start(settings)
-    changelog = start(settings, "customers")
-    for n in range(1_200):
-        if n % 3 == 0:
-            at = START + timedelta(seconds=n - int(rng.integers(0, 400)))
-            row = customer(
-                n, f"a{n % 17}", at, home_latitude=float(n % 90), opened_at=START - timedelta(days=n)
+    with running_flow(settings) as flow, running_flow(settings, "customers") as changelog:
+        for n in range(1_200):
+            if n % 3 == 0:
+                at = START + timedelta(seconds=n - int(rng.integers(0, 400)))
+                row = customer(
+                    n, f"a{n % 17}", at, home_latitude=float(n % 90), opened_at=START - timedelta(days=n)
+                )
+                clean_redis.xadd("millstream:customers:0", {"v": as_json(row)})
+            event = payment(
+                n, START + timedelta(seconds=n - int(rng.integers(0, 200))), latitude=48.0, longitude=11.0
             )
-            clean_redis.xadd("millstream:customers:0", {"v": as_json(row)})
-        event = payment(
-            n, START + timedelta(seconds=n - int(rng.integers(0, 200))), latitude=48.0, longitude=11.0
-        )
-        clean_redis.xadd("millstream:payments:0", {"v": encoded(event)})
-        if n in (400, 800):
-            kill(flow)
-            flow = start(settings)
-    wait_for(lambda: accounted(settings) == 1_200, flow)
-    wait_for(lambda: len(read(settings, "customers")) == 400, changelog)
-    kill(flow)
-    kill(changelog)
+            clean_redis.xadd("millstream:payments:0", {"v": encoded(event)})
+            if n in (400, 800):
+                flow.restart()
+        flow.wait_for_events(1_200)
+        changelog.wait_for(lambda: len(read(settings, "customers")) == 400)
     wrong = duckdb.sql(f"""
         WITH joined AS (
             SELECT p.event_id, p.customer_opened_at AS ours, c.opened_at AS theirs,
@@ -219,7 +207,7 @@ def test_charges_of_a_long_history_are_joined_from_files(flow_settings: FlowSett
         }
     )
     run_files(flow_settings, charges=charges, payments=as_table(events))
-    assert logged(flow_settings, ["card_network"])["card_network"].null_count == 0
+    assert log_rows(flow_settings, ["card_network"])["card_network"].null_count == 0
 
 
 def test_merchant_is_joined_and_its_deletion_makes_it_unknown(flow_settings: FlowSettings) -> None:
@@ -309,15 +297,15 @@ def test_interrupted_run_derives_what_an_uninterrupted_one_does(
         settings = flow_settings.model_copy(update={"home": folder, "bus_partitions": 1})
         apply_views(settings)
         clean_redis.delete("millstream:payments:0")
-        flow = start(settings)
-        for n, event in enumerate(events):
-            clean_redis.xadd("millstream:payments:0", {"v": encoded(event)}, id=f"{first_ms + 1_000 * n}-0")
-            if n in moments:
-                kill(flow)
-                flow = start(settings)
-        wait_for(lambda: accounted(settings) == len(events), flow)  # noqa: B023
-        kill(flow)
-        logs.append(logged(settings).sort_by("source_offset"))
+        with running_flow(settings) as flow:
+            for n, event in enumerate(events):
+                clean_redis.xadd(
+                    "millstream:payments:0", {"v": encoded(event)}, id=f"{first_ms + 1_000 * n}-0"
+                )
+                if n in moments:
+                    flow.restart()
+            flow.wait_for_events(len(events))
+        logs.append(log_rows(settings).sort_by("source_offset"))
     whole, broken = logs
     assert whole.num_rows > 1_900
     assert whole.equals(broken)

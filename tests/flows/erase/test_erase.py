@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -30,7 +29,7 @@ from flows.privacy import tombstones
 from flows.settings import FlowSettings
 from flows.streams import STREAMS
 from serving.outputs.score_log import ScoreLog
-from tests.kits.erasure import (
+from tests.kits.erasure_world import (
     ALIKE,
     GONE,
     IN_FILE,
@@ -45,14 +44,12 @@ from tests.kits.erasure import (
     SETTING,
     UNREAD,
     World,
-    accounted,
     build,
     charge,
     copied,
     customer,
     deliver,
     encoded,
-    flow_until,
     folded,
     hidden_forms,
     iso,
@@ -62,10 +59,10 @@ from tests.kits.erasure import (
     online,
     pay,
     refold,
-    run_to_end,
 )
-from tests.kits.flows_running import kill, start, wait_for
-from tests.kits.scan import Scanner, rewrite_append_only_file
+from tests.kits.flow_output import events_written
+from tests.kits.flow_process import run_to_end, run_until, running_flow, start_process
+from tests.kits.text_scanner import Scanner, rewrite_append_only_file
 
 IDS = sorted({p["event_id"] for p in OF_GONE})
 TEXTS = [GONE, PSEUDONYM, *IDS, "late-of-gone"]
@@ -202,8 +199,8 @@ def test_flows_go_on_and_the_online_store_is_the_fold_of_what_is_left(world: Wor
         key: fields for key, fields in world.keys_and_values().items() if b"_state" not in b"".join(fields)
     }
     erase(world.settings, [GONE])
-    left = accounted(world, "payments")
-    flow_until(world, "payments", left + sum(p not in OF_GONE for p in UNREAD))
+    left = events_written(world.settings, "payments")
+    run_until(world.settings, left + sum(p not in OF_GONE for p in UNREAD), "payments", linger=0.5)
     refold(world)
     assert online(world) == folded(world)
     after = world.keys_and_values()
@@ -219,11 +216,11 @@ def test_neither_bus_nor_files_nor_backfill_bring_the_account_back(
     world: World, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     erase(world.settings, [GONE])
-    counts = {stream: accounted(world, stream) for stream in ORDER}
+    counts = {stream: events_written(world.settings, stream) for stream in ORDER}
     for stream in ORDER:  # the producers send everything once more
         deliver(world, stream, SENT[stream], first_ms=NOW_MS + 200_000)
         fresh = sum(p not in OF_GONE for p in UNREAD) if stream == "payments" else 0
-        flow_until(world, stream, counts[stream] + fresh + len(SENT[stream]))
+        run_until(world.settings, counts[stream] + fresh + len(SENT[stream]), stream, linger=0.5)
     monkeypatch.setenv("MILLSTREAM_PSEUDONYM_KEY", SETTING)
     monkeypatch.setenv("MILLSTREAM_KEY_SHARDS", "2")
     same = original / "history.jsonl"
@@ -252,9 +249,9 @@ def test_a_customer_who_comes_back_is_accepted_unless_erased_for_ever(world: Wor
     erase(world.settings, [GONE])
     later = datetime.now(UTC) + timedelta(seconds=30)
     back = [encoded(customer(990, GONE, event_timestamp=iso(later))), encoded(customer(991, GONE))]
-    count = accounted(world, "customers")
+    count = events_written(world.settings, "customers")
     deliver(world, "customers", back, first_ms=int(later.timestamp() * 1000))
-    flow_until(world, "customers", count + 2)
+    run_until(world.settings, count + 2, "customers", linger=0.5)
     assert [row["event_id"] for row in log_rows(world, "customers") if theirs(row)] == ["c990"]
     assert letters(world, "customers")[-1]["reason"] == "erased"
     erase(world.settings, [GONE], forever=True)
@@ -266,18 +263,15 @@ def test_a_customer_who_comes_back_is_accepted_unless_erased_for_ever(world: Wor
         [encoded(customer(992, GONE, event_timestamp=iso(far)))],
         int(far.timestamp() * 1000),
     )
-    flow_until(world, "customers", count + 3)
+    run_until(world.settings, count + 3, "customers", linger=0.5)
     assert not any(map(theirs, log_rows(world, "customers")))
 
 
 def test_it_refuses_while_a_flow_runs_and_says_which(world: World) -> None:
-    process = start(world.settings, "labels")
-    try:
-        wait_for(lambda: _locked(world), process)
+    with running_flow(world.settings, "labels") as process:
+        process.wait_for(lambda: _locked(world))
         with pytest.raises(RecoveryError, match="the flow of labels must not run"):
             erase(world.settings, [GONE])
-    finally:
-        kill(process)
     assert not tombstones.folder(world.home).exists()
 
 
@@ -350,10 +344,7 @@ def test_a_killed_erasure_is_finished_by_running_it_again(
 ) -> None:
     first, last = steps
     at = random.Random(seed).randint(first, last) if seed else last
-    process = multiprocessing.get_context("forkserver").Process(
-        target=_erase_and_die, args=(world.settings, at), daemon=True
-    )
-    process.start()
+    process = start_process(_erase_and_die, world.settings, at)
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     with pytest.raises(RecoveryError, match="was interrupted"):
@@ -364,7 +355,12 @@ def test_a_killed_erasure_is_finished_by_running_it_again(
         erase(world.settings, names=[PSEUDONYM], resume=True)
     rewrite_append_only_file(world.client)
     assert hits(world, plain=bool(seed % 2)) == set()
-    flow_until(world, "payments", accounted(world, "payments") + sum(p not in OF_GONE for p in UNREAD))
+    run_until(
+        world.settings,
+        events_written(world.settings, "payments") + sum(p not in OF_GONE for p in UNREAD),
+        "payments",
+        linger=0.5,
+    )
     refold(world)
     assert online(world) == folded(world)
 
@@ -411,7 +407,7 @@ def test_somebody_nobody_knows_leaves_a_tombstone_and_all_checkpoints(world: Wor
     assert {p.name for p in (world.home / "checkpoints").rglob("*.npz")} == before
     assert json.loads(stone(world).read_text())["finished"] is True
     assert np.all([t.pseudonym == NAMES.of("NOBODY-77", "party") for t in tombstones.read(world.home)])
-    run_to_end(world, "charges", source_files=str(_one_charge(world)))
+    run_to_end(world.settings.model_copy(update={"source_files": str(_one_charge(world))}), "charges")
 
 
 def _one_charge(world: World) -> Path:

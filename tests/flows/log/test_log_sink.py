@@ -18,7 +18,8 @@ from flows.bootstrap import run
 from flows.log.epoch_files import Folders, StagedPart, StagedState
 from flows.log.files import LogFile, log_files
 from flows.settings import FlowSettings
-from tests.kits.flows_running import as_table, dead, encoded, logged, payment, write_lines
+from tests.kits.flow_output import dead_letter_rows, log_rows
+from tests.kits.payments import as_table, encoded, payment, write_lines
 
 
 @pytest.fixture
@@ -165,8 +166,8 @@ def test_run_over_files_ends_with_everything_published_the_last_epoch_too(home: 
     path = write_lines(tmp_path / "in.jsonl", payloads)
     settings = FlowSettings(source_files=str(path), epoch_ms=100, block_events=100)
     run("payments", settings)
-    assert logged(settings)["source_offset"].to_pylist() == list(range(1000))
-    assert [letter["payload"] for letter in dead(settings)] == [b"{"]
+    assert log_rows(settings)["source_offset"].to_pylist() == list(range(1000))
+    assert [letter["payload"] for letter in dead_letter_rows(settings)] == [b"{"]
     assert [p for p in settings.staging.rglob("*") if p.is_file()] == []
 
 
@@ -176,7 +177,7 @@ def test_reading_the_same_files_again_adds_nothing(home: Path, tmp_path: Path) -
     settings = FlowSettings(source_files=str(path), epoch_ms=100)
     run("payments", settings)
     run("payments", settings)
-    assert logged(settings).num_rows == 500
+    assert log_rows(settings).num_rows == 500
 
 
 def test_flow_of_bad_events_stops_before_it_dead_letters_the_world(home: Path, tmp_path: Path) -> None:

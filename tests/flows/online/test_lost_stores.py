@@ -15,7 +15,7 @@ from flows.online.outbox import Outbox
 from flows.process.disk import of_others
 from flows.sources.redis_streams import BusPartition
 from tests.flows.sources.test_redis_streams import STREAM, part, read, recheck
-from tests.kits.flows_running import publish
+from tests.kits.payments import publish
 from tests.soak import disk_full, log_damage, redis_older
 
 FIELD = "account_id:00"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shutil
@@ -31,10 +32,12 @@ from flows.local.redis_server import EmbeddedServer
 from flows.log.dead_letters import read, unseal
 from flows.settings import FlowSettings
 from flows.streams import STREAMS
-from tests.kits.flows_running import VIEWS, apply_views, kill, payment, wait_for
-from tests.kits.output_of import start_saying
-from tests.kits.scan import Scanner, rewrite_append_only_file
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import payment
 from tests.kits.served_model import uvicorn
+from tests.kits.text_scanner import Scanner, rewrite_append_only_file
+from tests.kits.views import VIEWS, apply_views
+from tests.kits.waiting import wait_until
 from training import artefact, export
 
 KEY = bytes((7 * n + 3) % 256 for n in range(32))
@@ -236,21 +239,18 @@ def _flows(made: World) -> None:
             made.client.xadd(f"millstream:{stream}:0", {"v": payload}, id=identity)
     (made.home / "logs").mkdir()
     ports = {stream: free_port() for stream in STREAMS}
-    processes = {}
-    for stream, port in ports.items():
-        settings = made.settings.model_copy(update={"metrics_port": port})
-        processes[stream] = start_saying(settings, stream, made.home / "logs" / f"{stream}.log")
-    try:
-        for stream, process in processes.items():
-            folders = STREAMS[stream].log_folder(made.settings), made.settings.dead_letters / stream
-            wait_for(lambda: sum(map(_rows, folders)) == made.sent[stream], process, 120)  # noqa: B023
-        for stream, process in processes.items():
-            wait_for(lambda: made.client.xlen(f"millstream:{stream}:0") == 0, process)  # noqa: B023
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for stream, port in ports.items():
+            settings = made.settings.model_copy(update={"metrics_port": port})
+            log = made.home / "logs" / f"{stream}.log"
+            running[stream] = stack.enter_context(running_flow(settings, stream, output=log))
+        for stream, flow in running.items():
+            flow.wait_for_events(made.sent[stream], 120)
+        for stream, flow in running.items():
+            flow.wait_for(lambda: made.client.xlen(f"millstream:{stream}:0") == 0)  # noqa: B023
         for stream, port in ports.items():
             made.outside[f"metrics of {stream}"] = get(f"http://127.0.0.1:{port}/metrics")
-    finally:
-        for process in processes.values():
-            kill(process)
 
 
 def _scores(made: World) -> None:
@@ -267,7 +267,7 @@ def _scores(made: World) -> None:
     ) as address:
         made.answers.append(post(address, encoded(good)))  # no model yet: the fallback decides
         write_model(made.home)
-        wait_for(lambda: b'"model","ok":true' in get(f"{address}/readyz").replace(b" ", b""))
+        wait_until(lambda: b'"model","ok":true' in get(f"{address}/readyz").replace(b" ", b""))
         for changes in ({}, {"type": "TRANSFER", "merchant_id": PAYEE}, {"account_id": "ACCT-NEW"}):
             made.answers.append(post(address, encoded(good | changes)))
         made.answers.append(post(address, encoded({"payments": [good, good]}), "/score/batch"))

@@ -25,7 +25,7 @@ from flows.process import logs, recovery
 from flows.settings import FlowSettings
 from flows.traffic import __main__ as traffic
 from serving.settings import ScorerSettings
-from tests.kits.flows_running import apply_views
+from tests.kits.views import apply_views
 
 SECRET = "hunter2"
 COMMANDS: dict[str, tuple[typer.Typer, list[str]]] = {

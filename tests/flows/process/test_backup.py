@@ -11,27 +11,17 @@ import redis
 from feature_repo.errors import LogError
 from flows.bootstrap import run
 from flows.settings import FlowSettings
-from tests.kits.flows_running import (
-    accounted,
-    apply_views,
-    encoded,
-    folded_from_log,
-    kill,
-    logged,
-    payment,
-    publish,
-    start,
-    stored_online,
-    wait_for,
-)
+from tests.kits.flow_output import log_rows
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import encoded, payment, publish
+from tests.kits.views import apply_views
 
 
 def through(settings: FlowSettings, client: redis.Redis, first: int, last: int) -> None:
     """Payments first to last, published while a flow runs, and the flow stopped when they are accounted for."""
-    process = start(settings)
-    publish(client, [encoded(payment(n)) for n in range(first, last)])
-    wait_for(lambda: accounted(settings) == last, process)
-    kill(process)
+    with running_flow(settings) as process:
+        publish(client, [encoded(payment(n)) for n in range(first, last)])
+        process.wait_for_events(last)
 
 
 def test_a_copy_of_the_home_goes_on_from_where_it_was_made(
@@ -45,12 +35,11 @@ def test_a_copy_of_the_home_goes_on_from_where_it_was_made(
     through(settings, clean_redis, 200, 300)
     shutil.rmtree(home)  # the disaster
     restored = settings.model_copy(update={"home": copy})
-    process = start(restored)
-    publish(clean_redis, [encoded(payment(n)) for n in range(300, 350)])
-    wait_for(lambda: accounted(restored) == 350, process)
-    wait_for(lambda: stored_online(clean_redis) == folded_from_log(restored, clean_redis), process)
-    kill(process)
-    assert sorted(logged(restored)["event_id"].to_pylist()) == [payment(n)["event_id"] for n in range(350)]
+    with running_flow(restored) as process:
+        publish(clean_redis, [encoded(payment(n)) for n in range(300, 350)])
+        process.wait_for_events(350)
+        process.wait_for_states(clean_redis)
+    assert sorted(log_rows(restored)["event_id"].to_pylist()) == [payment(n)["event_id"] for n in range(350)]
 
 
 def test_a_log_copied_without_stopping_the_flow_is_refused(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -23,23 +19,10 @@ from flows.bootstrap import run
 from flows.pipeline import build
 from flows.process import recovery
 from flows.settings import FlowSettings
-from tests.kits.flows_running import (
-    START,
-    VIEWS,
-    accounted,
-    apply_views,
-    as_table,
-    dead,
-    encoded,
-    folded_from_log,
-    kill,
-    logged,
-    payment,
-    publish,
-    start,
-    stored_online,
-    wait_for,
-)
+from tests.kits.flow_output import dead_letter_rows, events_written, log_rows, states_from_log, states_online
+from tests.kits.flow_process import BYTEWAX, run_to_end, running_command, running_flow
+from tests.kits.payments import START, as_table, encoded, payment, publish
+from tests.kits.views import VIEWS, apply_views
 from tests.soak import kill_flow, kill_one_of_two
 
 
@@ -89,18 +72,15 @@ def test_killed_run_over_files_ends_like_an_undisturbed_one(
     apply_views(settings)
     draw = random.Random(5)
     for _ in range(4):
-        before = accounted(settings)
-        process = start(settings)
-        wait_for(lambda before=before: accounted(settings) > before, process)  # type: ignore[misc]
-        time.sleep(draw.random() * 0.15)
-        kill(process)
-    assert 0 < accounted(settings) < 40_000
-    process = start(settings)
-    process.join(60)
-    assert process.exitcode == 0
-    rows = logged(settings)
+        before = events_written(settings)
+        with running_flow(settings) as process:
+            process.wait_for(lambda before=before: events_written(settings) > before)  # type: ignore[misc]
+            time.sleep(draw.random() * 0.15)
+    assert 0 < events_written(settings) < 40_000
+    run_to_end(settings, seconds=60)
+    rows = log_rows(settings)
     assert sorted(rows["source_offset"].to_pylist()) == list(range(40_000))
-    assert stored_online(clean_redis) == folded_from_log(settings, clean_redis)
+    assert states_online(clean_redis) == states_from_log(settings, clean_redis)
 
 
 def test_bus_flow_goes_on_from_the_states_a_backfill_left(
@@ -111,11 +91,10 @@ def test_bus_flow_goes_on_from_the_states_a_backfill_left(
     settings = bus_settings(redis_url)
     apply_views(settings)
     run("payments", settings.model_copy(update={"source_files": str(path)}))
-    process = start(settings)
-    publish(clean_redis, [encoded(payment(n)) for n in range(2_000, 2_300)])
-    wait_for(lambda: accounted(settings) == 2_300, process)
-    kill(process)
-    assert stored_online(clean_redis) == folded_from_log(settings, clean_redis)
+    with running_flow(settings) as process:
+        publish(clean_redis, [encoded(payment(n)) for n in range(2_000, 2_300)])
+        process.wait_for_events(2_300)
+    assert states_online(clean_redis) == states_from_log(settings, clean_redis)
 
 
 def test_added_view_is_filled_for_every_key_at_the_next_start(
@@ -125,17 +104,15 @@ def test_added_view_is_filled_for_every_key_at_the_next_start(
     fewer = AppliedViews("millstream", {"payments": VIEWS.streams["payments"][1:2]})
     apply_views(settings, fewer)
     publish(clean_redis, [encoded(payment(n)) for n in range(1_000)])
-    process = start(settings)
-    wait_for(lambda: accounted(settings) == 1_000, process)
-    kill(process)
-    assert stored_online(clean_redis, fewer) == folded_from_log(settings, clean_redis, fewer)
+    with running_flow(settings) as process:
+        process.wait_for_events(1_000)
+    assert states_online(clean_redis, fewer) == states_from_log(settings, clean_redis, fewer)
     apply_views(settings)
-    process = start(settings)
-    wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process)
-    publish(clean_redis, [encoded(payment(n)) for n in range(1_000, 1_100)])
-    wait_for(lambda: accounted(settings) == 1_100, process)
-    kill(process)
-    assert stored_online(clean_redis) == folded_from_log(settings, clean_redis)
+    with running_flow(settings) as process:
+        process.wait_for_states(clean_redis)
+        publish(clean_redis, [encoded(payment(n)) for n in range(1_000, 1_100)])
+        process.wait_for_events(1_100)
+    assert states_online(clean_redis) == states_from_log(settings, clean_redis)
 
 
 def test_late_future_and_duplicate_events_reach_the_dead_letters_with_their_reason(
@@ -151,43 +128,29 @@ def test_late_future_and_duplicate_events_reach_the_dead_letters_with_their_reas
         payment(3, at),
     ]
     settings = bus_settings(redis_url)
-    process = start(settings)
-    publish(clean_redis, [encoded(event) for event in events], first_ms=now * 1000)
-    wait_for(lambda: accounted(settings) == len(events), process)
-    kill(process)
-    assert {(d["reason"], d["source_partition"]) for d in dead(settings)} == {
+    with running_flow(settings) as process:
+        publish(clean_redis, [encoded(event) for event in events], first_ms=now * 1000)
+        process.wait_for_events(len(events))
+    assert {(d["reason"], d["source_partition"]) for d in dead_letter_rows(settings)} == {
         (reason, "bus:payments:0") for reason in ("late", "future", "duplicate")
     }
-    assert sorted(logged(settings)["event_id"].to_pylist()) == ["p0000000000", "p0000000003"]
-
-
-def _bytewax(settings: FlowSettings, *options: str, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "bytewax.run", "flows.payments", *options],
-        env=os.environ | {"MILLSTREAM_HOME": str(settings.home), "REDIS_URL": settings.redis_url} | env,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    assert sorted(log_rows(settings)["event_id"].to_pylist()) == ["p0000000000", "p0000000003"]
 
 
 def test_plain_bytewax_command_recovers_after_a_kill(
     home: Path, clean_redis: redis.Redis, redis_url: str
 ) -> None:
-    settings = bus_settings(redis_url)
+    settings = FlowSettings(redis_url=redis_url)
     publish(clean_redis, [encoded(payment(n)) for n in range(300)])
     for expected in (300, 400):
-        process = _bytewax(settings)
-        try:
-            wait_for(lambda n=expected: accounted(settings) == n)  # type: ignore[misc]
-        finally:
-            process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-        assert "recovery.on" in errors
+        with running_command(settings, *BYTEWAX) as flow:
+            flow.wait_for_events(expected)
+            assert flow.log_lines("recovery.on") == 1 + (expected > 300)
         publish(clean_redis, [encoded(payment(n)) for n in range(300, 400)])
     folder = recovery.folder(settings, "payments", "bus")
     assert folder.stat().st_mode & 0o777 == 0o700
     assert len(list(folder.glob("part-*.sqlite3"))) == FlowSettings().recovery_partitions
-    rows = logged(settings)
+    rows = log_rows(settings)
     assert sorted(rows["event_id"].to_pylist()) == [payment(n)["event_id"] for n in range(400)]
 
 
@@ -195,16 +158,9 @@ def test_recovery_can_be_switched_off_and_says_so(
     home: Path, clean_redis: redis.Redis, redis_url: str
 ) -> None:
     settings = bus_settings(redis_url)
-    process = _bytewax(settings, MILLSTREAM_RECOVERY="off")
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "flow.start" in line:
-            break
-    process.kill()
-    process.communicate()
-    assert any("recovery.off" in line for line in lines)
+    with running_command(settings, *BYTEWAX, MILLSTREAM_RECOVERY="off") as flow:
+        flow.wait_for(lambda: flow.log_lines("flow.start") > 0)
+        assert flow.log_lines("recovery.off") == 1
     assert not (recovery.folder(settings, "payments", "bus")).exists()
 
 
@@ -225,8 +181,7 @@ def test_flow_of_another_shape_is_refused_on_its_recovery_state(home: Path, redi
 
 def test_second_flow_of_a_home_is_refused(home: Path, clean_redis: redis.Redis, redis_url: str) -> None:
     settings = bus_settings(redis_url)
-    process = start(settings)
-    wait_for((settings.recovery / "payments-bus" / recovery.FINGERPRINT).exists, process)
-    with pytest.raises(RecoveryError, match="another flow process"):
-        run("payments", settings)
-    kill(process)
+    with running_flow(settings) as process:
+        process.wait_for((settings.recovery / "payments-bus" / recovery.FINGERPRINT).exists)
+        with pytest.raises(RecoveryError, match="another flow process"):
+            run("payments", settings)

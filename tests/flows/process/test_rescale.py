@@ -17,19 +17,9 @@ from flows.pipeline import build
 from flows.process import recovery
 from flows.settings import FlowSettings
 from flows.window_state.checkpoints import CheckpointFolder
-from tests.kits.flows_running import (
-    VIEWS,
-    accounted,
-    apply_views,
-    encoded,
-    folded_from_log,
-    kill,
-    payment,
-    publish,
-    start,
-    stored_online,
-    wait_for,
-)
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import encoded, payment, publish
+from tests.kits.views import VIEWS, apply_views
 
 
 def settings_of(redis_url: str, **options: Any) -> FlowSettings:
@@ -48,14 +38,13 @@ def test_with_more_key_shards_every_state_is_still_the_fold_of_the_log(
     for shards in (4, 6):
         settings = settings_of(redis_url, key_shards=shards)
         apply_views(settings)
-        process = start(settings)
-        for _ in range(2):
-            publish(clean_redis, [encoded(payment(n)) for n in range(sent, sent + 150)])
-            sent += 150
-            wait_for(lambda n=sent, s=settings: accounted(s) == n, process)  # type: ignore[misc]
-        wait_for(lambda s=settings: stored_online(clean_redis) == folded_from_log(s, clean_redis), process)  # type: ignore[misc]
-        assert filled(clean_redis)
-        kill(process)
+        with running_flow(settings) as process:
+            for _ in range(2):
+                publish(clean_redis, [encoded(payment(n)) for n in range(sent, sent + 150)])
+                sent += 150
+                process.wait_for_events(sent)
+            process.wait_for_states(clean_redis)
+            assert filled(clean_redis)
 
 
 def test_a_new_partition_of_the_bus_is_read_from_its_first_entry(
@@ -63,16 +52,14 @@ def test_a_new_partition_of_the_bus_is_read_from_its_first_entry(
 ) -> None:
     settings = settings_of(redis_url, bus_partitions=1)
     apply_views(settings)
-    process = start(settings)
-    publish(clean_redis, [encoded(payment(n)) for n in range(100)])
-    wait_for(lambda: accounted(settings) == 100, process)
-    kill(process)
+    with running_flow(settings) as process:
+        publish(clean_redis, [encoded(payment(n)) for n in range(100)])
+        process.wait_for_events(100)
     publish(clean_redis, [encoded(payment(n)) for n in range(100, 200)], partition=1)
     settings = settings_of(redis_url, bus_partitions=2)
-    process = start(settings)
-    wait_for(lambda: accounted(settings) == 200, process)
-    wait_for(lambda: stored_online(clean_redis) == folded_from_log(settings, clean_redis), process)
-    kill(process)
+    with running_flow(settings) as process:
+        process.wait_for_events(200)
+        process.wait_for_states(clean_redis)
 
 
 @pytest.mark.parametrize("number", ["key_shards", "bus_partitions"])

@@ -20,20 +20,10 @@ from flows.dead_letters import app as dead_letters_app
 from flows.redrive.already_sent import Marks
 from flows.redrive.command import app
 from flows.settings import FlowSettings
-from tests.kits.flows_running import (
-    accounted,
-    apply_views,
-    encoded,
-    folded_from_log,
-    kill,
-    logged,
-    payment,
-    publish,
-    start,
-    stored_online,
-    wait_for,
-    write_lines,
-)
+from tests.kits.flow_output import log_rows, states_from_log, states_online
+from tests.kits.flow_process import running_flow
+from tests.kits.payments import encoded, payment, publish, write_lines
+from tests.kits.views import apply_views
 from tests.soak import redrive_kills
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -82,48 +72,49 @@ def test_repaired_letters_are_logged_once_and_what_is_still_bad_is_named(
     sent += [broken(1), broken(2), broken(3, currency="euro"), b'{"event_id": "cut o']
     sent += [encoded(payment(0, NOW)), encoded(payment(4, NOW - timedelta(hours=1), event_id="late4"))]
     publish(clean_redis, sent)
-    process = start(settings)
-    wait_for(lambda: accounted(settings) == len(sent), process, seconds=240)
+    with running_flow(settings) as process:
+        process.wait_for_events(len(sent), 240)
 
-    lines = exported(home / "letters.jsonl")
-    assert Counter(line["reason"] for line in lines) == {
-        "check": 3,
-        "malformed": 1,
-        "duplicate": 1,
-        "late": 1,
-    }
-    assert stat.S_IMODE((home / "letters.jsonl").stat().st_mode) == 0o600
-    for line in lines:
-        if line["reason"] == "check":
-            line["event"]["amount"] = 7.5
-    path = write_back(home / "repaired.jsonl", lines)
-    done = redrive("send", path)
-    assert done.exit_code == 1
-    assert "2 events went onto the bus" in done.stdout
-    still_bad = {
-        n: line["reason"]
-        for n, line in enumerate(lines, 1)
-        if line["reason"] != "check" or line["event"]["currency"] == "euro"
-    }
-    said = [text.split(": ")[:2] for text in done.stderr.splitlines()]
-    assert said == [[f"line {n}", reason] for n, reason in still_bad.items()]
-    wait_for(lambda: accounted(settings) == len(sent) + 2, process, seconds=240)
+        lines = exported(home / "letters.jsonl")
+        assert Counter(line["reason"] for line in lines) == {
+            "check": 3,
+            "malformed": 1,
+            "duplicate": 1,
+            "late": 1,
+        }
+        assert stat.S_IMODE((home / "letters.jsonl").stat().st_mode) == 0o600
+        for line in lines:
+            if line["reason"] == "check":
+                line["event"]["amount"] = 7.5
+        path = write_back(home / "repaired.jsonl", lines)
+        done = redrive("send", path)
+        assert done.exit_code == 1
+        assert "2 events went onto the bus" in done.stdout
+        still_bad = {
+            n: line["reason"]
+            for n, line in enumerate(lines, 1)
+            if line["reason"] != "check" or line["event"]["currency"] == "euro"
+        }
+        said = [text.split(": ")[:2] for text in done.stderr.splitlines()]
+        assert said == [[f"line {n}", reason] for n, reason in still_bad.items()]
+        process.wait_for_events(len(sent) + 2, 240)
 
-    again = redrive("send", path)
-    assert "0 events went onto the bus\n2 had gone before" in again.stdout
-    for line in lines:
-        if line["reason"] == "check":
-            line["event"]["currency"] = "EUR"
-    assert "1 events went onto the bus\n2 had gone before" in redrive("send", write_back(path, lines)).stdout
-    wait_for(lambda: accounted(settings) == len(sent) + 3, process, seconds=240)
+        again = redrive("send", path)
+        assert "0 events went onto the bus\n2 had gone before" in again.stdout
+        for line in lines:
+            if line["reason"] == "check":
+                line["event"]["currency"] = "EUR"
+        assert (
+            "1 events went onto the bus\n2 had gone before" in redrive("send", write_back(path, lines)).stdout
+        )
+        process.wait_for_events(len(sent) + 3, 240)
 
-    late = home / "late.jsonl"
-    assert "1 late events went to" in redrive("send", path, "--late-to", late).stdout
-    kill(process)
+        late = home / "late.jsonl"
+        assert "1 late events went to" in redrive("send", path, "--late-to", late).stdout
     run("payments", settings.model_copy(update={"source_files": str(late)}))
-    ids = logged(settings)["event_id"].to_pylist()
+    ids = log_rows(settings)["event_id"].to_pylist()
     assert sorted(ids) == sorted([f"p{n:010d}" for n in range(20)] + ["b1", "b2", "b3", "late4"])
-    assert stored_online(clean_redis) == folded_from_log(settings, clean_redis)
+    assert states_online(clean_redis) == states_from_log(settings, clean_redis)
     assert "payments: 6 dead letters, 4 put back" in redrive("list", "--stream", "payments").stdout
     assert clean_redis.keys("millstream:redriving:*") == []
 

@@ -16,7 +16,7 @@ from flows.redrive.topic import HEADER
 from flows.settings import FlowSettings
 from tests.flows.redrive.test_redrive import NOW, broken, dead_lettered, exported, redrive, write_back
 from tests.kits import kafka_broker
-from tests.kits.flows_running import as_table, payment
+from tests.kits.payments import as_table, payment
 
 WHY_NOT = kafka_broker.why_not()
 pytestmark = pytest.mark.skipif(

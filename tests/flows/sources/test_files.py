@@ -12,7 +12,8 @@ from flows.blocks import ArrowBlock, RawBlock
 from flows.bootstrap import run
 from flows.settings import FlowSettings
 from flows.sources.files import FilePartition, FileSource, count_rows, part_name
-from tests.kits.flows_running import as_table, encoded, logged, payment, write_lines
+from tests.kits.flow_output import log_rows
+from tests.kits.payments import as_table, encoded, payment, write_lines
 
 
 def offsets(part: FilePartition) -> list[int]:
@@ -118,7 +119,7 @@ def test_two_files_and_an_empty_one_run_to_their_end(home: Path, tmp_path: Path)
     paths.append(write_lines(tmp_path / "d.jsonl", [encoded(payment(n)) for n in range(80, 90)]))
     settings = FlowSettings(source_files=FlowSettings.join_files(paths), epoch_ms=100)
     run("payments", settings)
-    rows = logged(settings)
+    rows = log_rows(settings)
     assert sorted(rows["event_id"].to_pylist()) == [payment(n)["event_id"] for n in range(90)]
     assert len(set(rows["source_partition"].to_pylist())) == 3
 

@@ -31,21 +31,10 @@ from serving.outputs.score_topic import ScoreTopic
 from serving.settings import ScorerSettings
 from tests.flows.accept.test_avro import avro
 from tests.kits import kafka_broker
-from tests.kits.flows_running import (
-    accounted,
-    as_table,
-    dead,
-    encoded,
-    folded_from_log,
-    kill,
-    logged,
-    payment,
-    publish,
-    start,
-    stored_online,
-    wait_for,
-)
+from tests.kits.flow_output import dead_letter_rows, log_rows, states_from_log, states_online
+from tests.kits.flow_process import running_flow
 from tests.kits.kafka_flows import kafka_settings
+from tests.kits.payments import as_table, encoded, payment, publish
 from tests.soak import kafka_bounce, kafka_joins, kafka_kills
 
 WHY_NOT = kafka_broker.why_not()
@@ -292,17 +281,20 @@ def test_flow_over_kafka_in_avro_keeps_what_the_flow_over_the_bus_keeps(
             bus_partitions=2,
             redis_url=f"redis://127.0.0.1:{url}/0",
         )
-        process = start(settings)
-        wait_for(lambda s=settings: accounted(s) == 604, process)  # type: ignore[misc]
-        time.sleep(0.3)
-        kill(process)
-        states = stored_online(clean_redis)
-        assert states == folded_from_log(settings, clean_redis)
-        rows = logged(settings).drop_columns(["created_timestamp", "source_partition", "source_offset"])
+        with running_flow(settings) as process:
+            process.wait_for_events(604)
+            time.sleep(0.3)
+        states = states_online(clean_redis)
+        assert states == states_from_log(settings, clean_redis)
+        rows = log_rows(settings).drop_columns(["created_timestamp", "source_partition", "source_offset"])
         kept.append(
-            (rows.sort_by("event_id").combine_chunks(), states, sorted(d["reason"] for d in dead(settings)))
+            (
+                rows.sort_by("event_id").combine_chunks(),
+                states,
+                sorted(d["reason"] for d in dead_letter_rows(settings)),
+            )
         )
-        for key in stored_online(clean_redis):
+        for key in states_online(clean_redis):
             clean_redis.delete(key)
     assert kept[0] == kept[1]
 

@@ -20,7 +20,7 @@ from flows.settings import FlowSettings
 from flows.sources import redis_read_size
 from flows.sources.redis_retention import trims_bus
 from flows.sources.redis_streams import BusPartition, RedisStreamSource
-from tests.kits.flows_running import publish
+from tests.kits.payments import publish
 
 PART = "bus:payments:0"
 STREAM = "millstream:payments:0"

@@ -13,7 +13,7 @@ from flows.process import recovery
 from flows.settings import FlowSettings
 from flows.window_state.folded_views import LEFT_OUT, FoldedViews, write_handover
 from flows.window_state.view_watch import ViewWatch
-from tests.kits.flows_running import VIEWS, apply_views
+from tests.kits.views import VIEWS, apply_views
 
 RECENT, DAILY, MERCHANT = VIEWS.streams["payments"]
 ONLY_DAILY = AppliedViews("millstream", {"payments": (DAILY,)})

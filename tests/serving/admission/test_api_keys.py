@@ -31,9 +31,9 @@ from serving.api.requests import SMALLEST
 from serving.app import create_app
 from serving.http.routes import router
 from serving.settings import ScorerSettings
-from tests.kits import tls
-from tests.kits.flows_running import wait_for
-from tests.kits.scorers import uvicorn
+from tests.kits.scorer_process import uvicorn
+from tests.kits.tls_proxy import certificate
+from tests.kits.waiting import wait_until
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 ROUTES = [
@@ -422,14 +422,14 @@ def test_a_key_that_goes_while_a_body_comes_is_not_let_in(short: bool, home: Pat
         CliRunner().invoke(
             api_keys_cli.app, ["remove", "--name", "leaves"], env={"MILLSTREAM_HOME": str(home)}
         )
-        wait_for(lambda: ask(address, "POST", "/score", SMALLEST, leaving)[0] == 401)
+        wait_until(lambda: ask(address, "POST", "/score", SMALLEST, leaving)[0] == 401)
         for connection, rest in asked:
             connection.send(rest)
             assert connection.getresponse().status == 401
 
 
 def test_https_an_admin_port_and_no_docs_in_production(redis_url: str, home: Path) -> None:
-    tls.certificate(home / "tls.pem")
+    certificate(home / "tls.pem")
     admin = free_port()
     with uvicorn(
         home,

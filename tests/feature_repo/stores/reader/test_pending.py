@@ -22,7 +22,7 @@ from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 from flows.generate.history import generate
-from tests.kits.homes import log_payments
+from tests.kits.applied_home import log_payments
 from tests.kits.served_model import own_home, score_lines, world
 from training.skew import measure
 

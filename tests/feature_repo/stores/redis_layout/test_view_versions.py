@@ -17,19 +17,11 @@ from flows.backfill import backfill
 from flows.retire import kept_versions, retire
 from flows.settings import FlowSettings
 from tests.flows.test_backfill import filled_versions, history, settings_of
-from tests.kits.flow_command import RUN, FlowCommand
-from tests.kits.flows_running import (
-    HOUR_US,
-    VIEWS,
-    accounted,
-    apply_views,
-    encoded,
-    folded_from_log,
-    payment,
-    stored_online,
-    wait_for,
-)
-from tests.kits.flows_running import publish as send
+from tests.kits.flow_output import states_online
+from tests.kits.flow_process import RUN, running_command
+from tests.kits.payments import encoded, payment
+from tests.kits.payments import publish as send
+from tests.kits.views import HOUR_US, VIEWS, apply_views
 
 OLD = VIEWS.streams["payments"][0]
 LONGER = replace(
@@ -90,18 +82,14 @@ def test_flow_keeps_both_versions_until_the_old_one_is_retired_under_its_hands(
     before = AppliedViews("millstream", {"payments": (OLD,)})
     both = AppliedViews("millstream", {"payments": (LONGER,)}, earlier={"payments": (OLD,)})
     history(home, settings, before, 1_000)
-    with FlowCommand(settings, *RUN, "--epoch-ms", "100") as process:
+    with running_command(settings, *RUN, "--epoch-ms", "100") as flow:
         send(clean_redis, [encoded(payment(n)) for n in range(1_000, 1_200)])
-        wait_for(lambda: accounted(settings) == 1_200, process)
+        flow.wait_for_events(1_200)
         apply_views(settings, both)
         assert backfill(settings) == [version_id(LONGER)]
         send(clean_redis, [encoded(payment(n)) for n in range(1_200, 1_400)])
-        wait_for(lambda: accounted(settings) == 1_400, process)
-        wait_for(
-            lambda: stored_online(clean_redis, both) == folded_from_log(settings, clean_redis, both),
-            process,
-            20,
-        )
+        flow.wait_for_events(1_400)
+        flow.wait_for_states(clean_redis, both, 20)
 
         current, earlier = kept_versions(settings, read_views(settings.home / "views.json"))
         assert (current.spec, current.current, earlier.spec, earlier.current) == (LONGER, True, OLD, False)
@@ -111,14 +99,10 @@ def test_flow_keeps_both_versions_until_the_old_one_is_retired_under_its_hands(
             retire(settings, [replace(earlier, in_use=("champion fraud 1",))])
         retire(settings, [earlier])
         send(clean_redis, [encoded(payment(n)) for n in range(1_400, 1_600)])
-        wait_for(lambda: accounted(settings) == 1_600, process)
+        flow.wait_for_events(1_600)
         after = AppliedViews("millstream", {"payments": (LONGER,)})
-        wait_for(
-            lambda: stored_online(clean_redis, after) == folded_from_log(settings, clean_redis, after),
-            process,
-            20,
-        )
-    keys = stored_online(clean_redis, after)
+        flow.wait_for_states(clean_redis, after, 20)
+    keys = states_online(clean_redis, after)
     assert keys
     assert not any(clean_redis.hexists(key, state_field(OLD)) for key in keys)
     assert filled_versions(clean_redis) == {version_id(LONGER)}

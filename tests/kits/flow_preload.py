@@ -11,7 +11,8 @@ from feature_repo.windows.state import KeyIndex, ViewState
 from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
 from flows.window_state.slices import cut
-from tests.kits.flows_running import VIEWS, encoded, payment
+from tests.kits.payments import encoded, payment
+from tests.kits.views import VIEWS
 
 _payloads = [encoded(payment(n)) for n in range(8)]
 _rows = Decoder(PAYMENTS)(RawBlock("warm", -1, np.arange(8), np.arange(8), _payloads)).rows

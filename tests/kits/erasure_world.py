@@ -30,7 +30,9 @@ from feature_repo.windows.state import KeyIndex, ViewState
 from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
 from flows.streams import STREAMS
-from tests.kits.flows_running import HOUR_US, VIEWS, apply_views, kill, payment, start, wait_for
+from tests.kits.flow_process import run_to_end, run_until, running_flow
+from tests.kits.payments import encoded, payment, publish
+from tests.kits.views import HOUR_US, VIEWS, apply_views
 
 KEY = bytes((5 * n + 1) % 256 for n in range(32))
 SETTING = f"ke:{base64.b64encode(KEY).decode()}"
@@ -136,10 +138,6 @@ def merchant(number: int, name: str) -> dict[str, Any]:
     return {"event_id": f"m{number}", "event_timestamp": at, "merchant_id": name, "category": "grocery"}
 
 
-def encoded(made: dict[str, Any]) -> bytes:
-    return json.dumps(made).encode()
-
-
 PAYMENTS = [pay(n) for n in range(220)]
 IN_FILE = [
     pay(n, event_timestamp=iso(NOW - timedelta(minutes=2) + timedelta(milliseconds=n)))
@@ -233,10 +231,11 @@ def build(home: Path, file: Path) -> None:
     with opened(home) as world:
         apply_views(world.settings, WORLD)
         file.write_bytes(b"".join(encoded(p) + b"\n" for p in IN_FILE))
-        run_to_end(world, "payments", source_files=str(file))
+        run_to_end(world.settings.model_copy(update={"source_files": str(file)}))
         for stream in ORDER:
             deliver(world, stream, SENT[stream])
-            flow_until(world, stream, len(SENT[stream]) + (len(IN_FILE) if stream == "payments" else 0))
+            count = len(SENT[stream]) + (len(IN_FILE) if stream == "payments" else 0)
+            run_until(world.settings, count, stream, linger=0.5)
         deliver(world, "payments", [encoded(p) for p in UNREAD], first_ms=NOW_MS + 100_000)
         (home / "skew.json").write_text(json.dumps({"examples": [{"event_id": OF_GONE[0]["event_id"]}]}))
         (home / "data_docs").mkdir()
@@ -252,53 +251,20 @@ def build(home: Path, file: Path) -> None:
 
 
 def deliver(world: World, stream: str, payloads: Sequence[bytes], first_ms: int = NOW_MS + 1000) -> None:
-    for n, payload in enumerate(payloads):
-        world.client.xadd(f"millstream:{stream}:0", {"v": payload}, id=f"{first_ms + n}-0")
-
-
-def run_to_end(world: World, stream: str, **changes: Any) -> None:
-    """A run over files."""
-    process = start(world.settings.model_copy(update=changes), stream)
-    process.join(120)
-    assert process.exitcode == 0
-
-
-def flow_until(world: World, stream: str, count: int, *, extra: float = 0.5) -> None:
-    """A flow on the bus until so many of its events are published or dead letters, and what it read is written on line."""
-    process = start(world.settings, stream)
-    try:
-        wait_for(lambda: accounted(world, stream) >= count, process, 120)
-        process.join(extra)
-        assert process.is_alive()
-    finally:
-        kill(process)
+    publish(world.client, payloads, first_ms=first_ms, stream=stream)
 
 
 def refold(world: World) -> None:
-    """Start every flow, until all that is folded anew is on line."""
+    """Start one flow after the other, each until all that it folds again is in the online store."""
     for stream in ORDER:
-        process = start(world.settings, stream)
-        try:
+        with running_flow(world.settings, stream) as flow:
             expected = folded(world, stream) if stream in WORLD.streams else {}
-            wait_for(partial(_is_online, world, expected), process, 120)
-            process.join(0.5)
-        finally:
-            kill(process)
+            flow.wait_for(partial(_is_online, world, expected), seconds=120)
+            flow.exit_code(0.5)
 
 
 def _is_online(world: World, expected: dict[tuple[bytes, bytes], bytes]) -> bool:
     return expected.items() <= online(world).items()
-
-
-def accounted(world: World, stream: str) -> int:
-    """Events that were logged, refused, or erased since."""
-    total = 0
-    for folder in (STREAMS[stream].log_folder(world.settings), world.settings.dead_letters / stream):
-        for path in folder.glob("*.parquet"):
-            footer = pq.read_metadata(path)
-            erased = json.loads(footer.metadata.get(b"millstream.erased", b"{}"))
-            total += footer.num_rows + sum(erased.values())
-    return total
 
 
 def log_rows(world: World, stream: str) -> list[dict[str, Any]]:
