@@ -6,14 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.requests import Request
-from starlette.responses import Response
 
 from serving import bootstrap
-from serving.admission.authorize import Refused
 from serving.bootstrap import Parts
-from serving.http.json_route import refusal, refuse
 from serving.http.middleware import AdmissionMiddleware
 from serving.http.routes import router
 
@@ -48,15 +43,6 @@ def create_app(build: Callable[[], Parts] = bootstrap.from_environment) -> FastA
     )
     app.include_router(router)
     app.add_middleware(AdmissionMiddleware)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return refuse(error)
-
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
-        return refusal(error)
-
     return app
 
 

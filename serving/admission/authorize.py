@@ -24,8 +24,6 @@ from serving.settings import ScorerSettings
 
 log = structlog.get_logger(__name__)
 
-KEY: Final = "millstream.key"
-"""Where a request's ASGI scope has the `ApiKey` it came with."""
 POLL_SECONDS: Final = 1.0
 HEALTH: Final = "/healthz"
 """The only route that asks for no key."""
@@ -41,9 +39,11 @@ _BOTH_PORTS: Final = frozenset({HEALTH, "/readyz"})
 class Refused(Exception):  # noqa: N818  it is an answer, not a failure of ours
     """An answer other than 200: its status, what is counted as the reason, what is said."""
 
-    def __init__(self, status: int, reason: str, said: Any, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, reason: str, detail: Any, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.said, self.headers = status, reason, said, dict(headers or {})
+        self.status, self.reason, self.detail, self.headers = status, reason, detail, dict(headers or {})
 
 
 class Authorizer:

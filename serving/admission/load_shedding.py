@@ -20,7 +20,6 @@ MIN_LIMIT: Final = 32
 """However late the loop is: what gathers during a pause of the machine must not be turned away. With 64, a turn of the loop took so long
 that four of five answers under overload were the fallback's, past the deadline."""
 _RISE: Final = 2
-_FULL: Final = metrics.SHED.labels("busy")
 
 
 class ConcurrencyLimiter:
@@ -31,12 +30,10 @@ class ConcurrencyLimiter:
         self.in_flight = 0
         self._max, self._max_lag = max_in_flight, max_lag_seconds
 
+    @property
     def is_full(self) -> bool:
-        """Whether one more would be too many; counts it."""
-        if self.in_flight < self.limit:
-            return False
-        _FULL.inc()
-        return True
+        """Whether one more request would exceed the limit."""
+        return self.in_flight >= self.limit
 
     def acquire(self) -> None:
         """One more is inside, until it leaves."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from fastapi import APIRouter, Depends
-from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feature_repo.stores.clock import to_us
-from serving.admission.authorize import KEY
 from serving.api.requests import Batch, Payment
 from serving.api.responses import Alive, Answer, BatchAnswer, ModelCard, Problem, Ready
 from serving.bootstrap import Parts
-from serving.http.json_route import ARRIVED, JsonRoute, answer
+from serving.http.decide import ADMISSION, Admission
+from serving.http.json_route import JsonRoute, answer
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -46,19 +43,8 @@ def _parts(request: Request) -> Parts:
     return cast("Parts", request.app.state.parts)
 
 
-def _refuse_ahead(payments: Sequence[Payment], now_us: int, seconds: float, *where: str) -> None:
-    """A payment from the future is a wrong clock or a wrong time zone; the flow would not accept it either."""
-    errors = [
-        {
-            "type": "datetime_ahead",
-            "loc": ("body", *where, *([i] if where else []), "event_timestamp"),
-            "msg": f"Input should be at most {seconds:g} s ahead of the scorer's clock",
-        }
-        for i, payment in enumerate(payments)
-        if payment.event_timestamp is not None and to_us(payment.event_timestamp) > now_us + seconds * 1e6
-    ]
-    if errors:
-        raise RequestValidationError(errors)
+def _admission(request: Request) -> Admission:
+    return cast("Admission", request.scope[ADMISSION])
 
 
 @router.post(
@@ -75,12 +61,9 @@ async def score(request: Request, payment: Payment) -> Response:
 
     Answers within the deadline whatever happens to the online store: then the configured fallback decides.
     """
-    parts = _parts(request)
-    now_us = parts.clock()
-    _refuse_ahead([payment], now_us, parts.settings.max_future_skew_seconds)
-    parts.authorizer.check_tenant(request.scope[KEY], [payment])
-    until = request.scope[ARRIVED] + parts.settings.store_seconds
-    return answer(await parts.scorer.score(payment, now_us, parts.store, until))
+    parts, admission = _parts(request), _admission(request)
+    until = admission.arrived + parts.settings.store_seconds
+    return answer(await parts.scorer.score(payment, admission.now_us, parts.store, until))
 
 
 @router.post(
@@ -94,13 +77,9 @@ async def score(request: Request, payment: Payment) -> Response:
 )
 async def score_batch(request: Request, batch: Batch) -> Response:
     """The same answers as one by one, with one read of the online store and one call of the model."""
-    parts = _parts(request)
-    now_us = parts.clock()
-    _refuse_ahead(batch.payments, now_us, parts.settings.max_future_skew_seconds, "payments")
-    parts.authorizer.check_tenant(request.scope[KEY], batch.payments)
-    parts.authorizer.take_tokens(request.scope[KEY], len(batch.payments) - 1)
-    until = request.scope[ARRIVED] + parts.settings.batch_store_seconds
-    answers = await parts.scorer.score_batch(batch.payments, now_us, parts.batch_store, until)
+    parts, admission = _parts(request), _admission(request)
+    until = admission.arrived + parts.settings.batch_store_seconds
+    answers = await parts.scorer.score_batch(batch.payments, admission.now_us, parts.batch_store, until)
     return answer({"answers": answers})
 
 

@@ -1,161 +1,138 @@
-"""`POST /score` straight from uvicorn's parser to the scorer, and its answer in one write.
+"""`POST /score` from uvicorn's parser to the scorer, and its answer in one write.
 
-Of a request that took 0.5 ms, a third was spent between socket and scorer: a dozen ASGI layers in, as many out, and two writes (headers,
-body), each a system call and a wake-up of the client. Here a payment that is as it should be takes none of them. Whatever is not (invalid,
-from the future, too large, not let in, an access log wanted ...) goes the ordinary way, untouched, and so do all other routes: the application says
-what is answered, and `uvicorn serving.app:app` answers the same.
+A third of a request of 0.5 ms was spent between socket and scorer: a dozen ASGI layers in, as many out, and two writes (headers, body),
+each a system call that wakes the client. This adapter of `decide` passes them by. Other routes, refusals by the head of a request,
+bodies over 16 kB and requests with an access log take the ASGI way, and get the answers of `uvicorn serving.app:app`.
 """
 
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
 import structlog
 from fastapi import FastAPI
-from pydantic import TypeAdapter, ValidationError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from feature_repo.stores.clock import to_us
 from serving import metrics
-from serving.admission.api_keys import ApiKey, Keys
 from serving.admission.authorize import Refused
 from serving.api.requests import Payment
 from serving.bootstrap import Parts
-from serving.http.json_route import JSON_OPTIONS, RETRY_AFTER, TOO_BUSY
+from serving.http.decide import ADMISSION, BUSY, Admission, count_refusal, decide
+from serving.http.json_route import JSON_OPTIONS
 from serving.http.upgrade import Http1Protocol
 
 log = structlog.get_logger(__name__)
 
 PATH: Final = "/score"
 MAX_BYTES: Final = 16_384
-"""A payment of the longest names has 2 kB; a larger body is looked at by the application."""
-_VALIDATE: Final = TypeAdapter(Payment).validate_json
+"""A payment with the longest names has 2 kB; larger bodies take the ASGI way."""
 _SECONDS: Final = metrics.REQUEST_SECONDS.labels(PATH)
 _ANSWERED: Final = metrics.REQUESTS.labels(PATH, "200")
-_REFUSED: Final = metrics.REQUESTS.labels(PATH, "503")
-_OK: Final = b"HTTP/1.1 200 OK\r\n"
-_SHED: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: %b\r\n" % RETRY_AFTER.encode()
-_TOO_BUSY: Final = orjson.dumps(TOO_BUSY)
-
-Admitted = tuple[ApiKey, Keys | None, float]
-"""The key of a request, the keys it was found among, and when its head came (`time.perf_counter`)."""
 
 
 def protocol(app: FastAPI) -> type[HttpToolsProtocol]:
-    """Uvicorn's HTTP protocol with a way of its own for this application's `POST /score`."""
+    """Return uvicorn's HTTP protocol with a short way for this application's `POST /score`."""
 
     class ScoreProtocol(Http1Protocol):
-        _awaited: Admitted | None = None
-        """Whose body is not all here; it is that of `cycle`."""
+        _waiting: Admission | Refused | None = None
+        """Decision on the head of `cycle`, whose body is not complete yet."""
 
         def _start_asgi_task(self, cycle: RequestResponseCycle, asgi: Any) -> None:
-            scope = cycle.scope
             if (
-                scope["path"] != PATH
-                or scope["method"] != "POST"
+                cycle.scope["path"] != PATH
+                or cycle.scope["method"] != "POST"
                 or asgi is not self.app
                 or cycle.access_log
                 or cycle.waiting_for_100_continue
-                or cycle.flow.write_paused  # a client that does not read waits there
+                or cycle.flow.write_paused  # ASGI's `send` waits for a client that does not read
             ):
                 super()._start_asgi_task(cycle, asgi)
                 return
-            arrived, authorizer = time.perf_counter(), app.state.parts.authorizer
+            decision: Admission | Refused
             try:
-                admitted = authorizer.admit(scope), authorizer.keys, arrived
-            except Refused:
-                super()._start_asgi_task(cycle, asgi)
-                return
-            if cycle.more_body:
-                self._awaited = admitted
+                decision = decide(app.state.parts, cycle.scope)
+            except Refused as refused:
+                decision = refused
+            if isinstance(decision, Refused) and decision.reason != BUSY:
+                super()._start_asgi_task(cycle, asgi)  # decides the same again
+            elif cycle.more_body:
+                self._waiting = decision
             else:
-                self._score(cycle, admitted)
+                self._answer(cycle, decision)
 
         def on_body(self, body: bytes) -> None:
+            """Take a piece of a body; one that grows too large takes the ASGI way."""
             super().on_body(body)
-            if self._awaited is not None and len(self.cycle.body) > MAX_BYTES:
-                self._awaited = None
+            if self._waiting is not None and len(self.cycle.body) > MAX_BYTES:
+                if isinstance(self._waiting, Admission):
+                    self.cycle.scope[ADMISSION] = self._waiting  # type: ignore[typeddict-unknown-key]
+                self._waiting = None
                 super()._start_asgi_task(self.cycle, self.app)
 
         def on_message_complete(self) -> None:
+            """Answer a request whose body is complete."""
             super().on_message_complete()
-            if self._awaited is not None:
-                admitted, self._awaited = self._awaited, None
-                self._score(self.cycle, admitted)
+            if self._waiting is not None:
+                decision, self._waiting = self._waiting, None
+                self._answer(self.cycle, decision)
 
-        def _score(self, cycle: RequestResponseCycle, admitted: Admitted) -> None:
-            """Nothing is made of it if the door is full; else it counts as inside before the next one is looked at.
+        def _answer(self, cycle: RequestResponseCycle, decision: Admission | Refused) -> None:
+            """Start to score, or refuse. The answer is written in a later turn of the loop.
 
-            Either way the answer comes in a later turn of the loop: many requests in one piece are answered in turn with those of others.
+            So many requests that arrive in one piece are answered in turn with those of other connections.
             """
             parts: Parts = app.state.parts
-            key, keys, arrived = admitted
-            if parts.authorizer.keys is not keys:  # while the body came
-                super()._start_asgi_task(cycle, self.app)
-            elif parts.limiter.is_full():
-                self.loop.call_soon(_turn_away, cycle)
-            else:
-                parts.limiter.acquire()
-                task = self.loop.create_task(_serve(cycle, self.app, parts, key, arrived))
-                task.add_done_callback(self.tasks.discard)
-                self.tasks.add(task)
+            try:
+                if isinstance(decision, Refused):
+                    raise decision
+                decide(parts, cycle.scope, decision, cycle.body)
+            except Refused as refused:
+                self.loop.call_soon(_refuse, cycle, refused)
+                return
+            parts.limiter.acquire()
+            task = self.loop.create_task(_serve(cycle, parts, decision))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
 
     return ScoreProtocol
 
 
-def _turn_away(cycle: RequestResponseCycle) -> None:
-    _write(cycle, _SHED, _TOO_BUSY)
-    _REFUSED.inc()
+def _refuse(cycle: RequestResponseCycle, refused: Refused) -> None:
+    phrase = HTTPStatus(refused.status).phrase.encode()
+    head = b"HTTP/1.1 %d %b\r\n" % (refused.status, phrase)
+    head += b"".join(b"%b: %b\r\n" % (k.encode(), v.encode()) for k, v in refused.headers.items())
+    _write(cycle, head, orjson.dumps({"detail": refused.detail}, option=JSON_OPTIONS))
+    count_refusal(refused)
+    metrics.REQUESTS.labels(PATH, str(refused.status)).inc()
 
 
-async def _serve(cycle: RequestResponseCycle, asgi: Any, parts: Parts, key: ApiKey, arrived: float) -> None:
-    now_us, content = parts.clock(), b""
-    payment, failed = None, False
+async def _serve(cycle: RequestResponseCycle, parts: Parts, admission: Admission) -> None:
+    content, payment = b"", admission.payload
+    assert isinstance(payment, Payment)
     try:
-        payment = _checked(cycle.body, now_us, parts, key)
-        if payment is not None:
-            until = arrived + parts.settings.store_seconds
-            made = await parts.scorer.score(payment, now_us, parts.store, until)
-            content = orjson.dumps(made, option=JSON_OPTIONS)
-    except Exception:  # whatever it is, the client is told, as by uvicorn
-        log.exception("score.failed", event_id=payment and payment.event_id)
-        failed = True
+        until = admission.arrived + parts.settings.store_seconds
+        made = await parts.scorer.score(payment, admission.now_us, parts.store, until)
+        content = orjson.dumps(made, option=JSON_OPTIONS)
+    except Exception:  # whatever it is, the client gets a 500, as from uvicorn
+        log.exception("score.failed", event_id=payment.event_id)
     finally:
         parts.limiter.release()
-    if failed:
+    if not content:
         await cycle.send_500_response()
-        return
-    if payment is None:
-        await cycle.run_asgi(asgi)
         return
     if cycle.flow.write_paused:
         await cycle.flow.drain()
-    _write(cycle, _OK, content)
-    _SECONDS.observe(time.perf_counter() - arrived)
+    _write(cycle, b"HTTP/1.1 200 OK\r\n", content)
+    _SECONDS.observe(time.perf_counter() - admission.arrived)
     _ANSWERED.inc()
 
 
-def _checked(body: bytearray, now_us: int, parts: Parts, key: ApiKey) -> Payment | None:
-    """The payment, None if the application has something to say about it. What is answered here is counted against the key."""
-    settings = parts.settings
-    if len(body) > settings.max_body_bytes:
-        return None
-    try:
-        payment = _VALIDATE(body)
-        when = payment.event_timestamp
-        if when is not None and to_us(when) > now_us + settings.max_future_skew_seconds * 1e6:
-            return None
-        parts.authorizer.check_tenant(key, (payment,))
-        parts.authorizer.take_tokens(key)
-    except (ValidationError, Refused):
-        return None
-    return payment
-
-
 def _write(cycle: RequestResponseCycle, head: bytes, content: bytes) -> None:
-    if cycle.transport.is_closing():  # nobody is there any more
+    """Write a response in one piece and let uvicorn go on with the connection, as its `send` does."""
+    if cycle.transport.is_closing():  # the client has gone
         return
     parts = [head]
     for name, value in cycle.default_headers:

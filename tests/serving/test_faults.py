@@ -63,13 +63,13 @@ def test_three_times_what_it_takes_is_answered_or_turned_away_and_memory_stays_f
 def test_a_door_closes_while_the_loop_is_late_and_opens_again() -> None:
     limiter = ConcurrencyLimiter(max_in_flight=100, max_lag_seconds=0.05)
     limiter.acquire()
-    assert not limiter.is_full()
+    assert not limiter.is_full
     limiter.release()
     for _ in range(20):
         limiter.adjust(0.06)
     assert limiter.limit == MIN_LIMIT  # never shut
     limiter.in_flight = MIN_LIMIT
-    assert limiter.is_full()
+    assert limiter.is_full
     for _ in range(100):
         limiter.adjust(0.0)
     assert limiter.limit == 100
