@@ -12,12 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
 import redis
-import structlog
 
+from feature_repo.retry import Outage
 from feature_repo.windows.columns import BlockColumns
 from flows.accept.admit import AdmitState, admission
 from flows.accept.stages import Acceptance
@@ -28,8 +29,6 @@ from flows.settings import FlowSettings
 from flows.sources.redis_blocks import entry_id, offset_of, raw_block, stream_key
 from flows.streams import EventStream
 
-log = structlog.get_logger(__name__)
-
 _COUNT: Final = 10_000
 _LOOK_AGAIN_S: Final = 0.5
 _TRUST_S: Final = 15.0
@@ -38,6 +37,8 @@ _FUTURE_MS: Final = 1_000
 """An entry id further ahead of the server's clock was not given by the server; nobody waits for it."""
 _STAMP_NS: Final = 100_000_000
 """File systems stamp a folder to some milliseconds: a stamp younger than this may yet be given to another change."""
+_OUTAGE: Final = Outage("changelogs", "check the server and REDIS_URL")
+_UNREACHABLE: Final = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 BUS: Final = "bus"
 
 
@@ -180,21 +181,11 @@ class Changelogs:
 
     def read_to(self, accepted_us: int) -> None:
         """Read every changelog at least up to what was accepted by then. Waits while the server is away."""
-        waited, wanted_ms = 0.0, accepted_us // 1000
-        if wanted_ms < self._past_ms:
-            return  # read beyond it already, for another block
-        while self._followers:
-            try:
-                if self._read_all(wanted_ms):
-                    return
-                time.sleep(0.001)  # the millisecond of the event has not passed
-            except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
-                if not waited:
-                    log.warning(
-                        "changelogs.unreachable", error=str(error), todo="check the server and REDIS_URL"
-                    )
-                waited = min(waited + 0.1, 2.0)
-                time.sleep(waited)
+        wanted_ms = accepted_us // 1000
+        if wanted_ms < self._past_ms or not self._followers:
+            return  # nothing to follow, or read beyond it already, for another block
+        while not _OUTAGE.wait_out(partial(self._read_all, wanted_ms), _UNREACHABLE):
+            time.sleep(0.001)  # the millisecond of the event has not passed
 
     def _read_all(self, at_least_ms: int) -> bool:
         """One look at all streams; again while some have more. Whether the server's clock was past a millisecond."""

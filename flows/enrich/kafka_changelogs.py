@@ -18,6 +18,7 @@ import structlog
 
 from feature_repo.errors import FlowError
 from feature_repo.kafka.client import client_properties, made, without_values
+from feature_repo.retry import Outage
 from flows.accept.admit import admission
 from flows.accept.stages import Acceptance
 from flows.blocks import RawBlock
@@ -31,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 _COUNT: Final = 10_000
 _ANSWER_S: Final = 5.0
+_OUTAGE: Final = Outage("changelogs", "check the brokers and KAFKA_BOOTSTRAP_SERVERS")
 _FUTURE_MS: Final = 1_000
 """A timestamp further ahead of the clock than this is not waited for."""
 
@@ -109,26 +111,18 @@ class TopicChangelogs:
         from confluent_kafka import KafkaException
 
         wanted = accepted_us // 1000
-        waited = 0.0
         while wanted > self._read_ms:
             newest = max(wanted, self._newest_ms())
             ahead = newest - time.time_ns() // 1_000_000
             if 0 <= ahead <= _FUTURE_MS:
                 time.sleep((ahead + 1) / 1000)
-            try:
-                if self._read_all():
-                    self._read_ms = newest
-                    return
-                time.sleep(0.02)  # the brokers have not told yet what topics there are
-            except KafkaException as error:
-                if not waited:
-                    log.warning(
-                        "changelogs.unreachable",
-                        error=without_values(error.args[0].str(), self._properties),
-                        todo="check the brokers and KAFKA_BOOTSTRAP_SERVERS",
-                    )
-                waited = min(waited + 0.1, 2.0)
-                time.sleep(waited)
+            if _OUTAGE.wait_out(self._read_all, KafkaException, describe=self._describe):
+                self._read_ms = newest
+                return
+            time.sleep(0.02)  # the brokers have not listed their topics yet
+
+    def _describe(self, error: Exception) -> str:
+        return without_values(error.args[0].str(), self._properties)
 
     def _read_all(self) -> bool:
         """Read to where the topics end now; False when it is not known which there are."""

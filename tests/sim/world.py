@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
+from feature_repo import files
 from flows import backfill, pipeline
 from flows.log import epoch_files
 from flows.online import plain_sink, sink
@@ -103,6 +104,7 @@ class World:
             put(pipeline, "op", Operators)
             put(pipeline, "Dataflow", Graph)
             put(epoch_files, "sync", self._sync)
+            put(files, "sync", self._sync)
             put(checkpoints, "_writer", self)
             put(checkpoints, "_waiting", checkpoints._Waiting())
             put(partition, "_logged", set())

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from flows.blocks import Events, RawBlock
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
 from tests.kits.payments import encoded, payment
+from tests.kits.schema_registry import Registry
 
 SCHEMA = parse_schema(avro_schema(PAYMENTS))
 
@@ -109,72 +108,106 @@ def test_long_without_a_logical_type_is_no_time(home: Path) -> None:
 
 
 @pytest.fixture
-def registry() -> Iterator[tuple[str, dict[int, Any], list[str]]]:
-    """A registry's address, its schemas by id (an int there is an HTTP status), and what it was asked for."""
-    schemas: dict[int, Any] = {}
-    asked: list[str] = []
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(f"{self.path} {self.headers.get('Authorization')}")
-            found = schemas.get(int(self.path.rpartition("/")[2]))
-            if isinstance(found, list):  # each answer once
-                found = found.pop(0)
-            status = found if isinstance(found, int) else 200 if found else 404
-            body = found if status == 200 else {"error_code": status * 100 + 3}
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def log_message(self, *_: Any) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", schemas, asked
-    server.shutdown()
-    server.server_close()
+def registry() -> Iterator[Registry]:
+    with Registry() as found:
+        yield found
 
 
-def test_schema_is_fetched_once_per_id_with_the_password(
-    home: Path, registry: tuple[str, dict[int, Any], list[str]]
-) -> None:
-    url, schemas, asked = registry
-    schemas[7] = {"schema": json.dumps(avro_schema(PAYMENTS))}
-    schemas[300] = {"schema": json.dumps(avro_schema(PAYMENTS))}
+def test_schema_is_fetched_once_per_id_with_the_password(home: Path, registry: Registry) -> None:
+    for schema_id in (7, 300):
+        registry.register("payments", avro_schema(PAYMENTS), schema_id=schema_id)
     events = decoded(
         [avro(payment(n), identity=300 if n % 2 else 7) for n in range(20)],
         format="avro",
-        schema_registry_url=url,
+        schema_registry_url=registry.url,
         schema_registry_auth=SecretStr("flow:secret"),
     )
     assert events.rows.num_rows == 20
-    assert asked == [f"/schemas/ids/{n} Basic ZmxvdzpzZWNyZXQ=" for n in (7, 300)]
+    assert registry.asked == [f"/schemas/ids/{n} Basic ZmxvdzpzZWNyZXQ=" for n in (7, 300)]
 
 
-def test_id_or_schema_of_no_use_is_the_records_fault(
-    home: Path, registry: tuple[str, dict[int, Any], list[str]]
-) -> None:
-    url, schemas, asked = registry
-    schemas[2] = {"schema": "message P {}", "schemaType": "PROTOBUF"}
-    schemas[3] = {"schema": '{"type": "no such"}'}
+def test_id_or_schema_of_no_use_is_the_records_fault(home: Path, registry: Registry) -> None:
+    registry.register("payments", "message P {}", schema_id=2, schemaType="PROTOBUF")
+    registry.register("payments", '{"type": "no such"}', schema_id=3)
     payloads = [avro(payment(n), identity=n) for n in (1, 1, 2, 3)] + [avro(payment(1)), b"\0\0"]
-    events = decoded(payloads, format="avro", schema_registry_url=url)
+    events = decoded(payloads, format="avro", schema_registry_url=registry.url)
     found = [detail for _, reason, detail in letters(events) if reason == "malformed"]
     assert len(found) == len(payloads)
     assert "the registry knows no schema 1" in found[0]
     assert "schema 2 is PROTOBUF, not Avro" in found[2]
     assert "schema 3 cannot be read" in found[3]
     assert "no zero byte and schema id" in found[4]
-    assert len(asked) == 3
+    assert len(registry.asked) == 3
 
 
-def test_registry_that_is_away_is_waited_for(
-    home: Path, registry: tuple[str, dict[int, Any], list[str]]
-) -> None:
-    url, schemas, _ = registry
-    schemas[1] = [503, 401, {"schema": json.dumps(avro_schema(PAYMENTS))}]
-    assert decoded([avro(payment(1), identity=1)], format="avro", schema_registry_url=url).rows.num_rows == 1
+@pytest.mark.parametrize("answer", [503, 401, 404, [], "no object"])
+def test_registry_that_does_not_answer_is_waited_for(home: Path, registry: Registry, answer: Any) -> None:
+    """404 without the code of an unknown schema is a proxy's, or another server's."""
+    registry.answers["/schemas/ids/1"] = [answer]
+    registry.register("payments", avro_schema(PAYMENTS))
+    events = decoded([avro(payment(1), identity=1)], format="avro", schema_registry_url=registry.url)
+    assert events.rows.num_rows == 1
+
+
+SHARED = "com.bank"
+
+
+def with_references(registry: Registry) -> tuple[int, Any]:
+    """A schema of payments with two fields of a referenced schema, and one of another that references the same: id, parsed whole."""
+    money = {"type": "record", "name": "Money", "namespace": SHARED, "fields": [{"name": "cents", "type": "long"}]}  # fmt: skip
+    fee = {"type": "record", "name": "Fee", "namespace": SHARED, "fields": [{"name": "of", "type": "Money"}]}
+    whole = avro_schema(PAYMENTS)
+    whole["fields"] += [{"name": "tip", "type": f"{SHARED}.Money"}, {"name": "fee", "type": f"{SHARED}.Fee"}]
+    to_money = {"name": f"{SHARED}.Money", "subject": "money", "version": 2}
+    to_fee = {"name": f"{SHARED}.Fee", "subject": "fee/eu", "version": 1}
+    registry.register("money", {"type": "record", "name": "Money", "namespace": SHARED, "fields": []})
+    registry.register("money", money)
+    registry.register("fee/eu", fee, references=[to_money])
+    schema_id = registry.register("payments", whole, references=[to_money, to_fee])
+    named: dict[str, Any] = {}
+    for schema in (money, fee):
+        parse_schema(schema, named)
+    return schema_id, parse_schema(whole, named)
+
+
+def test_schema_that_references_others_is_read_with_them(home: Path, registry: Registry) -> None:
+    schema_id, whole = with_references(registry)
+    extra = {"tip": {"cents": 5}, "fee": {"of": {"cents": 7}}}
+    payloads = [avro(payment(n, **extra), whole, identity=schema_id) for n in range(3)]
+    events = decoded(payloads, format="avro", schema_registry_url=registry.url)
+    assert events.rows.equals(decoded([encoded(payment(n)) for n in range(3)]).rows)
+    assert [line.split()[0] for line in registry.asked] == [
+        f"/schemas/ids/{schema_id}",
+        "/subjects/money/versions/2",
+        "/subjects/fee%2Feu/versions/1",
+    ]
+
+
+def test_referenced_schema_that_is_missing_is_the_records_fault(home: Path, registry: Registry) -> None:
+    missing = [{"name": "x.Y", "subject": "nobody", "version": 1}]
+    schema_id = registry.register("payments", avro_schema(PAYMENTS), references=missing)
+    events = decoded([avro(payment(1), identity=schema_id)], format="avro", schema_registry_url=registry.url)
+    ((_, reason, detail),) = letters(events)
+    assert reason == "malformed"
+    assert "references a schema that the registry does not have: Subject 'nobody' not found." in detail
+
+
+def test_outage_while_references_are_fetched_is_waited_out(home: Path, registry: Registry) -> None:
+    schema_id, whole = with_references(registry)
+    registry.answers["/subjects/money/versions/2"] = [503]
+    payload = avro(payment(1, tip={"cents": 5}, fee={"of": {"cents": 7}}), whole, identity=schema_id)
+    assert decoded([payload], format="avro", schema_registry_url=registry.url).rows.num_rows == 1
+
+
+def test_password_without_a_user_is_refused(home: Path) -> None:
+    with pytest.raises(SettingsError, match="MILLSTREAM_SCHEMA_REGISTRY_AUTH") as error:
+        avro_reader(
+            PAYMENTS,
+            FlowSettings(
+                format="avro", schema_registry_url="http://x", schema_registry_auth=SecretStr("hunter2")
+            ),
+        )
+    assert "hunter2" not in str(error.value)
 
 
 def test_address_with_a_password_is_refused(home: Path) -> None:
