@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from feature_repo.streams import STREAMS, EventStream
+from feature_repo.streams import STREAMS, EventStream, referenced
 
-__all__ = ["STREAMS", "EventStream", "partition_of"]
+__all__ = ["STREAMS", "EventStream", "partition_of", "referenced"]
 
 
 def partition_of(key: str, partitions: int) -> int:

@@ -13,7 +13,7 @@ from feature_repo.declare.stream import EventStream
 from feature_repo.enrichment.joins import AsOfJoin, IdJoin, Join
 from feature_repo.errors import DefinitionError
 
-__all__ = ["STREAMS", "EventStream"]
+__all__ = ["STREAMS", "EventStream", "referenced"]
 
 
 def discover(folder: Path, package: str) -> dict[str, EventStream]:
@@ -92,3 +92,8 @@ def _check_join(stream: EventStream, join: Join, streams: dict[str, EventStream]
 
 STREAMS: Final = discover(Path(__file__).parent, __name__)
 """Every declared stream by name; each comes after those it is joined with."""
+
+
+def referenced() -> list[str]:
+    """Return the names of the streams whose events other streams refer to by id (`IdJoin`), sorted."""
+    return sorted({other for stream in STREAMS.values() for other in stream.refers_to.values()})

@@ -115,7 +115,7 @@ class Bus:
         block = raw_block(partition, entries)
         events: Events = self._decoders[name](block)
         rows = apply(stream.personal, events.rows, self._people.pseudonyms)
-        mask = self._people.rows(rows) | self._written(events)
+        mask = self._people.rows(stream, rows) | self._written(events)
         theirs = rows.filter(pa.array(mask))
         found: list[int] = theirs["source_offset"].to_pylist()
         if found:

@@ -29,11 +29,6 @@ from feature_repo.errors import DefinitionError, MillstreamError, SettingsError
 from feature_repo.privacy import PARTY
 from feature_repo.redact import redact
 from feature_repo.stores.applied_views import AppliedViews, read_views
-from feature_repo.streams.charges import CHARGES
-from feature_repo.streams.customers import CUSTOMERS
-from feature_repo.streams.labels import LABELS
-from feature_repo.streams.merchants import MERCHANTS
-from feature_repo.streams.payments import PAYMENTS
 from flows.erase import files, store
 from flows.erase.bus import Bus
 from flows.erase.files import Affected, DeadLetterFiles, LogFiles, ScoreFiles
@@ -44,12 +39,12 @@ from flows.privacy import tombstones
 from flows.privacy.tombstones import FOR_EVER, Tombstone
 from flows.process import logs, recovery
 from flows.settings import FlowSettings
-from flows.streams import EventStream
+from flows.streams import STREAMS, EventStream, referenced
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
-ORDER: Final = (PAYMENTS, LABELS, CHARGES, CUSTOMERS, MERCHANTS)
-"""Labels and charges are told by their payments, so these come first."""
+ORDER: Final = sorted(STREAMS.values(), key=lambda stream: stream.name not in referenced())
+"""The streams that others refer to come first: their events are known by then."""
 CHECKPOINTS: Final = "checkpoints"
 PSEUDONYM_FORM: Final = re.compile(r"[a-z0-9]{1,8}_[a-z2-7]{26}")
 OnStep = Callable[[str, int, int], None]
@@ -113,12 +108,12 @@ class Erasure:
 
     def survey(self) -> Found:
         """What is to go; nothing is changed."""
-        found, known = Found(), -1
-        while known != len(self._people.payments):  # again, if a label told of a payment nobody else knows
-            found, known = Found(), -1
+        known = -1
+        while known != self._people.known:  # again, if a label named a payment that no other row did
+            found, known = Found(), self._people.known
             for stream in ORDER:
                 self._survey_stream(stream, found)
-                known = len(self._people.payments) if stream is PAYMENTS else known
+                known = self._people.known if stream.name in self._people.events else known
         self._on_step("score log", 0, 1)
         found.scores = list(self._scores.survey())
         found.reports = list(self._reports.survey())
@@ -223,7 +218,10 @@ def erase(
                 where="flows.erase",
                 todo="say --account or --pseudonym",
             )
-        known = frozenset[bytes]().union(*(s.payments for s in stones if s.pseudonym in wanted))
+        known = {
+            name: frozenset[bytes]().union(*(s.events.get(name, ()) for s in stones if s.pseudonym in wanted))
+            for name in referenced()
+        }
         people = People(wanted, plain, pseudonyms, known)
         client = connect(settings)
         try:

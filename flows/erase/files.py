@@ -35,7 +35,6 @@ from flows.log.epoch_files import (
     offset_ranges,
 )
 from flows.privacy.sealing import Sealer
-from flows.privacy.tombstones import PARTIES, PAYMENT
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 from flows.window_state.checkpoints import CheckpointFolder
@@ -57,6 +56,7 @@ class LogFiles:
     def __init__(self, stream: EventStream, settings: FlowSettings, people: People, touched: Touched) -> None:
         self._stream, self._people, self._touched = stream, people, touched
         self._folders = Folders(stream.name, stream.log_folder(settings), stream.staging_folder(settings))
+        self._wanted = (*stream.parties, *stream.refers_to)
         self.newest_us = -(2**63)
         """Highest event time among the rows found."""
 
@@ -66,8 +66,8 @@ class LogFiles:
             check([path])
             with pq.ParquetFile(path) as file:
                 there = set(file.schema_arrow.names)
-                rows = file.read([c for c in (*PARTIES, PAYMENT) if c in there])
-                found = self._people.rows(rows)
+                rows = file.read([c for c in self._wanted if c in there])
+                found = self._people.rows(self._stream, rows)
                 if not found.any():
                     continue
                 wanted = {
@@ -86,7 +86,7 @@ class LogFiles:
         """Rewrite one file; returns how many rows went."""
         with pq.ParquetFile(path) as file:
             there = set(file.schema_arrow.names)
-            found = self._people.rows(file.read([c for c in (*PARTIES, PAYMENT) if c in there]))
+            found = self._people.rows(self._stream, file.read([c for c in self._wanted if c in there]))
         return rewrite(path, self._folders.staging, ~found) if found.any() else 0
 
 
@@ -100,7 +100,7 @@ class DeadLetterFiles:
         self._sealer = Sealer(stream.name, people.pseudonyms) if keyed else None
 
     def survey(self) -> Iterator[Affected]:
-        """The files with letters to erase; learns from payments among them."""
+        """The files with letters to erase; learns from events among them."""
         for path in _files(self._folders):
             check([path])
             letters = pq.ParquetFile(path).read(["payload", "detail", "source_partition", "source_offset"])
@@ -123,8 +123,8 @@ class DeadLetterFiles:
             found[i] = self._people.in_detail(row["detail"] or "")
             if payload is not None and self._people.in_text(payload):
                 found[i] = True
-                if learn and self._stream.name == "payments":
-                    self._people.learn_payload(payload)
+                if learn:
+                    self._people.learn_payload(self._stream, payload)
         return found
 
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from feature_repo.privacy import PARTY, Pseudonyms
 from flows.blocks import Mask
-from flows.privacy.tombstones import PARTIES, PAYMENT, Digests
-from flows.streams import EventStream
+from flows.privacy.tombstones import Digests
+from flows.streams import STREAMS, EventStream, referenced
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_.@+-]{1,256}")
 _IN_DETAIL: Final = re.compile(r"'([^']*)'")
@@ -24,7 +24,8 @@ _BOUND: Final = r"[A-Za-z0-9]"
 class People:
     """Some accounts, by pseudonym; `plain` are their ids as their producers write them, as far as they are known.
 
-    `payments` are hashes of the ids of their payments, which grow while rows are looked at (`learn`): labels and charges are told by them.
+    `events` holds, by stream, hashes of the ids of their events in streams that others refer to. `learn` adds to them while
+    rows are read: a label names the payment it is about, and need not name the account.
     """
 
     def __init__(
@@ -32,64 +33,80 @@ class People:
         names: Iterable[str],
         plain: Iterable[str],
         pseudonyms: Pseudonyms,
-        payments: Iterable[bytes] = (),
+        events: Mapping[str, Iterable[bytes]] | None = None,
     ) -> None:
         self.names = frozenset(names)
         self.pseudonyms = pseudonyms
-        self.payments = frozenset(payments)
-        self.of: dict[str, set[bytes]] = {name: set() for name in self.names}
-        """Hashes of payments by account: what each tombstone remembers. A payment between two of them is of both."""
+        self.events = {name: frozenset((events or {}).get(name, ())) for name in referenced()}
+        self.of: dict[str, dict[str, set[bytes]]] = {
+            name: {stream: set() for stream in self.events} for name in self.names
+        }
+        """Hashes by account and stream: what each tombstone remembers. A payment between two of the accounts belongs to both."""
         self._plain = frozenset(plain)
         self._digests = Digests(pseudonyms)
         self._array = pa.array(sorted(self.names), pa.string())
         either = "|".join(map(re.escape, sorted(self._plain)))
         self._written = re.compile(f"(?<!{_BOUND})(?:{either})(?!{_BOUND})") if self._plain else None
 
-    def rows(self, rows: pa.Table | pa.RecordBatch) -> Mask:
-        """Which rows, with pseudonyms already, are about them: as payer, payee, holder, or by the payment."""
+    @property
+    def known(self) -> int:
+        """How many events of theirs are known by their hashes."""
+        return sum(map(len, self.events.values()))
+
+    def rows(self, stream: EventStream, rows: pa.Table | pa.RecordBatch) -> Mask:
+        """Return which rows of a stream are about them: by a column of accounts and merchants (pseudonyms already), or by an event they refer to."""
         found = np.zeros(rows.num_rows, bool)
-        for column in PARTIES:
+        for column in stream.parties:
             if column in rows.schema.names:
                 found |= _mask(pc.is_in(rows[column], value_set=self._array))
-        if PAYMENT in rows.schema.names:
-            found |= self._digests.among(rows[PAYMENT], self.payments)
+        for column, other in stream.refers_to.items():
+            if column in rows.schema.names:
+                found |= self._digests.among(rows[column], self.events[other])
         return found
 
     def learn(self, stream: EventStream, rows: pa.Table | pa.RecordBatch) -> None:
-        """Remember the payments that these rows of theirs are, or are about."""
-        column = (
-            PAYMENT if PAYMENT in stream.schema.names else "event_id" if stream.name == "payments" else ""
-        )
-        if not column or not rows.num_rows:
-            return
-        parties = [rows[c].to_pylist() for c in PARTIES if c in rows.schema.names]
-        for i, text in enumerate(rows[column].to_pylist()):
-            if text is not None:
-                digest = self._digests.of(text)
-                for name in {values[i] for values in parties} & self.names:
-                    self.of[name].add(digest)
-        self.payments = self.payments.union(*self.of.values())
+        """Remember the events that these rows of theirs are, or refer to."""
+        named = dict(stream.refers_to)
+        if stream.name in self.events:
+            named[stream.id_column] = stream.name
+        parties = [rows[c].to_pylist() for c in stream.parties if c in rows.schema.names]
+        for column, other in named.items():
+            for i, text in enumerate(rows[column].to_pylist()):
+                if text is not None:
+                    digest = self._digests.of(text)
+                    for name in {values[i] for values in parties} & self.names:
+                        self.of[name][other].add(digest)
+            self.events[other] = self.events[other].union(*(of[other] for of in self.of.values()))
 
-    def learn_payload(self, payload: bytes) -> None:
-        """Remember a payment of theirs that was not accepted: what was said about it may have been."""
+    def learn_payload(self, stream: EventStream, payload: bytes) -> None:
+        """Remember an event of theirs that was not accepted, because events that refer to it may have been; only if others refer to the stream."""
+        if stream.name not in self.events:
+            return
         try:
             event = orjson.loads(payload)
         except orjson.JSONDecodeError:
             return
-        if isinstance(event, dict) and isinstance(event.get("event_id"), str):
-            digest = self._digests.of(event["event_id"])
-            named = self.names & {self._pseudonym(event.get(c)) for c in PARTIES}
+        if isinstance(event, dict) and isinstance(event.get(stream.id_column), str):
+            digest = self._digests.of(event[stream.id_column])
+            named = self.names & {self._pseudonym(event.get(c)) for c in stream.parties}
             for name in named:
-                self.of[name].add(digest)
+                self.of[name][stream.name].add(digest)
             if named:
-                self.payments |= {digest}
+                self.events[stream.name] |= {digest}
 
-    def is_payment(self, identity: str) -> bool:
-        """Whether it is the id of one of their payments."""
-        return bool(self.payments) and self._digests.of(identity) in self.payments
+    def is_event(self, identity: str) -> bool:
+        """Whether it is the id of an event of theirs, of whatever stream."""
+        return any(self.events.values()) and any(
+            self._digests.of(identity) in found for found in self.events.values()
+        )
+
+    def is_event_of(self, stream: str, identity: str) -> bool:
+        """Whether it is the id of an event of theirs in this stream."""
+        found = self.events[stream]
+        return bool(found) and self._digests.of(identity) in found
 
     def in_text(self, payload: bytes) -> bool:
-        """Whether an event as it came, whatever it is, names one of them or one of their payments."""
+        """Whether an event as it came, whatever it is, names one of them or one of their events."""
         if self.is_written_in(payload):
             return True
         text = payload.decode("utf-8", "replace")
@@ -106,9 +123,9 @@ class People:
         return self._written is not None and bool(self._written.search(payload.decode("utf-8", "replace")))
 
     def is_shown_in(self, page: bytes) -> bool:
-        """Whether something we wrote, which has pseudonyms only, shows one of them or one of their payments."""
+        """Whether something we wrote, which has pseudonyms only, shows one of them or one of their events."""
         words = set(_TOKEN.findall(page.decode("utf-8", "replace")))
-        return any(word in self.names or self.is_payment(word) for word in words)
+        return any(word in self.names or self.is_event(word) for word in words)
 
     def in_detail(self, detail: str) -> bool:
         """Whether the detail of a dead letter repeats one of their ids; it repeats none but those of events."""
@@ -118,7 +135,7 @@ class People:
         return self.pseudonyms.of(value, PARTY) if isinstance(value, str) else ""
 
     def _means(self, word: str) -> bool:
-        if word in self.names or word in self._plain or self.is_payment(word):
+        if word in self.names or word in self._plain or self.is_event(word):
             return True
         return self.pseudonyms.keyed and self.pseudonyms.of(word, PARTY) in self.names
 
@@ -148,11 +165,11 @@ class Touched:
                 values.update(pc.unique(rows[name].drop_null()).to_pylist())
 
     def holds(self, stream: str, key: Mapping[str, str]) -> bool:
-        """Whether a key of a stream's views may have lost rows. Labels and charges without keys have those of the payment."""
-        own = self._values.get(stream, {})
-        theirs = self._values.get("payments", {}) if stream in {"labels", "charges"} else {}
+        """Whether a key of a stream's views may have lost rows. An event without keys has those of the event it refers to."""
+        others = STREAMS[stream].refers_to.values() if stream in STREAMS else ()
+        places = [self._values.get(name, {}) for name in (stream, *others)]
         return stream in self.streams and all(
-            value in own.get(name, ()) or value in theirs.get(name, ()) for name, value in key.items()
+            any(value in values.get(name, ()) for values in places) for name, value in key.items()
         )
 
 

@@ -21,15 +21,13 @@ from feature_repo.stores.reader.pending import list_prefix
 from feature_repo.stores.redis_layout.keys import time_field
 from feature_repo.windows.kernels.hashing import FEAST_STRING
 from flows.erase.people import People, Touched
-from flows.privacy.tombstones import PAYMENT
+from flows.streams import STREAMS, referenced
 
 _U32: Final = struct.Struct("<I")
 _MOST_JOIN_KEYS: Final = 16
 _AT_ONCE: Final = 1_000
 _REWRITE_SECONDS: Final = 1_800.0
 _STATE: Final = b"_state:"
-_PAYMENTS: Final = frozenset({PAYMENT, "event_id"})
-"""Join keys that name a payment."""
 
 
 class OnlineStore:
@@ -38,6 +36,10 @@ class OnlineStore:
     def __init__(self, client: Any, views: AppliedViews, people: People, touched: Touched) -> None:
         self._client, self._views, self._people, self._touched = client, views, people, touched
         self._project = views.project.encode()
+        self._named = {STREAMS[name].id_column: name for name in referenced()}
+        """Join keys that name an event of a stream, and that stream."""
+        for stream in STREAMS.values():
+            self._named.update(stream.refers_to)
         self._stream_of = {
             spec.name: stream
             for stream in sorted({*views.streams, *views.earlier})
@@ -49,7 +51,8 @@ class OnlineStore:
         gone, anew = [], []
         for key, values in self._keys():
             if not self._people.names.isdisjoint(values.values()) or any(
-                name in _PAYMENTS and self._people.is_payment(value) for name, value in values.items()
+                name in self._named and self._people.is_event_of(self._named[name], value)
+                for name, value in values.items()
             ):
                 gone.append(key)
             elif any(self._touched.holds(stream, values) for stream in self._touched.streams):

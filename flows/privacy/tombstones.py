@@ -1,8 +1,9 @@
 """Tombstones: accounts that were erased (`flows.erase`), so that no replay, file or backfill brings them back.
 
 One small JSON file per account in `<home>/erased`, written before anything is removed. It holds the account's pseudonym, the time up to
-which its events are refused, whether the erasure was finished, and keyed hashes of the ids of its payments: a label or a charge says
-which payment it is about and need not say whose. Neither the account's plain id nor an id of an event follows from it without the key.
+which its events are refused, whether the erasure was finished, and keyed hashes of the ids of its events in streams that others
+refer to: a label names a payment and need not name the account. Nobody without the key can compute the account's plain id or the
+id of an event from it.
 
     erased/<hash>.json    one account
     erased/bus.json       offsets of entries removed from the bus, so that a flow does not take them for lost
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,14 +28,12 @@ from feature_repo.errors import RecoveryError
 from feature_repo.files import sync, write_atomically
 from feature_repo.privacy import Pseudonyms
 from flows.blocks import Events, Int64s, Mask
-from flows.streams import EventStream
+from flows.streams import EventStream, referenced
 
 ERASED: Final = "erased"
 """Reason of a dead letter whose account was erased; it has no payload."""
 FOR_EVER: Final = 2**63 - 1
 """The account never comes back."""
-PARTIES: Final = ("account_id", "merchant_id")
-PAYMENT: Final = "payment_id"
 _DIGEST_BYTES: Final = 16
 _BUS: Final = "bus.json"
 _BEFORE_ALL: Final = -(2**63)
@@ -42,11 +41,12 @@ _BEFORE_ALL: Final = -(2**63)
 
 @dataclass(frozen=True)
 class Tombstone:
-    """An erased account. Its events with an `event_timestamp` of at most `until_us` are refused, and those about its `payments`."""
+    """An erased account. Its events with an `event_timestamp` of at most `until_us` are refused, and those that refer to its `events`."""
 
     pseudonym: str
     until_us: int
-    payments: frozenset[bytes] = frozenset()
+    events: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+    """By stream, hashes of the ids of its events (`Digests`)."""
     finished: bool = False
 
     def write(self, home: Path) -> None:
@@ -55,29 +55,31 @@ class Tombstone:
             "pseudonym": self.pseudonym,
             "until_us": self.until_us,
             "finished": self.finished,
-            "payments": b"".join(sorted(self.payments)).hex(),
+            **{name: b"".join(sorted(self.events.get(name, ()))).hex() for name in referenced()},
         }
         _write(_file_of(home, self.pseudonym), made)
 
-    def extended(self, until_us: int, payments: Iterable[bytes]) -> Tombstone:
+    def extended(self, until_us: int, events: Mapping[str, Iterable[bytes]]) -> Tombstone:
         """The same account erased once more, or further; not finished."""
         return replace(
             self,
             until_us=max(self.until_us, until_us),
-            payments=self.payments.union(payments),
+            events={
+                name: self.events.get(name, frozenset()).union(events.get(name, ())) for name in referenced()
+            },
             finished=False,
         )
 
 
 class Digests:
-    """Keyed hashes of payment ids, 16 bytes each; without a key (`off`) anybody could compute them."""
+    """Keyed hashes of ids of events, 16 bytes each; without a key (`off`) anybody could compute them."""
 
     def __init__(self, pseudonyms: Pseudonyms) -> None:
         self._key = pseudonyms.derive("erased payments") if pseudonyms.keyed else b"off"
 
-    def of(self, payment: str) -> bytes:
-        """One payment's."""
-        return hashlib.blake2b(payment.encode(), digest_size=_DIGEST_BYTES, key=self._key).digest()
+    def of(self, identity: str) -> bytes:
+        """Return the hash of one id."""
+        return hashlib.blake2b(identity.encode(), digest_size=_DIGEST_BYTES, key=self._key).digest()
 
     def among(self, column: pa.Array | pa.ChunkedArray, known: frozenset[bytes]) -> Mask:
         """Which values of a text column have a hash among the known; about a microsecond a row, nothing when none is known."""
@@ -93,12 +95,12 @@ class Door:
     def __init__(self, stream: EventStream, home: Path, pseudonyms: Pseudonyms) -> None:
         self._home = home
         self._pseudonyms = pseudonyms
-        self._parties = [c for c in PARTIES if c in stream.schema.names]
-        self._about_payments = PAYMENT in stream.schema.names
+        self._parties = [c for c in stream.parties if c in stream.schema.names]
+        self._refers_to = stream.refers_to
         self._ready = False
         self._names = pa.array([], pa.string())
         self._untils: Int64s = np.empty(0, np.int64)
-        self._payments: frozenset[bytes] = frozenset()
+        self._events: dict[str, frozenset[bytes]] = {}
         self._digests: Digests | None = None
 
     def __call__(self, events: Events) -> Events:
@@ -121,8 +123,9 @@ class Door:
         for column in self._parties:
             at = pc.fill_null(pc.index_in(rows[column], value_set=self._names), len(self._names))
             bad |= times <= self._untils[at.to_numpy()]
-        if self._about_payments and self._digests is not None:
-            bad |= self._digests.among(rows[PAYMENT], self._payments)
+        if self._digests is not None:
+            for column, other in self._refers_to.items():
+                bad |= self._digests.among(rows[column], self._events[other])
         return bad
 
     def _read(self) -> None:
@@ -130,8 +133,10 @@ class Door:
         _refuse_unfinished(found, self._home)
         self._names = pa.array([t.pseudonym for t in found], pa.string())
         self._untils = np.array([*(t.until_us for t in found), _BEFORE_ALL], np.int64)
-        self._payments = frozenset().union(*(t.payments for t in found))
-        self._digests = Digests(self._pseudonyms) if self._payments else None
+        self._events = {
+            name: frozenset[bytes]().union(*(t.events.get(name, ()) for t in found)) for name in referenced()
+        }
+        self._digests = Digests(self._pseudonyms) if any(self._events.values()) else None
         self._ready = True
 
 
@@ -146,11 +151,8 @@ def read(home: Path) -> list[Tombstone]:
     for path in sorted(folder(home).glob("*.json")):
         if path.name != _BUS:
             made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            joined = bytes.fromhex(made["payments"])
-            payments = [joined[i : i + _DIGEST_BYTES] for i in range(0, len(joined), _DIGEST_BYTES)]
-            found.append(
-                Tombstone(made["pseudonym"], made["until_us"], frozenset(payments), made["finished"])
-            )
+            events = {name: _digests_of(made.get(name, "")) for name in referenced()}
+            found.append(Tombstone(made["pseudonym"], made["until_us"], events, made["finished"]))
     return found
 
 
@@ -184,6 +186,12 @@ def _refuse_unfinished(found: Iterable[Tombstone], home: Path) -> None:
             where=folder(home),
             todo="run python -m flows.erase --resume, or the command that was interrupted, then start the flow",
         )
+
+
+def _digests_of(joined: str) -> frozenset[bytes]:
+    """Split hashes written one after another in hex."""
+    raw = bytes.fromhex(joined)
+    return frozenset(raw[i : i + _DIGEST_BYTES] for i in range(0, len(raw), _DIGEST_BYTES))
 
 
 def _file_of(home: Path, pseudonym: str) -> Path:
