@@ -53,7 +53,7 @@ async def measure(built: Built, url: str, folder: Path, rounds: int) -> None:
 
     async def read(row: dict[str, Any], as_of_us: int) -> Vector:
         commands = reader.commands(row)
-        replies = await connection.ask(packer.pack(commands), len(commands), 1.0)
+        replies = await connection.send(packer.pack(commands), len(commands), 1.0)
         return reader.vector(row, replies, as_of_us, as_of_us)
 
     differing = 0

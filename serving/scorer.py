@@ -173,7 +173,7 @@ class Scorer:
         pending = self._pending_keys(model, cases)
         request = packer.pack(reads) + pack([[b"ZRANGE", key, FROM, b"-1"] for key in pending])
         try:
-            replies = await store.ask(request, len(reads) + len(pending), until - time.perf_counter())
+            replies = await store.send(request, len(reads) + len(pending), until - time.perf_counter())
         except OnlineStoreError as error:
             code = error.code if isinstance(error, StoreFailure) else "store_error"
             for case in cases:

@@ -49,14 +49,14 @@ async def check_features(
     seconds: float,
 ) -> tuple[bool, str]:
     """Whether they are fresh, and what was found. Raises `OnlineStoreError` when the store does not answer."""
-    ((server_s, server_us),) = await store.ask(pack([[b"TIME"]]), 1, seconds)
+    ((server_s, server_us),) = await store.send(pack([[b"TIME"]]), 1, seconds)
     now_us = int(server_s) * 1_000_000 + int(server_us)
     last = str(now_us // 1000 - int(limit_seconds * 1000)).encode()
     ranges = [
         [b"XREVRANGE", b"millstream:payments:%d" % p, last, b"-", b"COUNT", b"%d" % LOOKED_AT]
         for p in range(partitions)
     ]
-    replies = await store.ask(pack(ranges), len(ranges), seconds)
+    replies = await store.send(pack(ranges), len(ranges), seconds)
     wanted = [
         lookup
         for p, entries in enumerate(replies)
@@ -65,7 +65,7 @@ async def check_features(
     if not wanted:
         metrics.FRESH_RATIO.set(1)
         return True, f"no payment on the bus was accepted more than {limit_seconds:g} s ago"
-    times = await store.ask(pack([[b"HGET", w.key, w.field] for w in wanted]), len(wanted), seconds)
+    times = await store.send(pack([[b"HGET", w.key, w.field] for w in wanted]), len(wanted), seconds)
     readable = [
         t is not None and decode_timestamp(t) >= w.event_us for w, t in zip(wanted, times, strict=True)
     ]

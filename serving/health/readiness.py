@@ -60,7 +60,7 @@ class Readiness:
             return False, problem
         began = time.perf_counter()
         try:
-            await self.store.ask(pack([[b"PING"]]), 1, self.seconds)
+            await self.store.send(pack([[b"PING"]]), 1, self.seconds)
         except OnlineStoreError as error:
             return False, str(error)
         return True, f"answers in {(time.perf_counter() - began) * 1000:.1f} ms"

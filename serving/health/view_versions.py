@@ -50,7 +50,7 @@ class ViewVersionMonitor:
         if model is None:
             return
         key = versions_key(model.reader.plan.project).encode()
-        (fields,) = await self._store.ask(pack([[b"HKEYS", key]]), 1, self._seconds)
+        (fields,) = await self._store.send(pack([[b"HKEYS", key]]), 1, self._seconds)
         known = KeptVersions.of(fields)
         if known != self._known:
             self._known, self._problems = known, {}

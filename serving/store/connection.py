@@ -1,11 +1,13 @@
 """A connection to the online store that answers in time or says why not. Many requests share it; each is one write.
 
-Requests are pipelined: replies come in the order of the commands, so a request that gave up only leaves replies behind
-that are dropped when they arrive. A request that meets its time limit while the server has said nothing at all since
-it was sent ends the connection: the server is frozen, or the network is gone, and everybody else waiting is told at once
-instead of each waiting for itself. A server that answers, but too late, opens the breaker (`serving.store.circuit_breaker`). While there is no
-connection or the breaker is open, requests fail immediately; a task of its own opens connections, one at a time, and offers one only
-when the last read that succeeded is answered on it in time. So a frozen or slow server costs a few time limits, not one each.
+Requests are pipelined: replies come in the order of the commands. A request that timed out leaves its replies behind, which are dropped
+when they arrive. If a request times out and the server has sent nothing since it was written, the connection is closed, so that other
+requests fail at once: the server is frozen or the network is gone. If the server answers but too late, the circuit breaker opens
+(`serving.store.circuit_breaker`). Without a connection, or with an open breaker, requests fail immediately.
+
+A background task opens connections, one at a time. It puts one into use once the last successful read, sent again as a probe, is answered
+in time, so a frozen or slow server costs a few time limits instead of one per request. It is not a retry loop: it supervises one
+connection for as long as the process runs.
 """
 
 from __future__ import annotations
@@ -21,30 +23,30 @@ import hiredis
 import structlog
 
 from feature_repo.errors import OnlineStoreError
+from feature_repo.redis_url import RedisAddress
 from serving import metrics
-from serving.store.address import Address
 from serving.store.circuit_breaker import Breaker
 from serving.store.resp import pack
 
 log = structlog.get_logger(__name__)
 
 MAX_WAITING: Final = 4096
-"""Requests in flight; more are refused at once, since they could not be answered in time anyway."""
+"""Maximum number of requests in flight; further ones fail at once, since they could not be answered in time."""
 OPEN_SECONDS: Final = 1.0
 LOG_EVERY_SECONDS: Final = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.02, 0.5
-"""Between attempts to connect, and after a connection that did not live for `OPEN_SECONDS`. With the time an attempt may take, a server
-that is back is in use again within 2 s."""
+"""Seconds between attempts to connect, doubled each time until a connection lives for `OPEN_SECONDS`. A server that is back is in use again
+within 2 s."""
 PROBE_SECONDS: Final = 0.1
 DELAYED_SECONDS: Final = 0.05
-"""A time limit noticed this much too late says nothing about the server."""
+"""A timer that fires later than this says nothing about the server: the scorer itself was delayed."""
 _PING: Final = pack([[b"PING"]]), 1
 _GRACE: Final = 0.001
 _NOTHING: Final = object()
 
 
-class StoreFailure(OnlineStoreError):  # noqa: N818  reads as what happened, like its siblings in errors.py
-    """No answer was had; `code` is what a degraded answer calls it."""
+class StoreFailure(OnlineStoreError):  # noqa: N818  named after the event, like the others in errors.py
+    """The store gave no answer; `code` is the code in `degraded_reasons`."""
 
     code: ClassVar[str] = "store_error"
 
@@ -56,25 +58,25 @@ class StoreTimeout(StoreFailure):
 
 
 class ScorerDelayed(StoreTimeout):
-    """The time limit had passed before the server was asked, or while this process did something else."""
+    """The time limit had passed before the request was sent, or while this process was busy."""
 
     code = "deadline"
 
 
 class StoreUnreachable(StoreFailure):
-    """There is no connection, or it ended before the answer."""
+    """There is no connection, or it was closed before the answer."""
 
     code = "store_unreachable"
 
 
 class StoreSlow(StoreFailure):
-    """Not asked: the breaker is open, since the server answers too late."""
+    """Not sent: the circuit breaker is open because the server answers too late."""
 
     code = "store_slow"
 
 
-class _Ask:
-    """One request: how many replies it waits for, and those it has."""
+class _Waiting:
+    """One request: the number of replies it needs and the replies so far."""
 
     __slots__ = ("future", "got", "need", "sent")
 
@@ -86,55 +88,55 @@ class _Ask:
 
 
 class _RedisSocket(asyncio.Protocol):
-    """One TCP connection; replies go to the requests in the order they were sent."""
+    """One connection; replies go to the requests in the order they were sent."""
 
     def __init__(self) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.heard = 0.0
         self._replies = hiredis.Reader(notEnoughData=_NOTHING)
-        self._asks: deque[_Ask] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
-    def send(self, request: bytes, need: int) -> _Ask:
+    def send(self, request: bytes, need: int) -> _Waiting:
         if self.closed.done():
             raise StoreUnreachable("the connection to the online store has ended")
-        if len(self._asks) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             raise StoreUnreachable(
-                f"{MAX_WAITING} requests are waiting for the online store already",
-                todo="start more scorers, or look why the store is slow",
+                f"{MAX_WAITING} requests already wait for the online store",
+                todo="start more scorers, or find out why the store is slow",
             )
-        ask = _Ask(asyncio.get_running_loop().create_future(), need)
-        self._asks.append(ask)
+        waiting = _Waiting(asyncio.get_running_loop().create_future(), need)
+        self._waiting.append(waiting)
         self._transport.write(request)
-        return ask
+        return waiting
 
     def data_received(self, data: bytes) -> None:
         self.heard = time.monotonic()
         try:
             self._replies.feed(data)
-            while self._asks:
+            while self._waiting:
                 reply = self._replies.gets()
                 if reply is _NOTHING:
                     return
-                ask = self._asks[0]
-                ask.got.append(reply)
-                if len(ask.got) == ask.need:
-                    self._asks.popleft()
-                    if not ask.future.done():
-                        ask.future.set_result(ask.got)
+                waiting = self._waiting[0]
+                waiting.got.append(reply)
+                if len(waiting.got) == waiting.need:
+                    self._waiting.popleft()
+                    if not waiting.future.done():
+                        waiting.future.set_result(waiting.got)
         except hiredis.ProtocolError:
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = f"the connection to the online store ended: {exc or 'closed by the server, or silent'}"
-        for ask in self._asks:
-            if not ask.future.done():
-                ask.future.set_exception(StoreUnreachable(why))
-                ask.future.exception()  # whoever gave up waiting does not want to hear of it
-        self._asks.clear()
+        for waiting in self._waiting:
+            if not waiting.future.done():
+                waiting.future.set_exception(StoreUnreachable(why))
+                waiting.future.exception()  # mark as retrieved: the caller may have timed out
+        self._waiting.clear()
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -144,19 +146,21 @@ class _RedisSocket(asyncio.Protocol):
 
 
 class StoreConnection:
-    """A named, always reconnecting connection with a breaker. `limit` is how many seconds an answer may usually take.
+    """A reconnecting connection with a circuit breaker.
 
-    Measured on the read of one payment (three HMGETs, 4.4 kB of replies), CPU of the client: 75 to 100 us alone and 40 to 55 us
-    with 20 in flight; a pipeline of redis.asyncio takes 240 to 275 us and 165 to 175 us.
+    `url` is a Redis URL, `lane` the label in metrics and logs, `limit` the seconds in which a probe must be answered.
+
+    Why not redis.asyncio: the read of one payment (three HMGETs, 4.4 kB of replies) costs the client 75 to 100 us of CPU alone and 40 to
+    55 us with 20 in flight; a pipeline of redis.asyncio costs 240 to 275 us and 165 to 175 us.
     """
 
     def __init__(self, url: str, lane: str, limit: float = OPEN_SECONDS) -> None:
-        self._address = Address.parse(url)
+        self._address = RedisAddress.parse(url)
         self._lane = lane
         self._limit = min(limit, OPEN_SECONDS)
         self._breaker = Breaker()
         self._socket: _RedisSocket | None = None
-        """The connection on offer; None while the breaker is open."""
+        """The connection in use; None while there is none or the breaker is open."""
         self._used_since = 0.0
         self._sample = _PING
         self._ready = asyncio.Event()
@@ -168,11 +172,11 @@ class StoreConnection:
 
     @property
     def problem(self) -> str:
-        """Why requests are answered without asking the server; empty when it is asked."""
+        """Why requests fail without being sent; empty if they are sent."""
         return "" if self._socket is not None else str(self._failure)
 
     async def start(self, wait: float = OPEN_SECONDS) -> None:
-        """Begin to connect, and give it a moment; a server that is not there yet is no error."""
+        """Start to connect, and wait up to `wait` seconds for it; an unreachable server is not an error."""
         metrics.STORE_CONNECTED.labels(self._lane).set(0)
         metrics.BREAKER_OPEN.labels(self._lane).set(1)
         self._connector = asyncio.create_task(self._keep_connected(), name=f"store-{self._lane}")
@@ -180,17 +184,17 @@ class StoreConnection:
             await asyncio.wait_for(self._ready.wait(), wait)
 
     async def stop(self) -> None:
-        """Close the connection; requests still waiting fail."""
+        """Close the connection; waiting requests fail."""
         if self._connector is not None:
             self._connector.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._connector
             self._connector = None
 
-    async def ask(self, request: bytes, replies: int, seconds: float) -> list[Any]:
-        """Send packed commands, wait for their replies (error replies raise).
+    async def send(self, request: bytes, replies: int, seconds: float) -> list[Any]:
+        """Send packed commands and return their replies; `replies` is the number of commands, `seconds` the time limit.
 
-        Raises `StoreTimeout`, `StoreUnreachable` or `StoreSlow`, or `OnlineStoreError` with what the server said.
+        Raises `StoreTimeout`, `StoreUnreachable` or `StoreSlow` without an answer, `OnlineStoreError` for an error reply.
         """
         socket = self._socket
         if socket is None:
@@ -199,7 +203,7 @@ class StoreConnection:
             raise ScorerDelayed("the time limit had passed before the online store could be asked")
         began = time.perf_counter()
         try:
-            got = await _ask(socket, request, replies, seconds)
+            got = await _send(socket, request, replies, seconds)
         except ScorerDelayed:
             raise
         except StoreTimeout as error:
@@ -214,15 +218,15 @@ class StoreConnection:
                 raise OnlineStoreError(
                     f"the server refused a read: {reply}",
                     where=self._address,
-                    todo="look at the server's memory, rights and key types",
+                    todo="check the server's memory, the user's rights and the types of the keys",
                 )
         self._sample = request, replies
         return got
 
     def send_nowait(self, request: bytes, replies: int) -> None:
-        """Send packed commands and do not wait: whatever is asked over this connection later finds them carried out.
+        """Send packed commands without waiting for the replies; later requests of this connection see their effect.
 
-        What the server refuses, and what there is no connection for, is counted, and logged once in a while.
+        Error replies, and commands that could not be sent, are counted, and logged once a minute at most.
         """
         if self._socket is None:
             metrics.NOT_WRITTEN.inc()
@@ -246,7 +250,7 @@ class StoreConnection:
                 "store.not_written",
                 lane=self._lane,
                 why=str(refused),
-                todo="let the scorer's user write millstream:pending:*, see that the server has memory",
+                todo="give the scorer's user the right to write millstream:pending:*, and check the server's memory",
             )
 
     def _count_miss(self, error: StoreTimeout) -> None:
@@ -254,7 +258,7 @@ class StoreConnection:
         if self._breaker.is_open and self._socket is not None:
             self._stop_using(
                 StoreSlow(
-                    f"not asked: it answers too late ({error}); it is probed and asked again when it is well",
+                    f"not asked: it answers too late ({error}); it is probed, and asked again once it answers in time",
                     where=self._address,
                 ),
                 "slow",
@@ -269,7 +273,7 @@ class StoreConnection:
         log.info("store.used", lane=self._lane, at=str(self._address))
 
     def _stop_using(self, why: StoreFailure, kind: str) -> None:
-        """From here on nobody asks."""
+        """Let requests fail with `why` from now on."""
         self._failure = why
         if self._socket is None:
             return
@@ -280,7 +284,7 @@ class StoreConnection:
         log.warning("store.not_asked", lane=self._lane, at=str(self._address), why=str(why))
 
     async def _keep_connected(self) -> None:
-        """Open, probe, offer, open again, with growing and jittered waits in between; one connection at a time."""
+        """Open a connection, probe it, put it into use, and start again when it ends; delays grow and are jittered."""
         wait, reported = FIRST_DELAY, False
         connected = metrics.STORE_CONNECTED.labels(self._lane)
         self._breaker.open(time.perf_counter())
@@ -318,12 +322,12 @@ class StoreConnection:
             wait = min(2 * wait, LONGEST_DELAY)
 
     async def _until_probe_passes(self, socket: _RedisSocket) -> None:
-        """Ask what was last answered, until it is answered in time; raises when it is not answered at all."""
+        """Repeat the last successful read until the breaker closes; raises `StoreTimeout` if it is not answered at all."""
         while True:
             began = time.perf_counter()
             request, replies = self._sample
             try:
-                await _ask(socket, request, replies, OPEN_SECONDS)
+                await _send(socket, request, replies, OPEN_SECONDS)
             except ScorerDelayed:
                 continue
             now = time.perf_counter()
@@ -339,7 +343,7 @@ class StoreConnection:
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _until_breaker_opens(self, socket: _RedisSocket) -> None:
-        """Return when the breaker has opened; raises when the connection has ended."""
+        """Wait until the breaker opens; raises `StoreUnreachable` if the connection ends first."""
         tripped = asyncio.ensure_future(self._tripped.wait())
         try:
             either: set[asyncio.Future[Any]] = {tripped, socket.closed}
@@ -347,10 +351,10 @@ class StoreConnection:
         finally:
             tripped.cancel()
         if socket.closed.done():
-            raise StoreUnreachable("the last one ended")
+            raise StoreUnreachable("the connection ended")
 
     async def _open(self) -> _RedisSocket:
-        """A connection whose server has answered its handshake."""
+        """Open a connection and wait for the replies to its handshake."""
         loop, address = asyncio.get_running_loop(), self._address
         until = time.perf_counter() + OPEN_SECONDS
         async with asyncio.timeout(OPEN_SECONDS):
@@ -362,11 +366,11 @@ class StoreConnection:
                 )
         try:
             handshake = address.handshake
-            replies = await _ask(socket, pack(handshake), len(handshake), until - time.perf_counter())
+            replies = await _send(socket, pack(handshake), len(handshake), until - time.perf_counter())
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise OnlineStoreError(  # noqa: TRY301  the socket must be closed for this one too
-                        f"the server refuses us: {reply}",
+                        f"the server refuses the connection: {reply}",
                         where=address,
                         todo="correct user, password or database",
                     )
@@ -376,27 +380,29 @@ class StoreConnection:
         return socket
 
 
-async def _ask(socket: _RedisSocket, request: bytes, replies: int, seconds: float) -> list[Any]:
+async def _send(socket: _RedisSocket, request: bytes, replies: int, seconds: float) -> list[Any]:
     loop = asyncio.get_running_loop()
-    ask = socket.send(request, replies)
-    # A loop that was held up runs its timers before it reads its sockets: the answer may be there already, so look once more.
+    waiting = socket.send(request, replies)
+    # A delayed loop runs timers before it reads sockets: the answer may have arrived, so look again after `_GRACE`.
     timer = loop.call_later(
-        max(seconds, 0.0), lambda: loop.call_later(_GRACE, _time_out, socket, ask, seconds)
+        max(seconds, 0.0), lambda: loop.call_later(_GRACE, _time_out, socket, waiting, seconds)
     )
     try:
-        return await ask.future
+        return await waiting.future
     finally:
         timer.cancel()
 
 
-def _time_out(socket: _RedisSocket, ask: _Ask, seconds: float) -> None:
-    if ask.future.done():
+def _time_out(socket: _RedisSocket, waiting: _Waiting, seconds: float) -> None:
+    if waiting.future.done():
         return
-    if time.monotonic() - ask.sent > seconds + DELAYED_SECONDS:
-        ask.future.set_exception(
-            ScorerDelayed("the scorer was held up, and did not look for the store's answer in time")
+    if time.monotonic() - waiting.sent > seconds + DELAYED_SECONDS:
+        waiting.future.set_exception(
+            ScorerDelayed("the scorer was delayed, and did not read the store's answer in time")
         )
         return
-    ask.future.set_exception(StoreTimeout(f"no answer from the online store within {seconds * 1000:.0f} ms"))
-    if socket.heard < ask.sent:
+    waiting.future.set_exception(
+        StoreTimeout(f"no answer from the online store within {seconds * 1000:.0f} ms")
+    )
+    if socket.heard < waiting.sent:
         socket.abort()

@@ -1,4 +1,4 @@
-r"""Commands as bytes of the Redis protocol, packed by hand: one buffer, one write, whatever their number.
+r"""Encode commands as RESP, the Redis protocol.
 
 >>> pack([[b"HGET", b"k", b"f"]])
 b'*3\r\n$4\r\nHGET\r\n$1\r\nk\r\n$1\r\nf\r\n'
@@ -8,30 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from hiredis import pack_command
+
 
 def pack(commands: Iterable[Sequence[bytes]]) -> bytes:
-    """Any commands."""
-    parts: list[bytes] = []
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        parts += [b"$%d\r\n%b\r\n" % (len(part), part) for part in command]
-    return b"".join(parts)
+    """Encode commands, to be sent in one write."""
+    return b"".join([pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]  # its stub wants one part
 
 
 class ReadPacker:
-    """HMGET commands whose fields are always the same few lists, so that only the key is packed each time."""
+    """Encode HMGET commands whose field lists repeat: the fields are encoded once, then only the key each time.
+
+    The three reads of a payment take 3.5 us; hiredis takes 14 us, since it encodes 22 fields again.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[list[bytes], bytes, bytes]] = {}
 
     def pack(self, reads: Iterable[tuple[bytes, list[bytes]]]) -> bytes:
-        """(key, fields) pairs; a fields list is recognised by its identity, and kept, so that the identity stays taken."""
+        """Encode (key, fields) pairs. A field list is recognised by its identity, so it must not change."""
         parts: list[bytes] = []
         for key, fields in reads:
             known = self._known.get(id(fields))
             if known is None:
                 head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
                 tail = b"".join(b"$%d\r\n%b\r\n" % (len(f), f) for f in fields)
-                known = self._known[id(fields)] = (fields, head, tail)
+                known = self._known[id(fields)] = (fields, head, tail)  # keeps the list, and with it its id
             parts += (known[1], b"$%d\r\n%b\r\n" % (len(key), key), known[2])
         return b"".join(parts)

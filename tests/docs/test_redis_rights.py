@@ -87,8 +87,8 @@ def test_the_documented_rights_are_what_each_process_needs_over_tls(
     async def read() -> None:
         store = StoreConnection(secure.replace("flow:", "scorer:"), "test")
         await store.start(5.0)
-        (names,) = await store.ask(pack([[b"HKEYS", key]]), 1, 5.0)
-        (fields,) = await store.ask(pack([[b"HMGET", key, *names]]), 1, 5.0)
+        (names,) = await store.send(pack([[b"HKEYS", key]]), 1, 5.0)
+        (fields,) = await store.send(pack([[b"HMGET", key, *names]]), 1, 5.0)
         assert set(states) <= set(fields)
         for forbidden in (
             [b"HSET", key, b"f", b"v"],
@@ -97,7 +97,7 @@ def test_the_documented_rights_are_what_each_process_needs_over_tls(
             [b"CONFIG", b"GET", b"*"],
         ):
             with pytest.raises(OnlineStoreError, match="NOPERM") as refused:
-                await store.ask(pack([forbidden]), 1, 5.0)
+                await store.send(pack([forbidden]), 1, 5.0)
             assert PASSWORD not in str(refused.value)
         await store.stop()
 
@@ -111,7 +111,7 @@ def test_a_server_that_nobody_vouches_for_and_a_wrong_password_are_refused_witho
         store = StoreConnection(url, "test")
         await store.start(0.3)
         with pytest.raises(OnlineStoreError) as refused:
-            await store.ask(pack([[b"PING"]]), 1, 1.0)
+            await store.send(pack([[b"PING"]]), 1, 1.0)
         await store.stop()
         return str(refused.value)
 

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from feature_repo.errors import SettingsError
+from feature_repo.redis_url import RedisAddress
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
 from feature_repo.stores.clock import as_of, to_us
 from serving import bootstrap, metrics
@@ -27,7 +28,6 @@ from serving.app import create_app
 from serving.models.model import load_model
 from serving.outputs.score_log import ScoreLog
 from serving.settings import ScorerSettings
-from serving.store.address import Address
 from tests.kits.served_model import SERVICE, VERSION, own_home, score_lines, uvicorn, world
 
 
@@ -313,13 +313,13 @@ def test_settings_that_leave_the_store_no_time_are_refused() -> None:
     with pytest.raises(SettingsError, match="nothing is left for the store"):
         ScorerSettings(deadline_ms=10, reserve_ms=10)
     with pytest.raises(SettingsError, match="not a Redis URL"):
-        Address.parse("http://127.0.0.1")
+        RedisAddress.parse("http://127.0.0.1")
 
 
 def test_a_redis_url_is_read_with_user_password_database_and_tls() -> None:
-    address = Address.parse("rediss://us%40er:pa%3Ass@db.local/3?ssl_cert_reqs=none")
+    address = RedisAddress.parse("rediss://us%40er:pa%3Ass@db.local/3?ssl_cert_reqs=none")
     assert (address.user, address.password, address.port, address.db) == ("us@er", "pa:ss", 6379, 3)
     assert address.handshake == [[b"AUTH", b"us@er", b"pa:ss"], [b"SELECT", b"3"], [b"PING"]]
     assert address.tls_context is not None
     assert "pa:ss" not in f"{address} {address!r}"
-    assert Address.parse("unix:///run/valkey.sock?db=2").path == "/run/valkey.sock"
+    assert RedisAddress.parse("unix:///run/valkey.sock?db=2").path == "/run/valkey.sock"

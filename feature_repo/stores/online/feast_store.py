@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from feast import Entity, FeatureView, RepoConfig, ValueType
 from feast.infra.online_stores.helpers import _mmh3
@@ -37,6 +36,7 @@ from feast.utils import (
 from pydantic import StrictStr, model_validator
 
 from feature_repo.errors import DefinitionError, OnlineStoreError
+from feature_repo.redis_url import RedisAddress
 from feature_repo.settings import RepoSettings
 from feature_repo.stores.applied_views import (
     AppliedViews,
@@ -109,21 +109,25 @@ class MillstreamOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 def connection_string(url: str) -> str:
-    """A `redis://` URL in Feast's words: `host:port,db=0,...`."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss"}:
-        msg = f"REDIS_URL {parts.scheme + '://' if parts.scheme else ''}... is not a redis:// or rediss:// address"
-        raise OnlineStoreError(msg, todo="set REDIS_URL to something like redis://127.0.0.1:6379/0")
-    words = [f"{parts.hostname or '127.0.0.1'}:{parts.port or 6379}", TIMEOUTS]
-    if parts.path.strip("/"):
-        words.append(f"db={parts.path.strip('/')}")
-    if parts.username:
-        words.append(f"username={unquote(parts.username)}")
-    if parts.password:
-        words.append(f"password={unquote(parts.password)}")
-    if parts.scheme == "rediss":
+    """Return a `redis://` or `rediss://` URL as Feast's connection string: `host:port,db=0,...`.
+
+    Raises `SettingsError` if it is not a Redis URL, and `OnlineStoreError` for a Unix socket, which Feast does not support.
+    """
+    address = RedisAddress.parse(url)
+    if address.path:
+        raise OnlineStoreError(
+            "Feast cannot use a Unix socket", todo="set REDIS_URL to redis://127.0.0.1:6379/0"
+        )
+    words = [f"{address.host}:{address.port}", TIMEOUTS]
+    if address.db:
+        words.append(f"db={address.db}")
+    if address.user:
+        words.append(f"username={address.user}")
+    if address.password:
+        words.append(f"password={address.password}")
+    if address.tls:
         words.append("ssl=true")
-    words += [f"{k}={v}" for k, v in parse_qsl(parts.query)]
+    words += [f"{name}={value}" for name, value in address.options]
     return ",".join(words)
 
 

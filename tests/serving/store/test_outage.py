@@ -199,16 +199,16 @@ def test_many_requests_at_once_all_meet_the_deadline_when_the_store_freezes(serv
         store = StoreConnection(server.url, "test")
         await store.start()
         ping = pack([[b"PING"]])
-        assert await store.ask(ping, 1, 1.0) == [b"PONG"]
+        assert await store.send(ping, 1, 1.0) == [b"PONG"]
         with frozen(server.url):
             began = time.perf_counter()
             got = await asyncio.gather(
-                *(store.ask(ping, 1, 0.14) for _ in range(200)), return_exceptions=True
+                *(store.send(ping, 1, 0.14) for _ in range(200)), return_exceptions=True
             )
             assert time.perf_counter() - began < 0.14 + SLACK
             assert {type(e) for e in got} <= {StoreTimeout, StoreUnreachable}
         await asyncio.sleep(1.2)
-        assert await store.ask(ping, 1, 1.0) == [b"PONG"]
+        assert await store.send(ping, 1, 1.0) == [b"PONG"]
         await store.stop()
 
     asyncio.run(story())
@@ -221,14 +221,14 @@ def test_a_request_that_gave_up_leaves_no_reply_to_the_next_one(server: Embedded
     async def story() -> None:
         store = StoreConnection(server.url, "test")
         await store.start()
-        gave_up = asyncio.create_task(store.ask(pack([[b"BLPOP", b"empty", b"0.2"]]), 1, 1.0))
+        gave_up = asyncio.create_task(store.send(pack([[b"BLPOP", b"empty", b"0.2"]]), 1, 1.0))
         await asyncio.sleep(0.02)
         gave_up.cancel()
-        got = await store.ask(pack([[b"GET", b"slow"], [b"PING"]]), 2, 1.0)
+        got = await store.send(pack([[b"GET", b"slow"], [b"PING"]]), 2, 1.0)
         assert got == [b"1", b"PONG"]
         with pytest.raises(OnlineStoreError, match="unknown command"):
-            await store.ask(pack([[b"NONSENSE"]]), 1, 1.0)
-        assert await store.ask(pack([[b"PING"]]), 1, 1.0) == [b"PONG"]
+            await store.send(pack([[b"NONSENSE"]]), 1, 1.0)
+        assert await store.send(pack([[b"PING"]]), 1, 1.0) == [b"PONG"]
         await store.stop()
 
     asyncio.run(story())

@@ -1,4 +1,7 @@
-"""A Redis URL as what a socket needs: `redis://`, `rediss://` (TLS) and `unix://`, with user, password and database."""
+"""Redis URLs: `redis://`, `rediss://` (TLS) and `unix://`, with user, password and database.
+
+redis-py has a parser too, but importing it costs 0.19 s of CPU, a tenth of the scorer's start.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from feature_repo.errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Address:
-    """Where the server is and how to enter; the password is never in its repr.
+class RedisAddress:
+    """Address and credentials of a Redis server; user, password and options are not in its repr.
 
-    >>> Address.parse("redis://scorer:secret@db.local:6380/2")
-    Address(host='db.local', port=6380, path='', db=2, tls=False)
+    >>> RedisAddress.parse("redis://scorer:secret@db.local:6380/2")
+    RedisAddress(host='db.local', port=6380, path='', db=2, tls=False)
     """
 
     host: str
@@ -27,13 +30,13 @@ class Address:
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
-    def parse(cls, url: str) -> Address:
-        """Raises `SettingsError` for what is no Redis URL."""
+    def parse(cls, url: str) -> RedisAddress:
+        """Parse a URL. Raises `SettingsError` if it is not a Redis URL."""
         try:
             parts = urlsplit(url)
             options = dict(parse_qsl(parts.query))
             if parts.scheme not in {"redis", "rediss", "unix"}:
-                raise ValueError  # noqa: TRY301  one message for all of them
+                raise ValueError  # noqa: TRY301  one message for all errors
             unix = parts.scheme == "unix"
             return cls(
                 host="" if unix else parts.hostname or "127.0.0.1",
@@ -45,12 +48,11 @@ class Address:
                 password=unquote(parts.password or options.pop("password", "")),
                 options=tuple(sorted(options.items())),
             )
-        except ValueError:  # which may quote a piece of the password
+        except ValueError:  # its text may quote a part of the password
             raise SettingsError(
                 "not a Redis URL",
                 where="REDIS_URL",
-                todo="give one such as redis://user:password@host:6379/0; what is special in a URL (@ : / ? #) is "
-                "percent-encoded in a password",
+                todo="use the form redis://user:password@host:6379/0; percent-encode @ : / ? # in the password",
             ) from None
 
     def __str__(self) -> str:
@@ -58,7 +60,10 @@ class Address:
 
     @property
     def tls_context(self) -> ssl.SSLContext | None:
-        """Verifying, unless the URL says `ssl_cert_reqs=none`; own files by `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`."""
+        """TLS context, None without TLS. Certificates are verified unless the URL has `ssl_cert_reqs=none`.
+
+        Files are named by `ssl_ca_certs`, `ssl_certfile` and `ssl_keyfile`, as in redis-py.
+        """
         if not self.tls:
             return None
         options = dict(self.options)
@@ -74,7 +79,7 @@ class Address:
 
     @property
     def handshake(self) -> list[list[bytes]]:
-        """The commands every connection begins with; the last one proves that the server answers."""
+        """The first commands of a connection: AUTH and SELECT as needed, then PING."""
         commands: list[list[bytes]] = []
         if self.password:
             commands.append([b"AUTH", *([self.user.encode()] if self.user else []), self.password.encode()])
