@@ -1,12 +1,14 @@
 """`python -m flows.backfill`: fill new versions of windowed views from the log, beside the running flow.
 
-After `feast apply` of a new view, window or column, this folds the published log into the states of the new version, writes them to the
-online store and leaves them as checkpoints. The checkpoints are also the progress: interrupt the command at any time and start it again.
-Then it leaves a note for the flow. A running flow starts itself again within seconds (`flows.window_state.view_watch`), begins with these
-checkpoints, and folds the events that came since; a flow that does not run does so when it is started. The states are those of a flow that
-had the view from the first event, byte for byte.
+After `feast apply` of a new view, window or column, this folds the published log into the states of the new version,
+writes them to the online store and leaves them as checkpoints. The checkpoints are also the progress: interrupt the
+command at any time and start it again. Then it leaves a note for the flow. A running flow starts itself again within
+seconds (`flows.window_state.view_watch`), begins with these checkpoints, and folds the events that came since; a flow
+that does not run does so when it is started. The states are those of a flow that had the view from the first event,
+byte for byte.
 
-One pass over the log per entity, for all shards at once while their states fit (`--memory-mb`); shards that do not fit need another pass.
+One pass over the log per entity, for all shards at once while their states fit (`--memory-mb`); shards that do not fit
+need another pass.
 """
 
 from __future__ import annotations
@@ -98,7 +100,10 @@ class Shard:
 
 
 class Backfill:
-    """The backfill of some versions of one entity's views of a stream. `rows`, `keys`: how many were folded and written."""
+    """The backfill of some versions of one entity's views of a stream.
+
+    `rows`, `keys`: how many were folded and written.
+    """
 
     def __init__(
         self,
@@ -210,8 +215,9 @@ def backfill(
 ) -> list[str]:
     """Fill the versions that are not filled, then wait until a running flow folds them; returns the versions.
 
-    `named`: names of the views to fill, all if empty. `memory_bytes`: memory for the states of one entity, about. Raises `MillstreamError`
-    (an unknown name, another backfill, a disk or log that cannot be used) and redis-py's errors.
+    `named`: names of the views to fill, all if empty. `memory_bytes`: memory for the states of one entity, about.
+    Raises `MillstreamError` (an unknown name, another backfill, a disk or log that cannot be used) and redis-py's
+    errors.
     """
     console = console or Console(stderr=True)
     views = read_views(settings.home / "views.json")

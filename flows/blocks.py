@@ -1,8 +1,8 @@
 """What travels through a flow: blocks of a few thousand events of one source partition, in arrival order.
 
-An item is never a single event. A block without rows is a heartbeat: it lets every stateful part take part in each
-epoch, so that the last file of the log does not wait for the next event. Dead letters ride along with the block that
-contained them and leave it in one place, after the last step that can reject.
+An item is never a single event. A block without rows is a heartbeat: it wakes every stateful part in each epoch, so
+that the last file of the log does not wait for the next event. Dead letters travel with their block, and leave it in
+one place, after the last step that rejects.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ EntityKeys = tuple[str, ...]
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
 BLOCK_BYTES: Final = 32 << 20
-"""A source ends a block at about as many bytes: an event may have any size."""
+"""A source ends a block at about this many bytes, because an event may have any size."""
 EPOCH_BYTES: Final = 512 << 20
-"""Bytes in an epoch, of all partitions of a source together: it is in memory until it is written, its dead letters with their payloads."""
+"""Most bytes in an epoch, about, of all partitions together: they are in memory until it is written."""
 
 DEAD_LETTER: Final = pa.schema(
     [
         pa.field("event_timestamp", TIMESTAMP),  # of the event if it could be read, else when it was accepted
         pa.field("reason", pa.string()),  # malformed, schema, check, erased, late, future, duplicate
         pa.field("detail", pa.string()),  # which field, which value, what is wrong with it
-        pa.field("payload", pa.binary()),  # the very bytes; a row of a Parquet file as JSON; null: withheld
+        pa.field("payload", pa.binary()),  # as the source has it; a row of Parquet as JSON; null: withheld
         pa.field("created_timestamp", TIMESTAMP),  # when the bus accepted it; files: as event_timestamp
         pa.field("source_partition", pa.string()),
         pa.field("source_offset", pa.int64()),
         pa.field("traceparent", pa.string()),  # W3C trace context of the record, where its source has headers
     ]
 )
-"""One row per event that was not accepted, as of the time its source accepted it."""
+"""One row per event that was rejected, as of the time its source accepted it."""
 
 
 class Payloads(Sequence[bytes]):
-    """Payloads that lie in one buffer: number i at `data[starts[i]:ends[i]]`. An object for one is made when it is asked for.
+    """Payloads in one buffer: number i is `data[starts[i]:ends[i]]`. A `bytes` object is made when one is read.
 
     >>> Payloads.of([b"a", b"bc"])[1]
     b'bc'
@@ -56,7 +56,7 @@ class Payloads(Sequence[bytes]):
 
     @classmethod
     def of(cls, payloads: Sequence[bytes]) -> Payloads:
-        """The same payloads side by side."""
+        """The payloads copied into one buffer, unless they are in one."""
         if isinstance(payloads, Payloads):
             return payloads
         ends = np.cumsum([0, *map(len, payloads)])
@@ -84,9 +84,9 @@ class Payloads(Sequence[bytes]):
 class RawBlock:
     """Undecoded events: one payload per offset. `accepted_us` is None where the source has no clock of its own.
 
-    `began` is the offset the source stood at when this process started it (-1: at the beginning), the same on all blocks of a run.
-    It tells exactly which rows of the log are durable: a state built from the log takes the rows up to there, and the
-    rows of this run from its blocks, in whichever order they arrive.
+    `began` is the last offset before this run of the source, -1 if it began at the first; it is the same in all blocks
+    of a run. Rows of the log up to `began` are durable: a state is built from them, and from the blocks of this run in
+    whichever order they arrive.
     """
 
     partition: str
@@ -95,7 +95,7 @@ class RawBlock:
     accepted_us: Int64s | None
     payloads: Sequence[bytes]
     traces: Mapping[int, str] = field(default_factory=dict)
-    """W3C `traceparent` by offset, of events that came with one."""
+    """W3C `traceparent` by offset, of the events that have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,10 @@ class Events:
     def reject(
         self, bad: Mask, reasons: Sequence[str], details: Sequence[str], *, withheld: bool = False
     ) -> Self:
-        """Move the rows of a mask to the dead letters; one reason and one detail for each of them. `withheld`: without payloads."""
+        """Move the rows of a mask to the dead letters, with one reason and one detail per row.
+
+        `withheld`: without their payloads.
+        """
         rows = self.rows.filter(pa.array(bad))
         payloads: Sequence[bytes | None] = (
             [None] * rows.num_rows if withheld else self.payloads(np.flatnonzero(bad))
@@ -174,7 +177,7 @@ def dead_letters(
 
 
 def row_as_json(rows: pa.RecordBatch, index: int) -> bytes:
-    """One row of a columnar source as the JSON object a dead letter shows.
+    """One row of a columnar source as a JSON object, for a dead letter.
 
     >>> row_as_json(pa.RecordBatch.from_pydict({"a": [1.5], "b": ["x"]}), 0)
     b'{"a":1.5,"b":"x"}'
@@ -188,11 +191,11 @@ def row_as_json(rows: pa.RecordBatch, index: int) -> bytes:
             row[name] = cell[0].as_py()
         except UnicodeDecodeError:
             row[name] = repr(cell.cast(pa.binary())[0].as_py())
-        except (ValueError, OverflowError):  # a time Python does not know
+        except (ValueError, OverflowError):  # a time beyond those of Python
             row[name] = cell.view(pa.int64())[0].as_py()
     return orjson.dumps(row, default=repr)
 
 
 def _printable(text: str) -> str:
-    """A detail is short and can be stored as UTF-8, whatever the value was."""
+    """A text that can be stored as UTF-8, of at most 500 characters."""
     return text.encode("utf-8", "backslashreplace").decode()[:500]

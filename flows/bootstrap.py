@@ -1,7 +1,7 @@
-"""One process, wired once: settings, logs, metrics, recovery, flow.
+"""Wire one flow process: settings, logs, metrics, recovery, flow.
 
-`module_flow` is for `flows.payments` and the other streams, which Bytewax's own commands import; `run` is for
-`python -m flows.run` and for runs over files, which call Bytewax themselves.
+`module_flow` is for `flows.payments` and the other modules that Bytewax's own command imports.
+`run` is for `python -m flows.run` and for runs over files, which call Bytewax themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _cli_main: Any = cli_main
 
 
 def module_flow(stream: str) -> Dataflow:
-    """The module-level flow of a stream. Under `python -m bytewax.run` also: recovery, guard, metrics."""
+    """The module-level flow of a stream.
+
+    Under `python -m bytewax.run` this also sets up logs, recovery, the home's lock and metrics.
+    """
     settings = FlowSettings()
     options = recovery.run_options()
     if options is None:
@@ -36,7 +39,7 @@ def module_flow(stream: str) -> Dataflow:
     logs.configure(settings.log_format)
     run = recovery.run_name(settings)
     recovery.reexec_with_recovery(settings, stream, run)
-    keep_to_key(settings)
+    require_same_key(settings)
     flow = _built(stream, settings, restarts=True)
     config = options.get("recovery_config")
     if config is not None:
@@ -49,12 +52,13 @@ def module_flow(stream: str) -> Dataflow:
 def run(stream: str, settings: FlowSettings, workers: int = 1, *, restarts: bool = False) -> None:
     """Run a flow in this process, on `workers` threads: to the end of its files, or until it is stopped.
 
-    `restarts`: replace this process by a new start of its command when the views to fold change (`flows.window_state.view_watch`).
+    Raises `MillstreamError`. `restarts`: replace this process by a new start of its command when the views to fold
+    change (`flows.window_state.view_watch`).
     """
     name = recovery.run_name(settings)
-    with _in_our_words(settings):
+    with _own_errors(settings):
         with disk.writing("the home", settings.home):
-            keep_to_key(settings)
+            require_same_key(settings)
             config = recovery.config(settings, stream, name)
             flow = _built(stream, settings, restarts=restarts)
             if config is not None:
@@ -74,17 +78,20 @@ def run(stream: str, settings: FlowSettings, workers: int = 1, *, restarts: bool
 
 
 @contextlib.contextmanager
-def _in_our_words(settings: FlowSettings) -> Iterator[None]:
-    """What Bytewax wraps comes out as it was raised; what its own store says of a disk, as a `DiskError`."""
+def _own_errors(settings: FlowSettings) -> Iterator[None]:
+    """Raise the `MillstreamError` that Bytewax has wrapped in its own error.
+
+    Errors of its recovery store become `DiskError`.
+    """
     try:
         yield
     except MillstreamError:
         raise
-    except BaseException as error:  # a panic of Bytewax's is no Exception
-        ours = _ours(error) or disk.of_others(error, settings.home)
-        if ours is None:
+    except BaseException as error:  # a panic of Bytewax is no Exception
+        own = _wrapped(error) or disk.as_disk_error(error, settings.home)
+        if own is None:
             raise
-        raise ours from None
+        raise own from None
 
 
 def _built(stream: str, settings: FlowSettings, *, restarts: bool = False) -> Dataflow:
@@ -101,16 +108,16 @@ def _built(stream: str, settings: FlowSettings, *, restarts: bool = False) -> Da
     return build(STREAMS[stream], settings, views)
 
 
-def keep_to_key(settings: FlowSettings) -> None:
-    """Refuse to write with another key than the home was written with; needs a key, or `off`."""
+def require_same_key(settings: FlowSettings) -> None:
+    """Raise `SettingsError` without a pseudonym key (or `off`), or with another than the home's."""
     from feature_repo import privacy
 
     written = any(settings.log_dir.glob("*/*.parquet"))
     privacy.mark(settings.home, privacy.of_settings(settings), written=written)
 
 
-def _ours(error: BaseException | None) -> MillstreamError | None:
-    """The error of ours that Bytewax has wrapped, if it is one."""
+def _wrapped(error: BaseException | None) -> MillstreamError | None:
+    """The `MillstreamError` among an error and its causes, if there is one."""
     while error is not None and not isinstance(error, MillstreamError):
         error = error.__cause__
     return error

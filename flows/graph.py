@@ -1,4 +1,4 @@
-"""The picture of a flow for the docs, rendered by Bytewax from the flow itself: `python -m flows.graph docs/flow.mmd --stream NAME`."""
+"""`python -m flows.graph docs/flow.mmd --stream NAME`: draw the steps of a flow as a Mermaid flowchart."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def mermaid(stream: str, settings: FlowSettings) -> str:
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="File to write, such as docs/flow.mmd")],
+    out: Annotated[Path, typer.Argument(help="The file to write, such as docs/flow.mmd")],
     stream: Annotated[str, typer.Option(help=f"One of: {', '.join(STREAMS)}")],
 ) -> None:
-    """Write the graph of a flow."""
+    """Write the steps of a flow as a Mermaid flowchart."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(mermaid(stream, FlowSettings(pseudonym_key=SecretStr("off"))), encoding="utf-8")
 

@@ -1,8 +1,8 @@
-"""The flow of one kind of event, wired from its steps: the only place where parts are put together.
+"""Wire the flow of one stream from its steps: the only place where they meet.
 
-Bus, Kafka and files differ in the source and in their names (`run`): `bus` for the one flow that reads the bus, `kafka` for the one
-that reads Kafka, and `files-<fingerprint>` for a run over certain files, which has its own log part and its own recovery state, so that
-reading the same files again continues, or adds nothing.
+The source is the bus, Kafka or files. `run` names it: `bus`, `kafka`, or `files-<fingerprint>` for a run over certain
+files. Each run has its own log part and its own recovery state, so that reading the same files again continues, or adds
+nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 
 def build(stream: EventStream, settings: FlowSettings, views: FoldedViews | None = None) -> Dataflow:
-    """The dataflow of a stream, from the source the settings choose to the log, the dead letters and the online store.
+    """The dataflow of a stream, from its source to the log, the dead letters and the online store.
 
     `views`: the windowed views to fold; None reads them from the home.
     """
@@ -69,7 +69,7 @@ def build(stream: EventStream, settings: FlowSettings, views: FoldedViews | None
     blocks: Stream[Any] = op.input("source", flow, source)  # RawBlock | ArrowBlock
     settled = op.flat_map_batch(
         "accept", blocks, accept.turn
-    )  # Events: rows that hold, without plain personal values, and dead letters
+    )  # Events: valid rows without plain personal values, and dead letters
     keyed = op.key_on("by_partition", settled, lambda events: events.partition)  # (partition, Events)
     admitted = op.stateful_batch("admit", keyed, admission(stream, settings, run))  # (partition, Events)
     passed = op.map_value("limit", admitted, limit)  # (partition, Events)
@@ -93,7 +93,7 @@ def build(stream: EventStream, settings: FlowSettings, views: FoldedViews | None
     fold = _fold_context(stream, settings, run, own, views)
     slices = op.flat_map_batch(
         "route", op.key_rm("any_key", kept), Router(views.entities, settings.key_shards)
-    )  # (part, Slice)
+    )  # (part, LiveSlice)
     states = op.stateful_batch("fold", slices, folding(fold))  # (part, OnlineRows)
     op.output("online", states, OnlineSink(fold.projections, settings, views.applied.every_kept()))
     return flow
@@ -102,7 +102,7 @@ def build(stream: EventStream, settings: FlowSettings, views: FoldedViews | None
 def _derived(
     joined: Stream[Any], stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str]
 ) -> Stream[Any]:
-    """(shard, Events as the log keeps them); blocks without rows go round, to keep the log's epochs going."""
+    """(shard, Events as the log keeps them); blocks without rows bypass the step, so that the log sees every epoch."""
     context = derive_context(stream, settings, run, own)
     pieces = op.flat_map("cut", op.key_rm("any_partition", joined), Cutter(context))  # (shard, Piece)
     derived = op.stateful_batch("derive", pieces, deriving(context))  # (shard, Events)
@@ -113,7 +113,7 @@ def _derived(
 def _fold_context(
     stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str], views: FoldedViews
 ) -> FoldContext:
-    """What the fold parts share."""
+    """What all fold parts share."""
     entities = views.entities
     states = StatesContext(
         stream=stream,

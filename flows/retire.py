@@ -1,9 +1,10 @@
-"""`python -m flows.retire`: the versions of windowed views that are kept, who reads them, and the end of those nobody needs.
+"""`python -m flows.retire`: list the versions of windowed views that are kept, and delete earlier ones.
 
-A changed or removed view stays kept as an earlier version, because a model trained on it goes on reading it. Without options this lists
-all versions with the models that read them. `--version` (or `--view`, or `--unused` for all that no model reads) retires earlier
-versions: they leave `views.json`, a running flow drops them within seconds, and then their states leave Redis. A version the champion or
-a challenger reads is refused, unless `--force`.
+A changed or removed view stays kept as an earlier version, because a model trained on it still reads it. Without
+options this lists all versions with the models that read them. `--version` (or `--view`, or `--unused` for all that no
+model reads) retires earlier versions: they are removed from `views.json`, a running flow starts itself again without
+them, and then their states are deleted from Redis. A version that the champion or a challenger reads is only retired
+with `--force`.
 """
 
 from __future__ import annotations
@@ -33,22 +34,22 @@ from flows.window_state.folded_views import read_handover, write_handover
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
 
-HEARD_SECONDS: Final = 5.0
-"""How long after the announcement flows and scorers are sure to have heard of it; only then do states go."""
+NOTICED_AFTER_SECONDS: Final = 5.0
+"""When flows and scorers have surely noticed a retirement; states are deleted after that."""
 IN_USE: Final = ("champion", "challengers")
 _AT_ONCE: Final = 1_000
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One version: where it is folded from, whether it is what the repo defines now, and which models read it."""
+    """One version: the stream it is folded from, whether the repo defines it now, and the models that read it."""
 
     stream: str
     spec: ViewSpec
     current: bool
     readers: tuple[str, ...]
     in_use: tuple[str, ...]
-    """Of the readers, the champions and challengers."""
+    """The readers that are a champion or a challenger."""
 
     @property
     def version(self) -> str:
@@ -57,7 +58,7 @@ class Kept:
 
 
 def kept_versions(settings: RepoSettings, views: AppliedViews) -> list[Kept]:
-    """All versions, by view; the current one first."""
+    """All versions, by view name; the current one first."""
     readers, in_use = _readers(settings.models)
     found = []
     for stream in sorted({*views.streams, *views.earlier}):
@@ -87,7 +88,8 @@ def retire(settings: FlowSettings, which: Sequence[Kept], *, force: bool = False
         if kept.in_use and not force:
             raise DefinitionError(
                 f"{name} is read by {', '.join(kept.in_use)}",
-                todo="train and promote a model on the new version first, or say --force: that model's answers will be degraded",
+                todo="train and promote a model on the new version first, or use --force: "
+                "the answers of that model will be degraded",
             )
     gone = {version_id(kept.spec) for kept in which}
     path = settings.home / "views.json"
@@ -99,13 +101,13 @@ def retire(settings: FlowSettings, which: Sequence[Kept], *, force: bool = False
     write_views(path, left)
     client = connect(settings)
     publish(client, views.project, left.every_kept())
-    time.sleep(HEARD_SECONDS)
+    time.sleep(NOTICED_AFTER_SECONDS)
     for kept in which:
         _delete_states(client, views.project, kept.spec)
 
 
 def _delete_states(client: Any, project: str, spec: ViewSpec) -> int:
-    """Remove a version's field from every key of its entity; returns how many had it."""
+    """Delete a version's field from every key of its entity; returns how many keys had it."""
     field, deleted = state_field(spec), 0
     keys: list[bytes] = []
     pattern = _literal(key_prefix(spec.join_keys)) + b"*" + _literal(project.encode())
@@ -125,19 +127,19 @@ def _hdel(client: Any, keys: Iterable[bytes], field: bytes) -> int:
 
 
 def _literal(text: bytes) -> bytes:
-    """Bytes for a MATCH pattern that mean themselves."""
+    """Escape bytes for Redis's MATCH pattern."""
     return b"".join(b"\\" + bytes((b,)) if b in b"*?[]\\" else bytes((b,)) for b in text)
 
 
 def _readers(models: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Per version, the models whose plan reads it, and those of them that an alias names."""
+    """By version: the models whose plan reads it, and those of them that are a champion or a challenger."""
     readers: dict[str, list[str]] = {}
     in_use: dict[str, list[str]] = {}
     for path in sorted(models.glob("*/*/plan.json")):
         try:
             plan = Plan.load(path)
         except DefinitionError:
-            continue  # no scorer loads it either
+            continue  # a plan that no scorer loads
         aliases = [alias for alias in IN_USE if path.parent.name in _names(path.parent.parent / alias)]
         name = f"{path.parent.parent.name} {path.parent.name}"
         for read in plan.windowed:
@@ -158,10 +160,10 @@ def main(
     *,
     unused: Annotated[bool, typer.Option("--unused", help="Retire earlier versions no model reads")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Even if a champion or a challenger reads it")
+        bool, typer.Option("--force", help="Retire it even if a champion or a challenger reads it")
     ] = False,
 ) -> None:
-    """List the versions kept, or retire some."""
+    """List the versions that are kept, or retire some."""
     settings = FlowSettings()
     logs.configure(settings.log_format)
     try:
@@ -179,19 +181,19 @@ def main(
             and not (unused and kept.readers)
         ]
         if not which:
-            typer.echo("no such earlier version is kept: nothing to do")
+            typer.echo("no such earlier version: nothing to do")
             return
         retire(settings, which, force=force)
         for kept in which:
             typer.echo(f"retired {version_id(kept.spec)}")
     except (MillstreamError, RedisError) as error:
-        said = no_answer(error, settings) if isinstance(error, RedisError) else error
-        typer.secho(str(said), fg="red", err=True)
+        message = no_answer(error, settings) if isinstance(error, RedisError) else error
+        typer.secho(str(message), fg="red", err=True)
         raise typer.Exit(2) from error
 
 
 def _table(every: Sequence[Kept], known: KeptVersions) -> Table:
-    table = Table("view", "version", "", "on line", "read by")
+    table = Table("view", "version", "", "online", "read by")
     for kept in every:
         table.add_row(
             kept.spec.name,

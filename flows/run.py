@@ -1,4 +1,4 @@
-"""The second way in: `python -m flows.run payments --epoch-ms 250`, for epochs shorter than a second."""
+"""Run one flow, with epochs of any length: `python -m flows.run payments --epoch-ms 250`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.process.without_pandas import without_pandas
 from flows.settings import FlowSettings
 
 without_pandas()
-from flows.streams import STREAMS  # noqa: E402  its imports are those that would look for pandas
+from flows.streams import STREAMS  # noqa: E402  imports pyarrow, which would look for pandas
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
 
@@ -25,10 +25,10 @@ def main(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Read these files to their end instead of the bus")
     ] = None,
-    workers: Annotated[int, typer.Option("-w", "--workers", min=1, help="Threads that share the work")] = 1,
+    workers: Annotated[int, typer.Option("-w", "--workers", min=1, help="Number of worker threads")] = 1,
     epoch_ms: Annotated[int | None, typer.Option(help="Length of an epoch in milliseconds")] = None,
 ) -> None:
-    """Run one flow; settings come from MILLSTREAM_... variables, options win."""
+    """Run one flow. Settings come from MILLSTREAM_... variables; options override them."""
     options: dict[str, Any] = {}
     if epoch_ms is not None:
         options["epoch_ms"] = epoch_ms

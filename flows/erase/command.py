@@ -207,7 +207,7 @@ def erase(
     pseudonyms = privacy.of_settings(settings)
     privacy.hold(settings.home, pseudonyms, privacy.read_mark(settings.home))
     plain = frozenset(accounts)
-    with recovery.alone(settings, (stream.name for stream in ORDER)):
+    with recovery.flows_stopped(settings, (stream.name for stream in ORDER)):
         stones = tombstones.read(settings.home)
         wanted = {*names, *(pseudonyms.of(account, PARTY) for account in plain)}
         if resume:

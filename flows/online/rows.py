@@ -13,8 +13,9 @@ from flows.online.loss_detector import Mark
 class OnlineRows:
     """States on their way to the online store, as the commands that write them.
 
-    `new` are the same rows as commands that make a key where there is none, which is tried first if there are any. `filled` are versions
-    of which, with these rows, every state of the part is in the store; `mark` says that all it ever sent is.
+    `new` are the same rows as commands that make a key where there is none, which is tried first if there are any.
+    `filled` are versions of which, with these rows, every state of the part is in the store; `mark` says that all it
+    ever sent is.
     """
 
     entity: EntityKeys

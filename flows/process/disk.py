@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or failing stops a flow, with words: what it was doing, where, and that nothing is lost."""
+"""Convert errors of a full, read-only or failing disk to `DiskError`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SQLITE: Final = {
     "readonly database": errno.EROFS,
     "unable to open database file": errno.EACCES,
 }
-"""What SQLite says, and what it means."""
+"""Words in SQLite's errors, and the error number they stand for."""
 
 
 @contextlib.contextmanager
@@ -32,22 +32,25 @@ def writing(what: str, where: Path) -> Iterator[None]:
         raise _refused(what, error.strerror or str(error), error.errno, where) from error
 
 
-def of_others(error: BaseException, home: Path) -> DiskError | None:
-    """The `DiskError` behind an error that was raised outside of `writing` (by the recovery store, which is Bytewax's own), if one is."""
+def as_disk_error(error: BaseException, home: Path) -> DiskError | None:
+    """The `DiskError` for an error raised outside `writing`, such as by Bytewax's recovery store.
+
+    None if it is another kind of error. Looks at the causes of the error, too.
+    """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (*_ROOM, *_RIGHTS, errno.EIO):
             where = Path(str(seen.filename)) if seen.filename else home
             return _refused("a file", seen.strerror or str(seen), seen.errno, where)
-        said = next((words for words in _SQLITE if words in str(seen)), "")
-        if said:
-            return _refused("the recovery store", said, _SQLITE[said], home / "recovery")
+        words = next((words for words in _SQLITE if words in str(seen)), "")
+        if words:
+            return _refused("the recovery store", words, _SQLITE[words], home / "recovery")
         seen = seen.__cause__ or seen.__context__
     return None
 
 
 def _refused(what: str, why: str, number: int | None, where: Path) -> DiskError:
-    repair = "see to the disk"
+    repair = "check the disk"
     if number in _ROOM:
         repair = "make room on that disk"
     elif number in _RIGHTS:

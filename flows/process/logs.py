@@ -1,4 +1,4 @@
-"""Log lines of the flow processes: structured, on standard error, text on a terminal and JSON elsewhere."""
+"""Log lines of the flow processes: structured, on standard error, as text on a terminal and as JSON elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feature_repo.redact import redact_event
 
 
 def configure(form: Literal["auto", "json", "text"] = "auto") -> None:
-    """Set up structlog once per process."""
+    """Set up structlog for this process."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[

@@ -1,9 +1,10 @@
-"""Recovery is on by default: where a flow's durable state lives, and how `python -m bytewax.run` comes to use it.
+"""Recovery: where a flow's durable state is, how `bytewax.run` gets it, and who may run in a home.
 
-`bytewax.run` reads its command line before it imports the flow, so a flow cannot hand it a recovery folder any more.
-So `reexec_with_recovery` replaces the process (same pid) by the same command with Bytewax's own environment variables set
-(`BYTEWAX_RECOVERY_DIRECTORY`, `..._SNAPSHOT_INTERVAL`, `..._BACKUP_INTERVAL`), before anything heavy is imported, and logs one
-line. It does nothing if the command has `-r`, or with `MILLSTREAM_RECOVERY=off`. `python -m flows.run` needs no such step.
+`bytewax.run` reads its command line before it imports the flow, so it is too late for the flow to give it a recovery
+folder. So `reexec_with_recovery` replaces the process (same pid) by the same command with Bytewax's own environment
+variables set (`BYTEWAX_RECOVERY_DIRECTORY`, `..._SNAPSHOT_INTERVAL`, `..._BACKUP_INTERVAL`), before anything heavy is
+imported, and logs one line. It does nothing if the command has `-r`, or with `MILLSTREAM_RECOVERY=off`. `flows.run`
+needs no such step.
 
 Beside the recovery partitions lies a fingerprint of the step ids. Bytewax would silently orphan the state of a renamed
 step, and with it lose or duplicate events; we refuse to start instead. A lock keeps a second flow off the same home.
@@ -40,18 +41,21 @@ _RecoveryConfig: Any = bytewax_recovery.RecoveryConfig
 
 
 def folder(settings: FlowSettings, stream: str, run: str) -> Path:
-    """Recovery folder of a stream's flow: `run` tells the bus flow from runs over files."""
+    """Recovery folder of a stream's flow; each `run` (`run_name`) has its own."""
     return settings.recovery / f"{stream}-{run}"
 
 
 def prepare(path: Path, partitions: int) -> Path:
-    """Create the recovery partitions (mode 0700: snapshots are pickles, whoever can write there runs code)."""
+    """Create the recovery partitions if there are none; returns `path`.
+
+    Mode 0700, because snapshots are pickles: who can write one can run code.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not any(path.glob("part-*.sqlite3")):
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         _init_db_dir(aside, partitions)
         try:
-            aside.rename(path)  # all partitions at once: Bytewax cannot go on with some of them
+            aside.rename(path)  # all partitions at once: Bytewax cannot use a part of them
         except OSError:
             shutil.rmtree(aside)
             if not any(path.glob("part-*.sqlite3")):
@@ -74,7 +78,7 @@ def run_options() -> dict[str, Any] | None:
 
 
 def run_name(settings: FlowSettings) -> str:
-    """`bus` or `kafka`, or a name that belongs to exactly the files of the settings."""
+    """`bus`, `kafka`, or a name made of the fingerprints of the files to read."""
     if not settings.files:
         return settings.source
     from flows.sources.files import FileSource
@@ -84,7 +88,10 @@ def run_name(settings: FlowSettings) -> str:
 
 
 def reexec_with_recovery(settings: FlowSettings, stream: str, run: str) -> None:
-    """Under a plain `python -m bytewax.run`, replace this process by the same command with recovery; else return."""
+    """Replace this process by the same command with recovery.
+
+    Returns if it is not a `python -m bytewax.run` without `-r`, or if recovery is off.
+    """
     options = run_options()
     if options is None or options.get("recovery_config") is not None:
         return
@@ -120,13 +127,16 @@ def reexec(**environment: str) -> NoReturn:
 
 
 def can_reexec(settings: FlowSettings) -> bool:
-    """Whether the flow of this process may be replaced by a new start of itself: it alone reads the bus or Kafka, with recovery."""
+    """Whether this process may be replaced by `reexec` while its flow runs.
+
+    It reads the bus or Kafka, with recovery, and not in a cluster.
+    """
     options = run_options() or {}
     return settings.recovery_mode == "on" and not settings.files and options.get("process_id") is None
 
 
 def config(settings: FlowSettings, stream: str, run: str) -> Any:
-    """A `RecoveryConfig` for `cli_main`, None if it is switched off."""
+    """A `RecoveryConfig` for Bytewax's `cli_main`; None if recovery is off."""
     if settings.recovery_mode == "off":
         return None
     path = prepare(folder(settings, stream, run), settings.recovery_partitions)
@@ -134,35 +144,42 @@ def config(settings: FlowSettings, stream: str, run: str) -> Any:
 
 
 def guard(flow: Dataflow, settings: FlowSettings, stream: str, path: Path) -> None:
-    """Refuse to run a flow of another shape on this recovery folder, or a second flow on this home."""
+    """Lock the home for this flow, and check that its steps and part counts fit the recovery folder.
+
+    Raises `RecoveryError` if another flow of the stream or an erasure runs, if an erasure is unfinished, or if the flow
+    does not fit.
+    """
     from flows.privacy.tombstones import require_finished
 
     _lock(settings.recovery / f"{stream}.lock")
     try:
         require_finished(settings.home)
     except RecoveryError:
-        release(settings, stream)  # for whoever finishes it in this process
+        release(settings, stream)  # this process may be the one that finishes the erasure
         raise
-    steps, numbers = step_ids(flow), numbers_of(settings, stream, path)
+    steps, counts = step_ids(flow), part_counts(settings, stream, path)
     stored = path / FINGERPRINT
     if stored.exists():
         known = json.loads(stored.read_text(encoding="utf-8"))
         _refuse_other_steps(set(known["steps"]), set(steps), path)
-        for name, number in numbers.items():
-            _refuse_fewer(name, known.get(name, 0), number, path)
-        if all(known.get(name) == number for name, number in numbers.items()):
+        for name, count in counts.items():
+            _refuse_fewer(name, known.get(name, 0), count, path)
+        if all(known.get(name) == count for name, count in counts.items()):
             return
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    content = json.dumps({"steps": steps, **numbers}, indent=1) + "\n"
+    content = json.dumps({"steps": steps, **counts}, indent=1) + "\n"
     write_atomically(stored, content, durable=False)  # all processes of a cluster write the same content
 
 
-def numbers_of(settings: FlowSettings, stream: str, path: Path) -> dict[str, int]:
-    """Numbers of parts with recovery state, which may grow and not shrink: Bytewax ends in a panic on state of a part that is not there."""
-    numbers = {"key_shards": settings.key_shards}
+def part_counts(settings: FlowSettings, stream: str, path: Path) -> dict[str, int]:
+    """How many parts with recovery state there are, by setting.
+
+    A count may grow, not shrink: Bytewax panics on the state of a missing part.
+    """
+    counts = {"key_shards": settings.key_shards}
     if path.name == f"{stream}-bus":
-        numbers["bus_partitions"] = settings.bus_partitions
-    return numbers
+        counts["bus_partitions"] = settings.bus_partitions
+    return counts
 
 
 def _refuse_other_steps(known: set[str], steps: set[str], path: Path) -> None:
@@ -178,17 +195,17 @@ def _refuse_other_steps(known: set[str], steps: set[str], path: Path) -> None:
         )
 
 
-def _refuse_fewer(name: str, known: int, number: int, path: Path) -> None:
-    if number < known:
+def _refuse_fewer(name: str, known: int, count: int, path: Path) -> None:
+    if count < known:
         raise RecoveryError(
-            f"{name} is {number}, and was {known} before: it may grow, and not shrink",
+            f"{name} is {count}, and was {known} before: it may grow, not shrink",
             where=path,
             todo=f"set MILLSTREAM_{name.upper()}={known} or more",
         )
 
 
 def step_ids(flow: Dataflow) -> list[str]:
-    """Full ids of all steps, inner ones too, sorted."""
+    """Full ids of all steps and their substeps, sorted."""
     found, todo = [], list(flow.substeps)
     while todo:
         step = todo.pop()
@@ -198,15 +215,18 @@ def step_ids(flow: Dataflow) -> list[str]:
 
 
 def release(settings: FlowSettings, stream: str) -> None:
-    """Let another flow of the stream start, after one has ended in this process."""
+    """Release the lock that `guard` took, after the flow has ended in this process."""
     descriptor = _held_locks.pop(settings.recovery / f"{stream}.lock", None)
     if descriptor is not None:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
-def alone(settings: FlowSettings, streams: Iterable[str]) -> Iterator[None]:
-    """Keep every flow and backfill of these streams from running in this home. Raises `RecoveryError` naming those that run."""
+def flows_stopped(settings: FlowSettings, streams: Iterable[str]) -> Iterator[None]:
+    """Hold the locks of all flows and backfills of these streams, so that none starts.
+
+    Raises `RecoveryError` naming those that run.
+    """
     held: list[int] = []
     busy: list[str] = []
     try:
@@ -224,8 +244,8 @@ def alone(settings: FlowSettings, streams: Iterable[str]) -> Iterator[None]:
             raise RecoveryError(
                 f"{', '.join(busy)} must not run meanwhile",
                 where=settings.home,
-                todo=f"stop {'it' if len(busy) == 1 else 'them'} (Ctrl-C, or the service that starts them), then run this again; "
-                "the scorer may keep running",
+                todo=f"stop {'it' if len(busy) == 1 else 'them'} (Ctrl-C, or the service that starts them), "
+                "then run this again; the scorer may keep running",
             )
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Flows without pandas, which they never use."""
+"""Keep pyarrow from importing pandas, which the flows never use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class _NoPandas:
-    """Says that there is none."""
+    """Import hook that hides pandas."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name == "pandas":
@@ -15,10 +15,10 @@ class _NoPandas:
 
 
 def without_pandas() -> None:
-    """Keep pyarrow from importing pandas, 1.5 s of CPU, the first time it makes an array of a list.
+    """Let pyarrow look for pandas while pandas is hidden; call it first in a process.
 
-    For a process of our own, before its other imports: pyarrow looks for pandas once, to recognise what is pandas', and finds none
-    here. Whoever asks for pandas afterwards (`to_pandas`) gets it.
+    pyarrow looks for pandas once, when it makes its first array of a list, to recognise pandas objects. The import
+    costs 1.5 s of CPU. Later calls that need pandas (`to_pandas`) still import it.
     """
     if "pandas" in sys.modules:
         return

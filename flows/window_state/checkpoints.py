@@ -1,14 +1,15 @@
-"""Checkpoints of parts: the window states of one entity and shard, and per view up to where the log is in them.
+"""Checkpoints: the window states of a part, and for each view the last offset of the log in them.
 
-One file per checkpoint, `<entity>-<shard>-<seq>-<run>.npz`, plain arrays (no pickle), written aside and renamed. The last two
-are kept: the snapshot of the last durable epoch may still name the one before the newest. A reader takes of a file the views it
-wants, in their very version, so views may come from different checkpoints: those of the flow, those of a backfill.
+One file per checkpoint, `<entity>-<shard>-<seq>-<run>.npz`, of plain arrays (no pickle), written atomically. The last
+two of a run are kept, because the snapshot of the last durable epoch may still name the one before the newest. A reader
+takes from a file the views it wants, by version, so views may come from different checkpoints, such as those of the
+flow and those of a backfill.
 
-A file says among how many shards the keys were divided (`MILLSTREAM_KEY_SHARDS`). One of another number holds some of a part's keys
-and lacks others, so it is of no use: the part is folded anew from the log.
+A file says among how many shards the keys were divided (`MILLSTREAM_KEY_SHARDS`). A file of another number of shards
+has only some of a part's keys, so it is not used: the part is folded from the log.
 
-A flow does not wait for the disk: the states are packed, which is a copy in memory, and a thread of the process writes them, one file at
-a time, while the flow goes on. Only when the file is there may a snapshot name it.
+A flow does not wait for the disk: the states are packed, which is a copy in memory, and a thread of the process writes
+them, one file at a time, while the flow goes on. A snapshot names the file once it is written.
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ from flows.process.disk import writing
 log = structlog.get_logger(__name__)
 
 KEPT: Final = 2
+"""How many checkpoints of each run are kept."""
 BACKFILL: Final = "backfill"
 """The run whose checkpoints are made from the published log alone."""
 ERASED: Final = "erased"
-"""The run of checkpoints that hold nothing and only keep the numbering (`flows.erase`)."""
+"""The run of empty checkpoints that an erasure writes to keep the numbering (`flows.erase`)."""
 
 _UNREADABLE: Final = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
 WAITING_BYTES: Final = 64_000_000
-"""With more than this packed and not yet written, no checkpoint is begun."""
+"""While more bytes than this are packed and not yet written, no checkpoint is begun."""
 
 
 class _Waiting:
-    """Bytes on their way to the disk, of all parts of this process."""
+    """How many packed bytes of all parts of this process are not written yet."""
 
     def __init__(self) -> None:
         self.total_bytes = 0
@@ -65,7 +67,10 @@ _writer: Final = ThreadPoolExecutor(1, "checkpoint")
 
 @dataclass(frozen=True)
 class Saved:
-    """One view: the last offset contained, per source partition, and the packed states of all keys of the checkpoint."""
+    """One view in a checkpoint; key i's packed state is `blob[at[i]:at[i + 1]]`.
+
+    `offsets`: the last offset folded, by source partition.
+    """
 
     offsets: dict[str, int]
     blob: npt.NDArray[np.uint8]
@@ -74,7 +79,10 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds of the views asked for. `dirty`: positions in `keys` of states not yet written on line."""
+    """What a file has of the views asked for, by version.
+
+    `dirty`: int64[n], positions in `keys` of states that were not written online yet.
+    """
 
     name: str
     keys: Keys
@@ -96,7 +104,7 @@ _NAME: Final = re.compile(r".*?-\d\d-\d{8}-(.*)\.npz")
 
 
 class CheckpointFolder:
-    """The checkpoints of one part. Each run writes and prunes its own, and may begin from another's."""
+    """The checkpoints of one part. Each run writes and prunes its own, and may begin with those of another."""
 
     def __init__(self, folder: Path, part: str, run: str, shards: int) -> None:
         self._folder = folder
@@ -106,11 +114,14 @@ class CheckpointFolder:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def is_empty(self) -> bool:
-        """Whether there is nothing to begin from: no checkpoint, what an erasure left in its place, or other shards'."""
+        """Whether no checkpoint has states to begin with.
+
+        There is none, an erasure emptied it, or it is of another number of shards.
+        """
         return all(run_of(name) == ERASED or self._shards_of(name) != self._shards for name in self.names())
 
     def _shards_of(self, name: str) -> int:
-        """Among how many shards the keys were divided; 0 if the file does not say."""
+        """Among how many shards the keys of a file were divided; 0 if it does not say."""
         try:
             with np.load(self._folder / name, allow_pickle=False) as file:
                 return int(json.loads(file["about"].tobytes()).get("shards", 0))
@@ -118,7 +129,7 @@ class CheckpointFolder:
             return 0
 
     def names(self, run: str = "") -> list[str]:
-        """File names, oldest first; of one run if it is given."""
+        """File names, oldest first; only those of `run` if it is given."""
         pattern = re.compile(re.escape(self._part) + r"-\d{8}-" + (re.escape(run) or ".*") + r"\.npz")
         return sorted(path.name for path in self._folder.iterdir() if pattern.fullmatch(path.name))
 
@@ -129,7 +140,11 @@ class CheckpointFolder:
         offsets: Sequence[dict[str, int]],
         dirty: Int64s,
     ) -> str:
-        """Write the next checkpoint and remove those before the last two; `offsets` per state. Returns its name."""
+        """Write the next checkpoint and remove those before the last two; returns its name. Raises `DiskError`.
+
+        `offsets`: for each state the last offset folded, by source partition. `dirty`: int64[n], slots not yet written
+        online.
+        """
         name = self._store(*self._pack(index, states, offsets, dirty))
         self.prune()
         return name
@@ -141,7 +156,10 @@ class CheckpointFolder:
         offsets: Sequence[dict[str, int]],
         dirty: Int64s,
     ) -> Future[str] | None:
-        """Have the next checkpoint written; None while too much waits for the disk. Call `prune` when a snapshot names it."""
+        """Begin to write the next checkpoint, with the arguments of `write`; None while too much waits for the disk.
+
+        Call `prune` when a snapshot names it.
+        """
         if _waiting.total_bytes > WAITING_BYTES:
             return None
         name, arrays = self._pack(index, states, offsets, dirty)
@@ -194,7 +212,11 @@ class CheckpointFolder:
         return name
 
     def read(self, name: str, versions: Collection[str]) -> Checkpoint | None:
-        """Of a checkpoint, the views of these versions; None if it is damaged, gone or of other shards: the log has everything, it only takes longer."""
+        """The views of these versions in a checkpoint.
+
+        None, with a log line, if the file is damaged, gone or of another number of shards. The states are then folded
+        from the log, which takes longer.
+        """
         try:
             with np.load(self._folder / name, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
@@ -203,7 +225,7 @@ class CheckpointFolder:
                         "checkpoint.other_shards",
                         file=name,
                         shards=about.get("shards"),
-                        then="the part is folded anew from the log",
+                        then="the part is folded from the log",
                     )
                     return None
                 views = {
@@ -218,12 +240,15 @@ class CheckpointFolder:
                 "checkpoint.unreadable",
                 file=name,
                 error=repr(error),
-                then="the part is folded anew from the log",
+                then="the part is folded from the log",
             )
             return None
 
     def remove_after(self, name: str | None) -> None:
-        """Remove checkpoints newer than the one a durable snapshot names: they may hold events that were never logged."""
+        """Remove this run's checkpoints after the one that a durable snapshot names.
+
+        They may hold events that never became durable.
+        """
         for other in self.names(self._run):
             if name is None or other > name:
                 (self._folder / other).unlink(missing_ok=True)

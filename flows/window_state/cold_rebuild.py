@@ -1,7 +1,8 @@
-"""Fold the log from its beginning for all empty parts in one pass: after an erasure, in a new home, when checkpoints are lost.
+"""Fold the log from its beginning for all empty parts in one pass.
 
-Parts are built one after the other, each for its own share of the log. If each of them read and cut the log, that would be as many passes
-as there are parts. So the first empty part folds for all empty parts, and the others find their states made. Parts with a checkpoint
+Parts are empty after an erasure, in a new home, and when checkpoints are lost. Parts are built one after the other,
+each for its own share of the log. If each of them read and cut the log, that would be as many passes as there are
+parts. So the first empty part folds for all empty parts, and the others find their states made. Parts with a checkpoint
 have little to read, and read for themselves (`flows.window_state.replay`).
 """
 

@@ -1,4 +1,4 @@
-"""The slots of an index whose states changed since somebody last took them: a bit per slot, not an object."""
+"""A set of slots whose states changed: a bit per slot, not an object."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DirtySlots:
         return self._n
 
     def add(self, slots: Int64s) -> None:
-        """Slots in any order, some perhaps more than once."""
+        """Add slots: int64[n] in any order, with duplicates or without."""
         if not len(slots):
             return
         most = int(slots.max()) + 1
@@ -42,13 +42,13 @@ class DirtySlots:
             self._n += len(new)
 
     def all(self) -> Int64s:
-        """The slots, ascending."""
+        """The slots, ascending: int64[n]."""
         if len(self._pieces) > 1:
             self._pieces = [np.sort(np.concatenate(self._pieces))]
         return self._pieces[0] if self._pieces else np.empty(0, np.int64)
 
     def take(self) -> Int64s:
-        """The slots, ascending; none are left."""
+        """The slots, ascending: int64[n]; the set is empty afterwards."""
         slots = self.all()
         self._is_in[slots] = False
         self._pieces, self._n = [], 0

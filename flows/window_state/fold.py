@@ -1,9 +1,10 @@
-"""Fold events into window states and hand changed states to the online store: one part per entity and key shard, with all its views.
+"""Fold events into window states and hand changed states to the online store.
 
-How a part keeps its states and builds them again after a start: `flows.window_state.partition`. Changed states leave as rows for the online
-store: at once where events come from the bus; in a run over files when many keys have changed, and at the end, because nobody reads the
-states in between. If the store has lost writes (`flows.online.loss_detector`), all states are written once more, in pieces, between the
-changed ones.
+One part per entity and key shard, with all views of the entity. How a part keeps its states and builds them again after
+a start: `flows.window_state.partition`. Changed states leave as rows for the online store: at once where events come
+from the bus; in a run over files when many keys have changed, and at the end, because nobody reads the states in
+between. If the store has lost writes (`flows.online.loss_detector`), all states are written once more, in pieces,
+between the changed ones.
 """
 
 from __future__ import annotations
@@ -79,12 +80,18 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
         return self._emit(oldest), StatefulBatchLogic.RETAIN
 
     def on_eof(self) -> tuple[list[OnlineRows], bool]:
-        """The end of the files: emit what has gathered. The next snapshot writes a checkpoint for the flow that follows."""
+        """The end of the files: emit what has gathered.
+
+        The next snapshot writes a checkpoint for the flow that follows.
+        """
         self._at_end = True
         return self._emit(0), StatefulBatchLogic.RETAIN
 
     def notify_at(self) -> datetime | None:
-        """At once while everything is written again; else when delayed states are due, or when to look at the store again."""
+        """When to call `on_notify`.
+
+        At once while everything is written again; else when delayed states are due, or at the next look at the store.
+        """
         if self._rewriting:
             return datetime.now(UTC)
         wait = CHECK_SECONDS if self._standing is not None else None
@@ -153,7 +160,10 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
         return [self._rows(states, slots, 0, (), new=self._standing is not None and self._standing.empty)]
 
     def _emit(self, oldest_accepted_us: int) -> list[OnlineRows]:
-        """The changed states, without large ones that are not due; and versions of which every state has been written with them."""
+        """Emit the changed states, without large ones that are not due.
+
+        Also names the versions of which every state has been written with these.
+        """
         states = self._states
         if states is None:
             return []

@@ -1,9 +1,9 @@
 """The windowed views a flow folds: those that `views.json` lists when the process starts, and when they become others.
 
-A flow folds the views it read at its start, and no others. Two things call for another set: a version is retired (it leaves `views.json`),
-or a backfill has filled a new version from the log and noted it in `handed_over.json`. The flow is then started again
-(`flows.window_state.view_watch`), and begins with the checkpoints the backfill left. A new version that no backfill has filled is
-folded from the log at the next start that an operator makes.
+A flow folds the views it read at its start, and no others. Two things call for another set: a version is retired (it
+leaves `views.json`), or a backfill has filled a new version from the log and noted it in `handed_over.json`. The flow
+is then started again (`flows.window_state.view_watch`), and begins with the checkpoints the backfill left. A new
+version that no backfill has filled is folded from the log at the next start that an operator makes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ from flows.settings import FlowSettings
 log = structlog.get_logger(__name__)
 
 LEFT_OUT: Final = "MILLSTREAM_VIEWS_LEFT_OUT"
-"""Environment variable of a flow that has started itself again: versions it does not fold, because no backfill has filled them yet."""
+"""Environment variable of a flow that has started itself again: the versions it leaves out.
+
+No backfill has filled them yet.
+"""
 
 
 @dataclass(frozen=True)
 class FoldedViews:
-    """The windowed views of one stream: `applied` is all of `views.json`, `left_out` the versions of it that this process does not fold."""
+    """The windowed views of one stream that this process folds.
+
+    `applied` is all of `views.json`; `left_out` are the versions of it that are not folded.
+    """
 
     stream: str
     applied: AppliedViews

@@ -1,8 +1,9 @@
-"""The states of one part, and how far into the log each of its views is: what a flow, a cold rebuild and a backfill all fold into.
+"""The states of one part, and how far into the log each of its views is.
 
-A view may be further than another one, because their states may come from different checkpoints. So each view keeps its own offsets, and
-a row of the log is folded into exactly those views that do not contain it yet. The order of the rows is free: a state is a function of
-the set of events.
+A running flow, a cold rebuild and a backfill all fold into a `PartFold`. A view may be further than another one,
+because their states may come from different checkpoints. So each view keeps its own offsets, and a row of the log is
+folded into exactly those views that do not contain it yet. The order of the rows is free: a state is a function of the
+set of events.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class ViewFold:
 
 
 class PartFold:
-    """The states of an entity's views, over one index of the keys. `dirty`: slots whose states the online store may not have."""
+    """The states of an entity's views, over one index of the keys.
+
+    `dirty`: slots whose states the online store may not have.
+    """
 
     def __init__(self, specs: Sequence[ViewSpec]) -> None:
         self.views = tuple(map(ViewFold, specs))
@@ -75,7 +79,10 @@ class PartFold:
         return sum(state.nbytes for state in self.states) + 200 * len(self.index)
 
     def restore(self, folder: CheckpointFolder, names: Sequence[str], trusted: Trusted) -> dict[str, str]:
-        """Load each view from the first of these checkpoints that has its version and may be trusted; returns file name by version."""
+        """Load each view from the first of these checkpoints that has its version and may be trusted.
+
+        Returns the file name by version loaded.
+        """
         missing = {view.version: view for view in self.views}
         loaded: dict[str, str] = {}
         for name in names:
@@ -92,7 +99,10 @@ class PartFold:
         return loaded
 
     def fold_log(self, piece: LogSlice) -> Int64s:
-        """Fold the rows that a view does not contain yet, into each view; returns their slots. Call `reach` after the last slice."""
+        """Fold into each view the rows that it does not contain yet; returns their slots.
+
+        Call `reach` after the last slice.
+        """
         slots = self.index.slots(piece.rows.keys)
         changed = np.zeros(len(slots), np.bool_)
         for view, columns in zip(self.views, piece.rows.columns, strict=True):

@@ -1,13 +1,15 @@
-"""The window states of one entity's views and one shard of its keys: what a part of a flow keeps, and how a start builds them again.
+"""The window states of one part of a flow, and how a start builds them again.
 
-A part's snapshot is a pointer, the name of a checkpoint file, never the states. A part that starts takes every view's states from the
-newest checkpoint that can be trusted with them (views need not come from the same one), and folds the rows of the log beyond it.
-Every published row is durable and is folded at once. Of a partition that this run reads, the staged rows follow, up to the offset at which
-the partition's source began (`Origin.began`). From then on the part folds what arrives, in any order: a state is a function of the set of
-events, so the states, and a key's version (its number of folded events), are the same after any replay.
+A part has the views of one entity for the keys of one shard. A part's snapshot is a pointer, the name of a checkpoint
+file, never the states. A part that starts takes every view's states from the newest checkpoint that can be trusted with
+them (views need not come from the same one), and folds the rows of the log beyond it. Every published row is durable
+and is folded at once. Of a partition that this run reads, the staged rows follow, up to the offset at which the
+partition's source began (`Origin.began`). From then on the part folds what arrives, in any order: a state is a function
+of the set of events, so the states, and a key's version (its number of folded events), are the same after any replay.
 
-Used by the fold step, whose states go to the online store, and by the derive step, which reads the features of an event before it folds
-the event (`KeyedStates.read_then_fold`). Replayed rows are only folded: their derived columns are in the log already.
+Used by the fold step, whose states go to the online store, and by the derive step, which reads the features of an event
+before it folds the event (`KeyedStates.read_then_fold`). Replayed rows are only folded: their derived columns are in
+the log already.
 """
 
 from __future__ import annotations
@@ -110,14 +112,14 @@ class KeyedStates:
 
     @property
     def complete(self) -> bool:
-        """Whether every partition of this run has joined, and the log has therefore been folded as far as it must be."""
+        """Whether every partition of this run has joined, and the log has been folded as far as needed."""
         return self._context.own_partitions <= self._joined
 
     def fold(self, pieces: Sequence[LiveSlice]) -> None:
         """Fold slices of events of this run, at least one: together, in order of event time.
 
-        Blocks of several partitions cover the same time. Folded one after the other, each but the first would be inserted among rows that
-        are there already, and one fold of many rows costs less than many folds.
+        Blocks of several partitions cover the same time. Folded one after the other, each but the first would be
+        inserted among rows that are there already, and one fold of many rows costs less than many folds.
         """
         self._join(pieces)
         keys, columns = together([piece.rows for piece in pieces])
@@ -127,9 +129,10 @@ class KeyedStates:
         self._arrived(pieces, slots)
 
     def read_then_fold(self, piece: LiveSlice) -> list[Floats]:
-        """Fold a slice of events of this run; per view float64[rows of the slice, features], each row's features as of its event time.
+        """Fold a slice of events of this run, and return the features of each row as of its event time.
 
-        A feature counts the log, the slices before, and the earlier rows of this one.
+        Per view float64[rows of the slice, features]. A feature counts the log, the slices before, and the earlier rows
+        of this one.
         """
         self._join([piece])
         slots = self.index.slots(piece.rows.keys)
@@ -162,8 +165,8 @@ class KeyedStates:
     def snapshot(self, *, at_end: bool = False) -> PartState:
         """The resume state; now and then this begins a checkpoint, which the state names as soon as it is written.
 
-        The first checkpoint, and the one at the end of the input, are written before this returns: a part that gets no more events is not
-        asked for snapshots any more.
+        The first checkpoint, and the one at the end of the input, are written before this returns: a part that gets no
+        more events is not asked for snapshots any more.
         """
         settings = self._context.settings
         if self._pending is not None and (at_end or self._pending.done()):
@@ -187,7 +190,10 @@ class KeyedStates:
             self._checkpoint_due = time.monotonic() + self._context.settings.checkpoint_seconds
 
     def _restore(self, resumed: PartState | None, published: Mapping[str, int]) -> None:
-        """Load each view from the checkpoint of the durable snapshot, else from the newest of another run that can be trusted."""
+        """Load each view from the checkpoint that the durable snapshot names, else from another.
+
+        The newest that can be trusted is taken.
+        """
         durable = resumed["checkpoint"] if resumed else None
         if resumed is not None:
             self._folder.remove_after(durable)
@@ -208,8 +214,8 @@ class KeyedStates:
     def _is_within_log(self, name: str, offsets: Mapping[str, int], published: Mapping[str, int]) -> bool:
         """Whether a checkpoint that no snapshot names holds durable events only.
 
-        It must not be further than the published log. It must hold nothing of the partitions this run reads, because its epoch may never
-        have become durable; except if a backfill made it, from the published log alone.
+        It must not be further than the published log. It must hold nothing of the partitions this run reads, because
+        its epoch may never have become durable; except if a backfill made it, from the published log alone.
         """
         known = all(last <= published.get(p, NOTHING_FOLDED) for p, last in offsets.items())
         return known and (run_of(name) == BACKFILL or self._context.own_partitions.isdisjoint(offsets))

@@ -1,8 +1,9 @@
-"""Limit how many bytes of large states go to the online store in a second, so that small states do not wait behind them.
+"""Limit the bytes per second of large states, so that small states do not wait behind them.
 
-An exact state is written whole, whatever changed in it, and that of a busy key has tens of kilobytes. Written in every turn, the states of
-a few dozen such keys would keep the server busy, and every other key would wait. So large states queue: a part goes on folding until its
-time has come, and then writes each of its large states once. Small states are never delayed.
+An exact state is written whole, whatever changed in it, and that of a busy key has tens of kilobytes. Written in every
+turn, the states of a few dozen such keys would keep the server busy, and every other key would wait. So large states
+queue: a part goes on folding until its time has come, and then writes each of its large states once. Small states are
+never delayed.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class LargeStates:
     def delay(self, sizes: Int64s, oldest_us: int, now: float) -> tuple[Mask, int]:
         """Which of the changed states, by their sizes in bytes, are not to be sent yet.
 
-        `oldest_us`: when the oldest event folded since the last call was accepted, 0 for none. Also returned: the same of the events in
-        the states that are to be sent now.
+        `oldest_us`: when the oldest event folded since the last call was accepted, 0 for none. Also returned: the same
+        of the events in the states that are to be sent now.
         """
         large = sizes > LARGE_BYTES
         if not large.any():

@@ -1,7 +1,8 @@
 """Read the log back, cut for the parts of a flow: what a part folds after a start, beyond its checkpoint.
 
-One row per logged event and entity. All parts of a process share one reader, so that a file of the log is opened, hashed and cut once for
-all shards, not once for each of them. What the reader keeps is bounded; beyond that, files are read again.
+One row per logged event and entity. All parts of a process share one reader, so that a file of the log is opened,
+hashed and cut once for all shards, not once for each of them. What the reader keeps is bounded; beyond that, files are
+read again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ KEPT_ROWS: Final = 2_000_000
 class LogReplay:
     """The log of one stream, cut into slices; safe to use from several workers.
 
-    `shard_by`: columns whose shard decides the part of a row, instead of the entity's key (`flows.window_state.slices.cut`).
+    `shard_by`: columns whose shard decides the part of a row, instead of the entity's key
+    (`flows.window_state.slices.cut`).
     """
 
     def __init__(
@@ -77,7 +79,10 @@ class LogReplay:
                     yield wanted
 
     def files(self, *, staged: bool) -> list[LogFile]:
-        """Published files by name, with the staged ones if asked for; one seen before keeps its footer, for a file never changes."""
+        """Published files by name, with the staged ones if asked for.
+
+        A file that was seen before keeps its footer, because a file never changes.
+        """
         files = log_files(self._stream, self._settings, staged=staged)
         return [self._files.setdefault((file.name, file.written_ns), file) for file in files]
 

@@ -1,7 +1,7 @@
-"""Send accepted rows to the fold parts that keep the states of their keys: one item per entity and key shard of the blocks.
+"""Send accepted rows to the fold parts of their keys: one item per entity and key shard.
 
-Only shards that have rows get an item, with one exception: the first block of a source partition after a start goes to every part, empty
-if need be, so that each part builds its states at once and not when its first event arrives.
+Only shards that have rows get an item, with one exception: the first block of a source partition after a start goes to
+every part, empty if need be, so that each part builds its states at once and not when its first event arrives.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from flows.window_state.slices import Entities, LiveSlice, columns_read, cut, or
 class Router:
     """Cuts admitted events into slices; call it with the blocks of one turn of the flow.
 
-    Blocks of a partition may come in any order and through several steps before this one. The blocks of one turn cover the same time, and
-    to cut one block costs about the same whatever its size, so they are cut as one, in order of event time.
+    Blocks of a partition may come in any order and through several steps before this one. The blocks of one turn cover
+    the same time, and to cut one block costs about the same whatever its size, so they are cut as one, in order of
+    event time.
     """
 
     def __init__(self, entities: Entities, shards: int) -> None:

@@ -31,8 +31,8 @@ Entities = Mapping[EntityKeys, tuple[ViewSpec, ...]]
 class Slice:
     """Rows of one part: the shard of their key of `entity` is `shard`.
 
-    `columns` has one entry per view of the entity: what its fold reads. `positions`: intp[n], where the rows are in the batch they were
-    cut from.
+    `columns` has one entry per view of the entity: what its fold reads. `positions`: intp[n], where the rows are in the
+    batch they were cut from.
     """
 
     entity: EntityKeys
@@ -57,7 +57,10 @@ class Slice:
 
 
 class Origin(NamedTuple):
-    """A source partition, the offset at which it began in this run (`flows.blocks.RawBlock`), and the last offset of some rows."""
+    """Where rows come from: a source partition and its last offset among them.
+
+    `began`: the offset before this run (`flows.blocks.RawBlock`).
+    """
 
     partition: str
     began: int
@@ -127,10 +130,12 @@ def cut(
     by_time: bool = False,
     every: bool = False,
 ) -> list[Slice]:
-    """Cut rows into slices, one per entity and shard. A row whose key has a null component is in no window, and in no slice.
+    """Cut rows into slices, one per entity and shard.
 
-    A row's shard is that of its key; with `shard_by`, that of those columns instead, so that the states of several entities can be in one
-    part. `by_time` orders the rows of a slice by event time, else they keep their order. `every` makes empty slices for the other shards.
+    A row whose key has a null component is in no window, and in no slice. A row's shard is that of its key; with
+    `shard_by`, that of those columns instead, so that the states of several entities can be in one part. `by_time`
+    orders the rows of a slice by event time, else they keep their order. `every` makes empty slices for the other
+    shards.
     """
     block = BlockColumns(rows)
     by_row = np.argsort(block.times("event_timestamp"), kind="stable") if by_time and rows.num_rows else None

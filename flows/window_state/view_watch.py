@@ -1,13 +1,13 @@
 """Start a running flow again when the views it should fold have changed.
 
-A thread looks once a second at `views.json` and at the note of the backfills. When the wanted versions differ from those this process
-folds, it replaces the process by the same command (same pid, `flows.process.recovery.reexec`). That is as safe as a crash, at any moment:
-the next start resumes from the last durable epoch and replays the rest, at most one epoch. Its parts begin with the checkpoints of the
-backfill, fold the rows of the log beyond them, and are ready after 2 to 4 s for a million accounts. Payments scored meanwhile count
-through the pending lists, as in any restart.
+A thread looks once a second at `views.json` and at the note of the backfills. When the wanted versions differ from
+those this process folds, it replaces the process by the same command (same pid, `flows.process.recovery.reexec`). That
+is as safe as a crash, at any moment: the next start resumes from the last durable epoch and replays the rest, at most
+one epoch. Its parts begin with the checkpoints of the backfill, fold the rows of the log beyond them, and are ready
+after 2 to 4 s for a million accounts. Payments scored meanwhile count through the pending lists, as in any restart.
 
-A cluster of several processes, which would have to stop together, takes new views up when it is started the next time. So does a flow
-without recovery, which cannot be started again, and a run over files, which ends by itself.
+A cluster of several processes, which would have to stop together, takes new views up when it is started the next time.
+So does a flow without recovery, which cannot be started again, and a run over files, which ends by itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A model of everything around a flow, so that thousands of crashes a minute can be tried: engine, bus, online store, disk and clock.
+"""A model of everything around a flow, so that thousands of crashes a minute can be tried.
 
-The flow itself is the real one: `flows.pipeline.build` wires the real steps, sources and sinks, and only what they stand on is replaced.
-Nothing here looks at a clock, opens a socket or starts a thread or a process; every choice comes from one `random.Random`, so a seed
-brings a run back.
+It has an engine, a bus, an online store, a disk and a clock. The flow itself is the real one: `flows.pipeline.build`
+wires the real steps, sources and sinks, and only what they stand on is replaced. Nothing here looks at a clock, opens a
+socket or starts a thread or a process; every choice comes from one `random.Random`, so a seed brings a run back.
 
     graph    what a pipeline is made of, recorded instead of run
     engine   Bytewax's workers, epochs, snapshots and recovery, in any order they may happen

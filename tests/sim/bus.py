@@ -1,4 +1,7 @@
-"""Redis streams in memory, as `flows.sources.redis_reads.BusReads` gives them to the source: entries, and the server's counters."""
+"""Redis streams in memory: entries, and the server's counters.
+
+The source reads them as it reads `flows.sources.redis_reads.BusReads`.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Real files in a folder of their own, watched: a crash may come at any operation on them, and what is published must stay.
+"""Real files in a folder of their own: a crash may come at any operation, published files must stay.
 
-Python says beforehand that it is about to open, rename or remove a file (`sys.addaudithook`); that is where a process may die. What
-it was writing then is left cut off at any length. Checkpoints are written by a thread of the process: here by `Writer`, whenever its turn
-comes, or never.
+Python says beforehand that it is about to open, rename or remove a file (`sys.addaudithook`); that is where a process
+may die. What it was writing then is left cut off at any length. Checkpoints are written by a thread of the process:
+here by `Writer`, whenever its turn comes, or never.
 """
 
 from __future__ import annotations

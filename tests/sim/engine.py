@@ -1,14 +1,14 @@
-"""Bytewax, as far as a flow can tell: workers, keyed parts, epochs, snapshots and recovery, one step at a time in random order.
+"""A model of Bytewax: workers, keyed parts, epochs, snapshots and recovery, in random order.
 
 What Bytewax 0.21 promises is what holds here, and nothing more:
 
-- Items of an edge keep their order; those of several senders meet in any order. A key has one part, on a worker that may be another one in
-  the next life. Items wait for parts to be built; parts of different steps are built in any order.
-- Epochs follow each other at every step: it takes the snapshots of an epoch, of the parts that were awake in it, when all that it reads
-  from has ended it. A source partition begins an epoch when all partitions have left the one before, and leaves it only when the one before
-  is durable.
-- An epoch is durable when the snapshots of all steps on all workers are written; a start resumes from the last durable one, and
-  everything after it happens again.
+- Items of an edge keep their order; those of several senders meet in any order. A key has one part, on a worker that
+  may be another one in the next life. Items wait for parts to be built; parts of different steps are built in any order.
+- Epochs follow each other at every step. A step takes the snapshots of an epoch, of the parts that were awake in it,
+  when all that it reads from has ended it. A source partition begins an epoch when all partitions have left the one before,
+  and leaves it only when the one before is durable.
+- An epoch is durable when the snapshots of all steps on all workers are written. A start resumes from the last durable
+  epoch, and everything after it happens again.
 - Notices come late.
 
 A process is one built graph; its workers share what the graph's steps share.
@@ -83,7 +83,10 @@ class _Step:
 
 
 class Cluster:
-    """One life: from a start to a crash, or until `is_done`. `graphs` are the processes; `workers` says how many each has."""
+    """One life: from a start to a crash, or until `is_done`.
+
+    `graphs` are the processes, each with `workers` workers.
+    """
 
     def __init__(
         self,

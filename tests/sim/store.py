@@ -1,8 +1,9 @@
 """The Redis server behind the online store: hashes, and the script that writes a state only if it is newer.
 
-A client is what redis-py's is to the sinks: a few commands, and connections they put packed commands on. What is sent is carried out
-when an answer is awaited, or some time before; a connection may break with some of it done, and so it does when its process dies.
-The script itself is tested against a real server (`tests/feature_repo/stores/online/test_script_calls.py`); here only what it decides counts.
+A client is what redis-py's is to the sinks: a few commands, and connections they put packed commands on. What is sent
+is carried out when an answer is awaited, or some time before; a connection may break with some of it done, and so it
+does when its process dies. The script itself is tested against a real server
+(`tests/feature_repo/stores/online/test_script_calls.py`); here only what it decides counts.
 """
 
 from __future__ import annotations
@@ -134,7 +135,10 @@ def _bytes(value: Any) -> bytes:
 
 
 class Client:
-    """A redis-py client of one process, as far as our sinks use it. It is its own connection pool and its own pipeline."""
+    """A redis-py client of one process, with the methods that our sinks use.
+
+    It is its own connection pool and its own pipeline.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server

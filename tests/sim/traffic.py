@@ -44,7 +44,10 @@ class Judge:
 
 @dataclass(frozen=True)
 class Published:
-    """One entry of the bus, and what must become of it. `new_payee`: no payment to the payee before, within 30 days of its event time."""
+    """One entry of the bus, and what must become of it.
+
+    `new_payee`: no payment to the payee before, within 30 days of its event time.
+    """
 
     partition: int
     payload: bytes

@@ -1,4 +1,4 @@
-"""Where a trial takes place: for its time the modules of the flow see this clock, bus, store and writer, and not the machine's."""
+"""Replace clock, bus, store and checkpoint writer in the modules of the flow, for the time of a trial."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ class World:
         self.writer = Writer()
 
     def _sync(self, path: Path) -> None:
-        """A file written later has a later time, however little later: within a process a file is told from an earlier one by that."""
+        """Give a file a later time than every file written before.
+
+        The flow tells a file from an earlier one of the same name by its time.
+        """
         descriptor = os.open(path, os.O_RDONLY)  # a crash may come before
         os.close(descriptor)
         self._written += 1

@@ -1,11 +1,13 @@
-"""Whole lives of a payments flow in one process: the real steps, sources and sinks on a model of Bytewax, crashed anywhere.
+"""Whole lives of a payments flow in one process, crashed anywhere.
 
-A trial publishes some dozens of payments, some of them late, doubled, ahead of the clock or broken, and lets a cluster of one worker, two
-workers or two processes read them. It crashes up to five times: between any two steps, snapshots or operations on a file, before or after an
-epoch became durable; each start may have another shape. Every third trial begins with one view, fills the others by a backfill at some
-moment, and starts the flow again some moments later, as it does by itself. At the end
+The steps, sources and sinks are the real ones, on a model of Bytewax. A trial publishes some dozens of payments, some
+of them late, doubled, ahead of the clock or broken, and lets a cluster of one worker, two workers or two processes read
+them. It crashes up to five times: between any two steps, snapshots or operations on a file, before or after an epoch
+became durable; each start may have another shape. Every third trial begins with one view, fills the others by a
+backfill at some moment, and starts the flow again some moments later, as it does by itself. At the end
 
-- every accepted payment is in the log once, every other one is a dead letter once, for the reason an independent judge gives;
+- every accepted payment is in the log once, every other one is a dead letter once, for the reason an independent
+  judge gives;
 - the online store holds, byte for byte, what folding the log from nothing gives, for every key of it and no other;
 - a derived column says what it would have said without any crash;
 - no published file was changed, replaced or removed, and nothing was removed from the bus before it was safe.

@@ -21,7 +21,7 @@ from feature_repo.streams.payments import PAYMENTS
 from flows import dead_letters
 from flows.accept.stages import Acceptance
 from flows.blocks import DEAD_LETTER, ArrowBlock, Events, RawBlock
-from flows.bootstrap import keep_to_key
+from flows.bootstrap import require_same_key
 from flows.log.dead_letters import LetterBox, read, unseal
 from flows.pipeline import build
 from flows.privacy.sealing import MAGIC, Sealer, key_of
@@ -201,11 +201,11 @@ def test_flow_without_a_key_refuses_to_start(
     with pytest.raises(SettingsError, match="make key"):
         build(stream, unset)
     with pytest.raises(SettingsError, match="make key"):
-        keep_to_key(unset)
+        require_same_key(unset)
 
 
 def test_flow_refuses_a_home_of_another_key(home: Path) -> None:
-    keep_to_key(settings())
+    require_same_key(settings())
     assert json.loads((home / privacy.MARK).read_text())["key_id"] == "k1"
     with pytest.raises(SettingsError, match="two names"):
-        keep_to_key(settings("off"))
+        require_same_key(settings("off"))

@@ -12,7 +12,7 @@ from feature_repo.errors import DiskError, LogError
 from feature_repo.stores.event_log import checksums
 from flows.online.loss_detector import StoreWatch, write_marks
 from flows.online.outbox import Outbox
-from flows.process.disk import of_others
+from flows.process.disk import as_disk_error
 from flows.sources.redis_streams import BusPartition
 from tests.flows.sources.test_redis_streams import STREAM, part, read, recheck
 from tests.kits.payments import publish
@@ -131,10 +131,10 @@ def test_copy_with_other_tools_passes_and_a_cut_one_does_not(tmp_path: Path) -> 
 
 
 def test_what_the_recovery_store_says_of_a_full_disk_is_said_in_our_words(tmp_path: Path) -> None:
-    said = of_others(RuntimeError('SqliteFailure(..., Some("database or disk is full"))'), tmp_path)
+    said = as_disk_error(RuntimeError('SqliteFailure(..., Some("database or disk is full"))'), tmp_path)
     assert isinstance(said, DiskError)
     assert "Make room on that disk" in str(said)
-    assert of_others(RuntimeError("something else"), tmp_path) is None
+    assert as_disk_error(RuntimeError("something else"), tmp_path) is None
 
 
 @pytest.mark.parametrize("seed", [0, 1], ids=["under a running flow", "while the flow is down"])
