@@ -97,7 +97,7 @@ def _sources() -> str:
     files = [
         path
         for folder in ("views", "on_demand", "enrichment", "schemas")
-        for path in sorted((repo / folder).glob("*.py"))
+        for path in sorted((repo / folder).rglob("*.py"))
     ]
     files += [
         repo / name

@@ -57,7 +57,7 @@ def _sources() -> str:
     files = [
         p
         for folder in ("views", "on_demand", "enrichment", "schemas")
-        for p in sorted((repo / folder).glob("*.py"))
+        for p in sorted((repo / folder).rglob("*.py"))
     ]
     files += [repo / "services.py", repo / "sources.py", repo / "windows" / "spec.py", Path(__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -5,7 +5,6 @@ take that line away and apply, and the flow keeps the views.
 """
 
 from datetime import timedelta
-from typing import Any
 
 from feast import FeatureService, Field, StreamFeatureView
 from feast.aggregation import Aggregation
@@ -13,6 +12,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
 from entities import merchant
+from examples.functions.payment_to_recipient import payment_to_recipient as function
 from feature_repo.declare.windowed_schema import schema_of
 from sources import payment, payments
 from views.account_profile import account_profile
@@ -69,7 +69,7 @@ recipient_places = StreamFeatureView(
 )
 
 
-@on_demand_feature_view(
+payment_to_recipient = on_demand_feature_view(
     sources=[payment, recipient_places],
     schema=[
         Field(name="recipient_distance_m", dtype=Float64),
@@ -77,18 +77,7 @@ recipient_places = StreamFeatureView(
     ],
     mode="python",
     description="How far from the recipient's usual and last place the payment is made",
-)
-def payment_to_recipient(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    from feature_repo.enrichment import functions as f
-    from feature_repo.enrichment.lists import as_list, floats
-
-    here = floats(inputs["latitude"]), floats(inputs["longitude"])
-    usual = floats(inputs["recipient_latitude_mean_7d"]), floats(inputs["recipient_longitude_mean_7d"])
-    last = floats(inputs["recipient_latitude_last"]), floats(inputs["recipient_longitude_last"])
-    return {
-        "recipient_distance_m": as_list(f.distance_m(*here, *usual)),
-        "recipient_last_distance_m": as_list(f.distance_m(*here, *last)),
-    }
+)(function)
 
 
 deltastream = FeatureService(

@@ -4,20 +4,18 @@ A window never contains the payment it is read for; SQL's `RANGE ... CURRENT ROW
 line from the request, off line from the entity row, by one function.
 """
 
-from typing import Any
-
 from feast import FeatureService, Field
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
+from examples.functions.payment_and_day import payment_and_day as function
 from on_demand.payment_place import payment_place
 from sources import payment
 from views.account_behaviour import account_behaviour
 from views.account_profile import account_profile
 from views.account_recent import account_recent
 
-
-@on_demand_feature_view(
+payment_and_day = on_demand_feature_view(
     sources=[payment, account_profile, account_recent, account_behaviour],
     schema=[
         Field(name="account_amount_mean_1d_incl", dtype=Float64),
@@ -25,20 +23,7 @@ from views.account_recent import account_recent
     ],
     mode="python",
     description="The day before the payment and the payment: average amount, payments more than 50 km from home",
-)
-def payment_and_day(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    from feature_repo.enrichment import functions as f
-    from feature_repo.enrichment.lists import as_list, floats
-
-    sums = floats(inputs["account_amount_sum_1d"]) + floats(inputs["amount"])
-    from_home = f.distance_m(
-        *(floats(inputs[c]) for c in ("latitude", "longitude", "home_latitude", "home_longitude"))
-    )
-    far = floats(inputs["account_far_count_1d"]) + (from_home > f.FAR_M)  # without a place it is not far
-    return {
-        "account_amount_mean_1d_incl": as_list(sums / (floats(inputs["account_payment_count_1d"]) + 1)),
-        "account_far_count_1d_incl": as_list(far),
-    }
+)(function)
 
 
 feldera = FeatureService(

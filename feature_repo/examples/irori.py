@@ -6,7 +6,6 @@ divide by the same number.
 """
 
 from datetime import timedelta
-from typing import Any
 
 from feast import Entity, FeatureService, Field, RequestSource, StreamFeatureView, ValueType
 from feast.aggregation import Aggregation
@@ -14,6 +13,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 
 from entities import account
+from examples.functions.payment_normalised import payment_normalised as function
 from feature_repo.declare.windowed_schema import schema_of
 from on_demand.payment_itself import payment_itself
 from on_demand.payment_place import payment_place
@@ -74,7 +74,7 @@ category_scale = StreamFeatureView(
 )
 
 
-@on_demand_feature_view(
+payment_normalised = on_demand_feature_view(
     sources=[
         payment,
         merchant_type,
@@ -94,38 +94,7 @@ category_scale = StreamFeatureView(
     ],
     mode="python",
     description="Merchant type as a number (0: another), the rest in standard deviations from a running mean",
-)
-def payment_normalised(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    from feature_repo.enrichment import functions as f
-    from feature_repo.enrichment.lists import as_list, floats
-
-    def normalised(values: f.Floats, by: str) -> list[float | None]:
-        mean, std = floats(inputs[f"{by}_running_mean"]), floats(inputs[f"{by}_running_std"])
-        return as_list(f.ratio(values - mean, std))
-
-    def before(of: str, by: str) -> list[float | None]:
-        return normalised(floats(inputs[of]), by)
-
-    kinds = (
-        "pharmacy", "grocery", "bakery", "restaurant", "digital", "fuel", "books", "fashion", "gambling", "furniture",
-        "electronics", "travel", "jewellery",
-    )  # fmt: skip
-    codes = {name: number for number, name in enumerate(kinds, start=1)}
-    from_home = f.distance_m(
-        *(floats(inputs[c]) for c in ("latitude", "longitude", "home_latitude", "home_longitude"))
-    )
-    return {
-        "merchant_type_code": [codes.get(name, 0) for name in inputs["merchant_type"]],
-        "amount_in_category": normalised(floats(inputs["amount"]), "category_amount"),
-        "amount_in_account": normalised(floats(inputs["amount"]), "account_amount"),
-        "distance_in_account": normalised(from_home, "account_distance"),
-        "previous_amount_1_in_account": before("account_amount_last", "account_amount"),
-        "previous_amount_2_in_account": before("account_amount_last_2", "account_amount"),
-        "previous_amount_3_in_account": before("account_amount_last_3", "account_amount"),
-        "previous_distance_1_in_account": before("account_home_distance_last", "account_distance"),
-        "previous_distance_2_in_account": before("account_home_distance_last_2", "account_distance"),
-        "previous_distance_3_in_account": before("account_home_distance_last_3", "account_distance"),
-    }
+)(function)
 
 
 irori = FeatureService(

@@ -1,31 +1,50 @@
-"""On-demand functions without Feast: found in the repo's files, compiled on their own, pinned by a digest.
+"""On-demand functions without Feast: imported from files of the repo, and checked against a digest of their source.
 
-Feast stores such a function in its registry as a pickle of its code. A scorer loads no pickle and no code from an artefact: it takes
-the function from the installed repo, and refuses one whose source is no longer the one the model was trained with.
-Only the function, the module-level functions and constants it uses, and imports other than Feast's are executed; modules of the repo
-that it imports are part of the digest.
+Feast stores such a function in its registry as a pickle. A scorer loads no pickle and no code from an artefact: it imports the
+function from the installed repo, and refuses one whose source differs from the source that the model was trained with.
+
+The function of an on-demand view is in a file of its own that is named like it and imports no Feast, for example
+`on_demand/functions/payment_place.py`. The digest covers this file and the modules of `feature_repo` that it imports.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import textwrap
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from feature_repo.errors import DefinitionError
 
 Transform = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
+
+_PACKAGE: Final = "feature_repo"
+_IMPORTS_FEAST: Final = re.compile(r"^\s*(import|from)\s+feast\b", re.MULTILINE)
+_MOVE: Final = (
+    "move the function to a file of its own that is named like it and imports no Feast, and make the view of it:"
+    " on_demand_feature_view(sources=..., schema=..., mode='python')(function); then run `feast apply`"
+)
+_EARLIER: Final[Mapping[str, str]] = {
+    "3c6ee84bcb58b1a2aae6945b30196309f81d0df42c6a4a253b8282d36e03bd8f": "59a13aa9287bc987d566176505a964ca327fc37c9e9cf8fdf2ddc85deb14d980",  # payment_habits
+    "80d139ddb1c328702f651120d6a87c62e0a494fad613181752db3e83fd62557e": "59fc4f1e9badaf6594e27044dc6213bc8d67603dffa95a12c8d3fb22567bb5b0",  # payment_in_context
+    "3ccb204b3a698a988fc57de2cab4225da247d4b91832e4e61e0d2824ce4d742f": "e63562323fc172cb3ae60c6502c793d42a51413bd8f4146d6fcb3412c8e05ce3",  # payment_itself
+    "d0db3d3d793ca643733c584dcf8dca0f7c9c25ec26edbd23621b316bbd76334f": "4c9488b63761d512f5ec805d5b48f2cff4d5db1fd1f8b6bd04f820cdc53087e1",  # payment_parties
+    "2846a886e3fe41174a57869ad5d090b386fc0aac748f45f4e5e0e2d9384e0454": "ce0042429a8f6c5fec5c6f5a07d91fdb2276ae011c4c17445dd488fc7b682a7e",  # payment_place
+    "75446e91cdc3b7d8f23d2a6b320d935a445a30ecada8970ae2b550d10bedc2cb": "93d02bb8839d8537b8f284e9062824ba0c6a2bf9843e7b5094a570dbd263a29f",  # payment_reputation
+}
+"""Digest in plans of models trained before functions had files of their own -> digest of the same function today."""
 
 
 @dataclass(frozen=True)
 class OnDemand:
     """One on-demand view: lists of its input columns in, lists of its features out.
 
-    `file` is relative to the repo; `inputs` are (column, view) pairs, view "" for request data; `outputs` are (feature, type).
+    `file` is relative to the repo; `inputs` are (column, view) pairs, view "" for request data; `outputs` are (feature, type)
+    pairs; `digest` is that of the function's source.
     """
 
     name: str
@@ -37,10 +56,10 @@ class OnDemand:
 
 
 class Inputs(dict[str, list[Any]]):
-    """What a function is given for one payment: a list of one value per column, made when the function asks for it.
+    """The inputs of a function for one payment: a list of one value per column, created when the function reads it.
 
-    `sources` tells of every column the name of its value and whether it is a feature (else it is request data). Most functions read
-    few of the columns Feast declares for them, twice each; to everybody who looks, all of them are there.
+    `sources`: column -> (name of its value, whether it is a feature; else it is request data). Most functions read few of the
+    columns that Feast declares for them. To the function, the mapping contains all of them.
     """
 
     __slots__ = ("_features", "_request", "_sources")
@@ -83,130 +102,78 @@ class Inputs(dict[str, list[Any]]):
         return super().copy()
 
 
-def locate(repo: Path, source: str) -> tuple[str, str, str]:
-    """(file, function, digest) of the function whose source text, decorators included, a Feast registry holds.
+def locate(repo: Path, function: str, source: str) -> tuple[str, str]:
+    """Return (file relative to the repo, digest) of the function whose name and source text a Feast registry holds.
 
-    Raises `DefinitionError` when no file of the repo defines it: apply it again from this repo.
+    Raises `DefinitionError` when no file of the repo that is named like the function defines it, or when the file imports Feast.
     """
-    wanted = ast.parse(textwrap.dedent(source)).body[0]
-    if not isinstance(wanted, ast.FunctionDef):
-        msg = "an on-demand view's transformation is not a plain function"
-        raise DefinitionError(msg, todo="define it with def")
-    for path in sorted(repo.rglob("*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if (
-                isinstance(node, ast.FunctionDef)
-                and node.name == wanted.name
-                and ast.dump(node) == ast.dump(wanted)
-            ):
-                file = path.relative_to(repo).as_posix()
-                return file, node.name, _digest(_needed(path, node.name), repo)
-    msg = f"the on-demand function {wanted.name!r} of the registry is in no file of the repo"
-    raise DefinitionError(msg, where=repo, todo="run `feast apply` from this repo again")
+    for path in sorted(repo.rglob(f"{function}.py")):
+        text = path.read_text()
+        if source.strip() in text:
+            if _IMPORTS_FEAST.search(text):
+                msg = f"the file of the on-demand function {function!r} imports Feast, which a scorer does not load"
+                raise DefinitionError(msg, where=path, todo=_MOVE)
+            return path.relative_to(repo).as_posix(), _digest(path, repo)
+    msg = f"no file {function}.py of the repo has the source of the on-demand function {function!r} that the registry holds"
+    raise DefinitionError(
+        msg, where=repo, todo=f"if the repo has changed, run `feast apply` again; else {_MOVE}"
+    )
 
 
 def load(repo: Path, view: OnDemand) -> Transform:
-    """The function itself. Raises `DefinitionError` when it is gone or its source has changed since the plan was made."""
+    """Import the function of a view from its file.
+
+    Raises `DefinitionError` when the file is missing or its source differs from the source that the plan was made with.
+    """
+    digest = _EARLIER.get(view.digest, view.digest)
     path = repo / view.file
+    if digest != view.digest:
+        path = path.parent / "functions" / path.name
     if not path.resolve().is_relative_to(repo.resolve()) or not path.exists():
-        msg = f"on-demand view {view.name!r} was planned from a file that is not there"
-        raise DefinitionError(msg, where=path, todo="install the repo the model was trained with")
-    nodes = _needed(path, view.function)
-    if _digest(nodes, repo) != view.digest:
+        msg = f"the file of on-demand view {view.name!r} is missing"
+        raise DefinitionError(msg, where=path, todo="install the repo that the model was trained with")
+    if _digest(path, repo) != digest:
         msg = f"on-demand view {view.name!r} is not the one the plan was made with: its source has changed"
         raise DefinitionError(
             msg, where=path, todo="train a model with the new definition, or install the old one"
         )
-    module = ast.Module(
-        body=[part for node in nodes for part in _imports_first(_bare(node))], type_ignores=[]
-    )
-    namespace: dict[str, Any] = {"__name__": f"on_demand.{view.name}"}
-    exec(compile(module, str(path), "exec"), namespace)  # noqa: S102 - the repo's own code, held to its digest
-    function: Transform = namespace[view.function]
+    spec = spec_from_file_location(f"on_demand_functions.{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Transform = getattr(module, view.function)
     return function
 
 
-def _needed(path: Path, function: str) -> list[ast.stmt]:
-    """The statements of a file that a function needs, in the file's order: itself last found by name, and what it refers to."""
-    body = ast.parse(path.read_text()).body
-    defined: dict[str, ast.stmt] = {}
-    for node in body:
-        for name in _defines(node):
-            defined[name] = node
-    todo, needed = [function], set()
-    while todo:
-        found = defined.get(todo.pop())
-        if found is None or id(found) in needed or _from_feast(found):
-            continue
-        needed.add(id(found))
-        todo += [n.id for n in ast.walk(_bare(found)) if isinstance(n, ast.Name)]
-    if function not in defined:
-        msg = f"there is no function {function!r}"
-        raise DefinitionError(msg, where=path, todo="install the repo the model was trained with")
-    return [node for node in body if id(node) in needed]
-
-
-def _defines(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return [(alias.asname or alias.name).split(".")[0] for alias in node.names]
-    if isinstance(node, ast.Assign):
-        return [t.id for t in node.targets if isinstance(t, ast.Name)]
-    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        return [node.target.id]
-    return []
-
-
-def _from_feast(node: ast.stmt) -> bool:
-    modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-    modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-    return any(m.split(".")[0] == "feast" for m in modules)
-
-
-def _bare(node: ast.stmt) -> ast.stmt:
-    """A function without its decorators (they are Feast's) and annotations; anything else as it is."""
-    if not isinstance(node, ast.FunctionDef):
-        return node
-    copy = ast.parse(ast.unparse(node)).body[0]
-    assert isinstance(copy, ast.FunctionDef)
-    copy.decorator_list = []
-    copy.returns = None
-    for argument in [*copy.args.args, *copy.args.kwonlyargs, *copy.args.posonlyargs]:
-        argument.annotation = None
-    return ast.fix_missing_locations(copy)
-
-
-def _imports_first(node: ast.stmt) -> list[ast.stmt]:
-    """The imports a function begins with, once and before it: at every call they would cost as much as what it computes."""
-    if not isinstance(node, ast.FunctionDef):
-        return [node]
-    n = 0
-    while n < len(node.body) - 1 and isinstance(node.body[n], ast.Import | ast.ImportFrom):
-        n += 1
-    imports, node.body = node.body[:n], node.body[n:]
-    return [*imports, node]
-
-
-def _digest(nodes: list[ast.stmt], repo: Path) -> str:
-    """sha256 over the statements, and over the source of the repo's own modules they import, and of those that these import."""
-    parts = ["\n".join(ast.dump(_bare(node)) for node in nodes)]
-    todo = [file for node in nodes for file in _imported(node, repo)]
-    modules: dict[Path, ast.Module] = {}
+def _digest(path: Path, repo: Path) -> str:
+    """Return the sha256 of a file and of the modules of the repo that it imports, without comments, formatting and docstrings."""
+    todo, sources = [path], dict[Path, str]()
     while todo:
         file = todo.pop()
-        if file not in modules:
-            modules[file] = ast.parse(file.read_text())
-            todo += [other for node in modules[file].body for other in _imported(node, repo)]
-    parts += [ast.dump(module) for _, module in sorted(modules.items())]
+        if file not in sources:
+            tree = ast.parse(file.read_text())
+            todo += _imported(tree, repo)
+            sources[file] = ast.unparse(_without_docstrings(tree))
+    parts = [f"{file.relative_to(repo).as_posix()}\n{source}" for file, source in sorted(sources.items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _imported(node: ast.stmt, repo: Path) -> list[Path]:
-    """Files of the repo that import statements name: `feature_repo.x` itself, or `x` taken from a package of it."""
-    found = []
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.ImportFrom) and (inner.module or "").split(".")[0] == repo.name:
-            module = repo.joinpath(*(inner.module or "").split(".")[1:])
-            found += [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in inner.names)]
-    return [file for file in found if file.is_file()]
+def _imported(tree: ast.Module, repo: Path) -> Iterator[Path]:
+    """Yield the files of the repo that `from feature_repo.x import y` names: module x, or module y of package x."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == _PACKAGE:
+            module = repo.joinpath(*(node.module or "").split(".")[1:])
+            names = [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]
+            yield from (file for file in names if file.is_file())
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [
+                statement
+                for statement in node.body
+                if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
+            ]
+    return tree

@@ -222,7 +222,8 @@ def _on_demand(view: Any, repo: Path) -> OnDemand:
         msg = f"on-demand view {view.name!r} has mode {mode!r}{', singleton' if view.singleton else ''}; a scorer runs mode python on lists"
         raise DefinitionError(msg, todo='declare it with mode="python" and without singleton')
     assert view.feature_transformation is not None
-    file, function, digest = locate(repo, view.feature_transformation.udf_string)
+    function = view.feature_transformation.udf.__name__
+    file, digest = locate(repo, function, view.feature_transformation.udf_string)
     inputs = [
         (f.name, p.name_to_use()) for p in view.source_feature_view_projections.values() for f in p.features
     ]

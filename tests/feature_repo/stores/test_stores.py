@@ -296,9 +296,10 @@ def test_plan_survives_its_file_and_needs_the_repo_it_was_made_from(world: World
     loaded = Plan.load(tmp_path / "plan.json")
     assert (loaded, loaded.schema_hash) == (world.plan, world.plan.schema_hash)
     changed = tmp_path / "repo"
-    (changed / "on_demand").mkdir(parents=True)
-    for file in (REPO / "on_demand").glob("*.py"):
-        (changed / "on_demand" / file.name).write_text(file.read_text().replace("hour >= 22", "hour >= 23"))
+    functions = changed / "on_demand" / "functions"
+    functions.mkdir(parents=True)
+    for file in (REPO / "on_demand" / "functions").glob("*.py"):
+        (functions / file.name).write_text(file.read_text().replace("hour >= 22", "hour >= 23"))
     with pytest.raises(DefinitionError, match="'payment_itself' is not the one the plan was made with"):
         Reader(loaded, changed)
     with pytest.raises(DefinitionError, match="there is no feature service 'fraud_v9'"):

@@ -102,7 +102,7 @@ def test_no_manifest_or_one_that_is_no_json_is_refused(place: Path) -> None:
 def test_on_demand_code_other_than_the_model_s_is_refused(place: Path, tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     shutil.copytree(bootstrap.REPO, repo, ignore=shutil.ignore_patterns("__pycache__"))
-    file = repo / "on_demand" / "payment_itself.py"
+    file = repo / "on_demand" / "functions" / "payment_itself.py"
     file.write_text(file.read_text().replace("b - a", "b + a"))
     with pytest.raises(ArtefactError, match=r"does not fit the installed feature repo.*payment_itself"):
         load_model(place, repo)
