@@ -8,11 +8,11 @@ from datetime import timedelta
 
 from feast import FeatureService, Field, StreamFeatureView
 from feast.aggregation import Aggregation
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
 from entities import merchant
 from examples.functions.payment_to_recipient import payment_to_recipient as function
+from feature_repo.declare.on_demand_view import on_demand_view
 from feature_repo.declare.windowed_schema import schema_of
 from sources import payment, payments
 from views.account_profile import account_profile
@@ -69,15 +69,15 @@ recipient_places = StreamFeatureView(
 )
 
 
-payment_to_recipient = on_demand_feature_view(
+payment_to_recipient = on_demand_view(
+    function,
     sources=[payment, recipient_places],
     schema=[
         Field(name="recipient_distance_m", dtype=Float64),
         Field(name="recipient_last_distance_m", dtype=Float64),
     ],
-    mode="python",
     description="How far from the recipient's usual and last place the payment is made",
-)(function)
+)
 
 
 deltastream = FeatureService(

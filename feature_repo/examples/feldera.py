@@ -5,25 +5,25 @@ line from the request, off line from the entity row, by one function.
 """
 
 from feast import FeatureService, Field
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
 from examples.functions.payment_and_day import payment_and_day as function
+from feature_repo.declare.on_demand_view import on_demand_view
 from on_demand.payment_place import payment_place
 from sources import payment
 from views.account_behaviour import account_behaviour
 from views.account_profile import account_profile
 from views.account_recent import account_recent
 
-payment_and_day = on_demand_feature_view(
+payment_and_day = on_demand_view(
+    function,
     sources=[payment, account_profile, account_recent, account_behaviour],
     schema=[
         Field(name="account_amount_mean_1d_incl", dtype=Float64),
         Field(name="account_far_count_1d_incl", dtype=Float64),
     ],
-    mode="python",
     description="The day before the payment and the payment: average amount, payments more than 50 km from home",
-)(function)
+)
 
 
 feldera = FeatureService(

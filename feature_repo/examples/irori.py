@@ -9,11 +9,11 @@ from datetime import timedelta
 
 from feast import Entity, FeatureService, Field, RequestSource, StreamFeatureView, ValueType
 from feast.aggregation import Aggregation
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 
 from entities import account
 from examples.functions.payment_normalised import payment_normalised as function
+from feature_repo.declare.on_demand_view import on_demand_view
 from feature_repo.declare.windowed_schema import schema_of
 from on_demand.payment_itself import payment_itself
 from on_demand.payment_place import payment_place
@@ -74,7 +74,8 @@ category_scale = StreamFeatureView(
 )
 
 
-payment_normalised = on_demand_feature_view(
+payment_normalised = on_demand_view(
+    function,
     sources=[
         payment,
         merchant_type,
@@ -92,9 +93,8 @@ payment_normalised = on_demand_feature_view(
         *(Field(name=f"previous_amount_{n}_in_account", dtype=Float64) for n in (1, 2, 3)),
         *(Field(name=f"previous_distance_{n}_in_account", dtype=Float64) for n in (1, 2, 3)),
     ],
-    mode="python",
     description="Merchant type as a number (0: another), the rest in standard deviations from a running mean",
-)(function)
+)
 
 
 irori = FeatureService(

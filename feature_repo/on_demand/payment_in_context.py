@@ -4,9 +4,9 @@
 """
 
 from feast import Field
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64
 
+from feature_repo.declare.on_demand_view import on_demand_view
 from on_demand.functions.payment_in_context import payment_in_context as function
 from sources import payment
 from views.account_daily import account_daily
@@ -14,7 +14,8 @@ from views.account_merchant import account_merchant
 from views.account_recent import account_recent
 from views.merchant_month import merchant_month
 
-payment_in_context = on_demand_feature_view(
+payment_in_context = on_demand_view(
+    function,
     sources=[payment, account_recent, account_daily, account_merchant, merchant_month],
     schema=[
         Field(name="amount_over_account_mean_1d", dtype=Float64),
@@ -31,6 +32,5 @@ payment_in_context = on_demand_feature_view(
         Field(name="account_amount_max_1d_incl", dtype=Float64),
         Field(name="account_count_1d_over_daily_mean", dtype=Float64),
     ],
-    mode="python",
     description="Ratios and z-score of the amount, first payment to the payee, windows with the payment itself",
-)(function)
+)

@@ -1,9 +1,9 @@
 """What earlier frauds say about payer and payee. One value per payment: a label counts from the moment it became known, never before."""
 
 from feast import Field
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64
 
+from feature_repo.declare.on_demand_view import on_demand_view
 from on_demand.functions.payment_reputation import payment_reputation as function
 from views.account_labels import account_labels
 from views.merchant_day import merchant_day
@@ -13,7 +13,8 @@ from views.merchant_month import merchant_month
 _WINDOWS = ("1d", "3d", "7d", "30d")
 
 
-payment_reputation = on_demand_feature_view(
+payment_reputation = on_demand_view(
+    function,
     sources=[merchant_labels, account_labels, merchant_day, merchant_month],
     schema=[
         *(
@@ -26,6 +27,5 @@ payment_reputation = on_demand_feature_view(
         Field(name="merchant_fraud_rate_1d", dtype=Float64),
         Field(name="merchant_fraud_rate_30d", dtype=Float64),
     ],
-    mode="python",
     description="Frauds among the payments whose outcome is known, the same decayed, and frauds over all payments of the merchant",
-)(function)
+)

@@ -25,8 +25,8 @@ Transform = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
 _PACKAGE: Final = "feature_repo"
 _IMPORTS_FEAST: Final = re.compile(r"^\s*(import|from)\s+feast\b", re.MULTILINE)
 _MOVE: Final = (
-    "move the function to a file of its own that is named like it and imports no Feast, and make the view of it:"
-    " on_demand_feature_view(sources=..., schema=..., mode='python')(function); then run `feast apply`"
+    "move the function to a file of its own that is named like it and imports no Feast, make the view with"
+    " `on_demand_view` of feature_repo/declare, and run `feast apply`"
 )
 _EARLIER: Final[Mapping[str, str]] = {
     "3c6ee84bcb58b1a2aae6945b30196309f81d0df42c6a4a253b8282d36e03bd8f": "59a13aa9287bc987d566176505a964ca327fc37c9e9cf8fdf2ddc85deb14d980",  # payment_habits
@@ -109,7 +109,7 @@ def locate(repo: Path, function: str, source: str) -> tuple[str, str]:
     """
     for path in sorted(repo.rglob(f"{function}.py")):
         text = path.read_text()
-        if source.strip() in text:
+        if _normal(source) in _normal(text):
             if _IMPORTS_FEAST.search(text):
                 msg = f"the file of the on-demand function {function!r} imports Feast, which a scorer does not load"
                 raise DefinitionError(msg, where=path, todo=_MOVE)
@@ -152,9 +152,9 @@ def _digest(path: Path, repo: Path) -> str:
     while todo:
         file = todo.pop()
         if file not in sources:
-            tree = ast.parse(file.read_text())
-            todo += _imported(tree, repo)
-            sources[file] = ast.unparse(_without_docstrings(tree))
+            text = file.read_text()
+            todo += _imported(ast.parse(text), repo)
+            sources[file] = _normal(text)
     parts = [f"{file.relative_to(repo).as_posix()}\n{source}" for file, source in sorted(sources.items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -168,7 +168,9 @@ def _imported(tree: ast.Module, repo: Path) -> Iterator[Path]:
             yield from (file for file in names if file.is_file())
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _normal(source: str) -> str:
+    """Return a source text without comments, formatting and docstrings."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             node.body = [
@@ -176,4 +178,4 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
                 for statement in node.body
                 if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
             ]
-    return tree
+    return ast.unparse(tree)

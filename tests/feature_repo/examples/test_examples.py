@@ -506,7 +506,7 @@ def test_irori_training_and_scoring_divide_by_the_same_number(world: World) -> N
 
 @pytest.mark.parametrize("language", ["python", "sql"])
 def test_the_page_quotes_the_code_as_it_is(language: str) -> None:
-    there = [REPO / "examples" / f"{s}.py" for s in SYSTEMS] if language == "python" else [Path(__file__)]
+    there = [*(REPO / "examples").rglob("*.py")] if language == "python" else [Path(__file__)]
     lines = {line.strip() for path in there for line in path.read_text().splitlines()}
     quoted = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(quoted) >= len(SYSTEMS)
