@@ -59,7 +59,7 @@ def cost(rows: pa.Table, specs: tuple[ViewSpec, ...], block: int, events: int) -
         parts: dict[str, KeyedStates] = {}
 
         def fold(raw: RawBlock) -> None:
-            (events,), _ = admit.on_batch(accept.turn([raw]))
+            (events,), _ = admit.on_batch(accept.accept_blocks([raw]))
             slices: dict[str, list[Any]] = defaultdict(list)
             for key, piece in router([events]):
                 slices[key].append(piece)

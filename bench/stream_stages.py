@@ -86,7 +86,7 @@ def measure(url: str, home: Path, block_events: int, events: int) -> Costs:
             with costs("decode"):
                 decoded = accept.decode(block)
             with costs("check"):
-                checked = accept.settle(accept.private(accept.check(decoded)))
+                checked = accept.normalize(accept.pseudonymise(accept.check(decoded)))
             with costs("admit"):
                 (admitted,), _ = admit.on_batch([checked])
             with costs("log"):

@@ -113,7 +113,7 @@ def require_same_key(settings: FlowSettings) -> None:
     from feature_repo import privacy
 
     written = any(settings.log_dir.glob("*/*.parquet"))
-    privacy.mark(settings.home, privacy.of_settings(settings), written=written)
+    privacy.check_key(settings.home, privacy.of_settings(settings), written=written)
 
 
 def _wrapped(error: BaseException | None) -> MillstreamError | None:

@@ -16,11 +16,11 @@ from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource
 
 from flows.accept.admit import admission
-from flows.accept.dead_letter_limit import DeadLetterGauge
+from flows.accept.dead_letter_limit import DeadLetterLimiter
 from flows.accept.stages import Acceptance
-from flows.enrich.derive import Beat, Cutter, derive_context, deriving
+from flows.enrich.derive import HeartbeatRows, ShardSplitter, derive_context, derive_part
 from flows.enrich.join import Joiner
-from flows.log.dead_letters import DeadLetterSink, LetterBox
+from flows.log.dead_letters import DeadLetterSink, StorableDeadLetters
 from flows.log.sink import LogSink
 from flows.online.loss_detector import StoreWatch
 from flows.online.plain_sink import PlainOnlineSink
@@ -63,18 +63,18 @@ def build(stream: EventStream, settings: FlowSettings, views: FoldedViews | None
         trims = trims_bus(accept.pseudonyms, settings)
         source = RedisStreamSource(stream.bus_parts(settings.bus_partitions), settings, trim=trims)
         own = frozenset(source.list_parts())
-    limit = DeadLetterGauge(stream, settings)
+    limit = DeadLetterLimiter(stream, settings)
 
     flow = Dataflow(stream.name)
     blocks: Stream[Any] = op.input("source", flow, source)  # RawBlock | ArrowBlock
     settled = op.flat_map_batch(
-        "accept", blocks, accept.turn
+        "accept", blocks, accept.accept_blocks
     )  # Events: valid rows without plain personal values, and dead letters
     keyed = op.key_on("by_partition", settled, lambda events: events.partition)  # (partition, Events)
     admitted = op.stateful_batch("admit", keyed, admission(stream, settings, run))  # (partition, Events)
     passed = op.map_value("limit", admitted, limit)  # (partition, Events)
 
-    box = LetterBox(stream, accept.pseudonyms)
+    box = StorableDeadLetters(stream, accept.pseudonyms)
     letters = op.flat_map_value("rejected", passed, box)  # (partition, RecordBatch of dead letters, sealed)
     op.output("dead_letters", letters, DeadLetterSink(run, stream, settings))
 
@@ -104,9 +104,9 @@ def _derived(
 ) -> Stream[Any]:
     """(shard, Events as the log keeps them); blocks without rows bypass the step, so that the log sees every epoch."""
     context = derive_context(stream, settings, run, own)
-    pieces = op.flat_map("cut", op.key_rm("any_partition", joined), Cutter(context))  # (shard, Piece)
-    derived = op.stateful_batch("derive", pieces, deriving(context))  # (shard, Events)
-    beats = op.flat_map_value("beat", joined, Beat(stream))  # (partition, Events without rows)
+    pieces = op.flat_map("cut", op.key_rm("any_partition", joined), ShardSplitter(context))  # (shard, Piece)
+    derived = op.stateful_batch("derive", pieces, derive_part(context))  # (shard, Events)
+    beats = op.flat_map_value("beat", joined, HeartbeatRows(stream))  # (partition, Events without rows)
     return op.merge("kept", derived, beats)
 
 

@@ -102,7 +102,7 @@ def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us,
     Raises `SettingsError` without a key for pseudonyms, or with another one than the home's data was written with.
     """
     pseudonyms = privacy.of_settings(settings)
-    privacy.hold(settings.home, pseudonyms, privacy.read_mark(settings.home))
+    privacy.require_same_key(settings.home, pseudonyms, privacy.read_key_note(settings.home))
     authorizer = Authorizer.of(settings)
     champion = Champion(settings.models / settings.model_name, repo, threads=settings.threads)
     store = StoreConnection(settings.redis_url, "single", settings.store_seconds)

@@ -15,7 +15,7 @@ from feature_repo.settings import RepoSettings
 
 Client = TypeVar("Client")
 
-OURS: Final = frozenset(
+RESERVED: Final = frozenset(
     {
         "acks",
         "auto.offset.reset",
@@ -39,10 +39,10 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 def client_properties(settings: RepoSettings, **ours: Any) -> dict[str, Any]:
     """Properties of one client: ours (with `_` for `.`), then the file's, then the environment's.
 
-    Raises `SettingsError` for a line that is none, or a property of `OURS`.
+    Raises `SettingsError` for a line that is none, or a property of `RESERVED`.
     """
     given = {**_of_file(settings), **settings.kafka_properties}
-    refused = sorted(OURS & given.keys())
+    refused = sorted(RESERVED & given.keys())
     if refused:
         raise SettingsError(
             f"{', '.join(refused)} cannot be set",
@@ -57,7 +57,7 @@ def client_properties(settings: RepoSettings, **ours: Any) -> dict[str, Any]:
     }
 
 
-def made(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -> Client:
+def make_client(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -> Client:
     """A client of these properties. Raises `SettingsError` for what librdkafka does not take, without the values given."""
     from confluent_kafka import KafkaException
 
@@ -65,16 +65,16 @@ def made(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -
         return make(properties)
     except KafkaException as error:
         raise SettingsError(
-            without_values(error.args[0].str(), properties),
+            mask_values(error.args[0].str(), properties),
             where="properties of the Kafka client",
             todo="see MILLSTREAM_KAFKA_PROPERTIES, MILLSTREAM_KAFKA_PROPERTIES_FILE and docs/kafka.md",
         ) from None
 
 
-def without_values(message: str, properties: Mapping[str, Any]) -> str:
+def mask_values(message: str, properties: Mapping[str, Any]) -> str:
     """A message of librdkafka without the values of properties that are texts, but for the addresses.
 
-    >>> without_values('bad value "hunter2"', {"sasl.password": "hunter2", "bootstrap.servers": "a:1"})
+    >>> mask_values('bad value "hunter2"', {"sasl.password": "hunter2", "bootstrap.servers": "a:1"})
     'bad value "***"'
     """
     values = {
@@ -88,7 +88,7 @@ def without_values(message: str, properties: Mapping[str, Any]) -> str:
     return message
 
 
-def needed(module: str) -> None:
+def require_package(module: str) -> None:
     """Raises `SettingsError` when a package of the extra is not installed."""
     from importlib.util import find_spec
 

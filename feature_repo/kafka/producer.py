@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from feature_repo.kafka.client import client_properties, made, needed, without_values
+from feature_repo.kafka.client import client_properties, make_client, mask_values, require_package
 from feature_repo.settings import RepoSettings
 
 log = structlog.get_logger(__name__)
@@ -35,48 +35,48 @@ class TopicProducer:
     def __init__(
         self, settings: RepoSettings, on_failure: Callable[[str, bool], None] = lambda _name, _lost: None
     ) -> None:
-        needed("confluent_kafka")
+        require_package("confluent_kafka")
         self.waiting = 0
         self._on_failure = on_failure
-        self._again: deque[Record] = deque()
-        self._told: set[str] = set()
+        self._retry: deque[Record] = deque()
+        self._warned: set[str] = set()
         self._fatal = False
         self._properties = client_properties(
             settings, enable_idempotence=True, acks="all", partitioner="murmur2_random", linger_ms=5
         )
         self._producer: Any = None
-        self._renew()
+        self._new_client()
 
     def send(self, topic: str, key: bytes, value: bytes, headers: Headers = ()) -> None:
         """Take a record. Records of one key share a partition, the one Java's clients choose."""
         self.waiting += 1
         self._produce((topic, key, value, headers))
 
-    def work(self, seconds: float = 0.0) -> None:
+    def poll(self, seconds: float = 0.0) -> None:
         """Learn what was delivered, for at most so long, and send again what was not. Call it often."""
         self._producer.poll(seconds)
         if self._fatal:
             self._producer.purge()
             self._producer.poll(0)
-            self._renew()
-        for _ in range(len(self._again)):
-            self._produce(self._again.popleft())
+            self._new_client()
+        for _ in range(len(self._retry)):
+            self._produce(self._retry.popleft())
 
     def flush(self, seconds: float) -> int:
         """Wait until everything is acknowledged, at most so long; returns how many records are not."""
         until = time.monotonic() + seconds
         while self.waiting and time.monotonic() < until:
-            self.work(0.05)
+            self.poll(0.05)
         return self.waiting
 
-    def _renew(self) -> None:
+    def _new_client(self) -> None:
         from confluent_kafka import Producer
 
         self._fatal = False
-        self._producer = made(Producer, self._properties | {"error_cb": self._note})
+        self._producer = make_client(Producer, self._properties | {"error_cb": self._on_error})
 
-    def _note(self, error: Any) -> None:
-        self._tell(error)
+    def _on_error(self, error: Any) -> None:
+        self._warn(error)
         self._fatal = self._fatal or error.fatal()
 
     def _produce(self, record: Record) -> None:
@@ -88,29 +88,29 @@ class TopicProducer:
                 topic, value, key, headers=list(headers), on_delivery=partial(self._delivered, record)
             )
         except BufferError:  # the client's queue is full
-            self._again.append(record)
+            self._retry.append(record)
         except KafkaException as error:
             self._delivered(record, error.args[0], None)
 
     def _delivered(self, record: Record, error: Any, _message: Any) -> None:
         if error is None:
             self.waiting -= 1
-            if self._told:
-                log.info("kafka.delivers_again", topic=record[0])
-                self._told.clear()
+            if self._warned:
+                log.info("kafka.delivers_retry", topic=record[0])
+                self._warned.clear()
             return
         lost = error.name() in _REFUSED
-        self._tell(error, topic=record[0], lost=lost)
+        self._warn(error, topic=record[0], lost=lost)
         self._on_failure(error.name(), lost)
         self._fatal = self._fatal or error.fatal()
         if lost:
             self.waiting -= 1
         else:
-            self._again.append(record)
+            self._retry.append(record)
 
-    def _tell(self, error: Any, **about: Any) -> None:
+    def _warn(self, error: Any, **about: Any) -> None:
         """Each kind of error once, until something is delivered again; a lost record always."""
-        if error.name() not in self._told or about.get("lost"):
-            self._told.add(error.name())
-            told = without_values(error.str(), self._properties)
+        if error.name() not in self._warned or about.get("lost"):
+            self._warned.add(error.name())
+            told = mask_values(error.str(), self._properties)
             log.warning("kafka.not_delivered", error=told, name=error.name(), **about)

@@ -42,7 +42,7 @@ VARIABLE: Final = "MILLSTREAM_PSEUDONYM_KEY"
 OFF: Final = "off"
 KEY_BYTES: Final = 32
 """Least length of a key, as long as what the hash gives."""
-MARK: Final = "pseudonyms.json"
+KEY_FILE: Final = "pseudonyms.json"
 """File of a home that says which key its data was written with: key id and a fingerprint, from which no key follows."""
 
 _KEY_ID: Final = re.compile(r"[a-z0-9]{1,8}")
@@ -213,32 +213,32 @@ def apply(policy: Mapping[str, str], rows: pa.RecordBatch, pseudonyms: Pseudonym
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata=rows.schema.metadata))
 
 
-def mark(home: Path, pseudonyms: Pseudonyms, *, written: bool) -> None:
+def check_key(home: Path, pseudonyms: Pseudonyms, *, written: bool) -> None:
     """Hold the key against the one a home was written with, or note it there: two keys in one home never meet in a join.
 
     `written`: whether the home has rows without a note, from before there were pseudonyms. Raises `SettingsError`.
     """
     ours = {"key_id": pseudonyms.key_id or OFF, "fingerprint": pseudonyms.fingerprint}
-    path = home / MARK
-    theirs = read_mark(home)
+    path = home / KEY_FILE
+    theirs = read_key_note(home)
     if theirs is None and written and pseudonyms.keyed:
         theirs = {"key_id": OFF, "fingerprint": ""}
     if theirs is None:
         home.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{MARK}.{os.getpid()}")
+        aside = path.with_name(f".{KEY_FILE}.{os.getpid()}")
         aside.write_text(json.dumps(ours) + "\n", encoding="utf-8")
         try:
             os.link(
                 aside, path
             )  # unlike a rename it never replaces: of two flows that start at once, one notes its key
         except FileExistsError:
-            theirs = read_mark(home)
+            theirs = read_key_note(home)
         finally:
             aside.unlink()
-    hold(home, pseudonyms, theirs)
+    require_same_key(home, pseudonyms, theirs)
 
 
-def hold(home: Path, pseudonyms: Pseudonyms, theirs: Mapping[str, Any] | None) -> None:
+def require_same_key(home: Path, pseudonyms: Pseudonyms, theirs: Mapping[str, Any] | None) -> None:
     """Raise `SettingsError` if a home's note (None: it has none) is of another key."""
     if theirs is None or theirs["fingerprint"] == pseudonyms.fingerprint:
         return
@@ -250,10 +250,10 @@ def hold(home: Path, pseudonyms: Pseudonyms, theirs: Mapping[str, Any] | None) -
     )
 
 
-def read_mark(home: Path) -> dict[str, Any] | None:
+def read_key_note(home: Path) -> dict[str, Any] | None:
     """The note of a home, None if there is none."""
     try:
-        found: dict[str, Any] = json.loads((home / MARK).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((home / KEY_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found

@@ -19,7 +19,7 @@ import msgspec
 import pyarrow as pa
 
 from feature_repo.errors import SettingsError
-from feature_repo.kafka.client import needed
+from feature_repo.kafka.client import require_package
 from flows.blocks import TIMESTAMP
 from flows.settings import FlowSettings
 from flows.streams import EventStream
@@ -56,7 +56,7 @@ def avro_reader(stream: EventStream, settings: FlowSettings) -> AvroReader | Non
     """Return the reader of a stream's payloads, None if they are JSON. Raises `SettingsError`."""
     if settings.format == "json":
         return None
-    needed("fastavro")
+    require_package("fastavro")
     if settings.schema_registry_url:
         from flows.accept.schema_registry import SchemaRegistry
 

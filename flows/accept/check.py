@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from feature_repo.errors import DefinitionError
 from flows.blocks import Events, Mask
-from flows.privacy.redaction import Tell, shown
+from flows.privacy.redaction import Describe, show
 
 CHECK = "check"
 """Reason of a row that breaks a rule of the suite."""
@@ -42,11 +42,11 @@ class RowCheck:
 
 
 class Checker:
-    """Applies a suite to blocks; call it with decoded events. `tell` decides what a detail may say of a value."""
+    """Applies a suite to blocks; call it with decoded events. `describe` decides what a detail may say of a value."""
 
-    def __init__(self, checks: list[RowCheck], tell: Tell = shown) -> None:
+    def __init__(self, checks: list[RowCheck], describe: Describe = show) -> None:
         self._checks = checks
-        self._tell = tell
+        self._describe = describe
 
     def __call__(self, events: Events) -> Events:
         """The rows that hold; the others become dead letters."""
@@ -61,7 +61,7 @@ class Checker:
             for row in np.flatnonzero(failing).tolist():
                 value = column[row].as_py()
                 failed.setdefault(row, []).append(
-                    f"{check.column}: {self._tell(check.column, value)} {check.rule}"
+                    f"{check.column}: {self._describe(check.column, value)} {check.rule}"
                 )
         if not failed:
             return events

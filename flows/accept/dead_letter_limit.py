@@ -25,7 +25,7 @@ from flows.streams import EventStream
 NEVER: Final = 1.0
 
 
-class DeadLetterGauge:
+class DeadLetterLimiter:
     """Counts what passes and what does not; call it with events. Raises `DeadLetterLimit`."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:

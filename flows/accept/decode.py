@@ -26,7 +26,7 @@ from feature_repo.errors import SchemaError
 from flows.accept.avro import AvroReader
 from flows.accept.json_columns import Columns, JsonColumns
 from flows.blocks import TIMESTAMP, ArrowBlock, Events, Payloads, RawBlock, SourceBlock, dead_letters
-from flows.privacy.redaction import Tell, shown
+from flows.privacy.redaction import Describe, show
 from flows.streams import EventStream
 
 MALFORMED = "malformed"
@@ -48,12 +48,14 @@ _PYTHON_TYPES: dict[pa.DataType, Any] = {
 
 
 class Decoder:
-    """Decodes the blocks of one stream; call it with a block. `tell` decides what a detail may say of a value."""
+    """Decodes the blocks of one stream; call it with a block. `describe` decides what a detail may say of a value."""
 
-    def __init__(self, stream: EventStream, tell: Tell = shown, avro: AvroReader | None = None) -> None:
+    def __init__(
+        self, stream: EventStream, describe: Describe = show, avro: AvroReader | None = None
+    ) -> None:
         """`avro` reads payloads that are not JSON."""
         self._stream = stream
-        self._tell = tell
+        self._describe = describe
         required = [(n, _PYTHON_TYPES[stream.schema.field(n).type]) for n in stream.required]
         optional = [
             (f.name, _PYTHON_TYPES[f.type] | None, None)
@@ -126,7 +128,7 @@ class Decoder:
                 texts = arrays[at]
                 arrays[at], bad = _timestamps(texts)
                 for i in bad.tolist():
-                    told = self._tell(field.name, texts[i].as_py())
+                    told = self._describe(field.name, texts[i].as_py())
                     wrong.setdefault(i, f"{field.name}: {told} is no RFC 3339 time with a zone")
         if wrong:
             failures += [(int(kept[i]), SCHEMA, detail) for i, detail in wrong.items()]
@@ -153,7 +155,7 @@ class Decoder:
             return ""
         name = path.strip("`")
         try:
-            return f" (value {self._tell(name, self._object(payload)[name])})"
+            return f" (value {self._describe(name, self._object(payload)[name])})"
         except Exception:  # noqa: BLE001  a nicety must not fail
             return ""
 

@@ -1,4 +1,4 @@
-"""The door: what a stream's privacy policy drops is dropped here, what it replaces becomes a pseudonym.
+"""The erased_accounts: what a stream's privacy policy drops is dropped here, what it replaces becomes a pseudonym.
 
 It stands right after the checks, which need the values as they came, and before everything that remembers: admission, joins,
 the log, window states and the online store never see a plain value. One pass per personal column of a block; a value seen
@@ -15,11 +15,11 @@ from flows.blocks import Events
 from flows.streams import EventStream
 
 
-class Private:
+class Pseudonymiser:
     """Applies the policy of a stream to blocks; call it with checked events.
 
     Without a key (`off`) accounts and merchants keep their ids, and other columns that would need a pseudonym are null.
-    The events' origin stays as it is: only the dead letters read it, and they are sealed (`flows.privacy.sealing`). `door` refuses those
+    The events' origin stays as it is: only the dead letters read it, and they are sealed (`flows.privacy.payload_cipher`). `erased_accounts` refuses those
     whose account was erased (`flows.privacy.tombstones`): it knows accounts by their pseudonyms, hence after the policy.
     """
 
@@ -27,14 +27,14 @@ class Private:
         self,
         stream: EventStream,
         pseudonyms: Pseudonyms,
-        door: Callable[[Events], Events] = lambda events: events,
+        erased_accounts: Callable[[Events], Events] = lambda events: events,
     ) -> None:
         self._policy = stream.personal
         self._pseudonyms = pseudonyms
-        self._door = door
+        self._erased_accounts = erased_accounts
 
     def __call__(self, events: Events) -> Events:
         """The same events without what the policy keeps out, and without erased accounts."""
         if self._policy:
             events = replace(events, rows=apply(self._policy, events.rows, self._pseudonyms))
-        return self._door(events)
+        return self._erased_accounts(events)

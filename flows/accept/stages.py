@@ -9,17 +9,17 @@ import pyarrow as pa
 
 from feature_repo import privacy
 from flows.accept.avro import avro_reader
-from flows.accept.changelog_rows import Settle
 from flows.accept.check import Checker, compile_suite
 from flows.accept.decode import Decoder
-from flows.accept.pseudonymise import Private
+from flows.accept.normalize_changelog import ChangelogNormalizer
+from flows.accept.pseudonymise import Pseudonymiser
 from flows.blocks import Events, Payloads, RawBlock, SourceBlock
-from flows.privacy.redaction import teller
-from flows.privacy.tombstones import Door
+from flows.privacy.redaction import describer
+from flows.privacy.tombstones import ErasedAccountFilter
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
-MOST_TOGETHER: Final = 4_096
+MAX_JOINED_EVENTS: Final = 4_096
 """Events of blocks that are worth joining."""
 
 
@@ -28,18 +28,20 @@ class Acceptance:
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self.pseudonyms = privacy.of_settings(settings)
-        tell = teller(stream, self.pseudonyms)
+        describe = describer(stream, self.pseudonyms)
         avro = None if settings.files else avro_reader(stream, settings)
-        self.decode = Decoder(stream, tell, avro)
-        self.check = Checker(compile_suite(stream.suite, stream.schema), tell)
-        self.private = Private(stream, self.pseudonyms, Door(stream, settings.home, self.pseudonyms))
-        self.settle = Settle(stream)
+        self.decode = Decoder(stream, describe, avro)
+        self.check = Checker(compile_suite(stream.suite, stream.schema), describe)
+        self.pseudonymise = Pseudonymiser(
+            stream, self.pseudonyms, ErasedAccountFilter(stream, settings.home, self.pseudonyms)
+        )
+        self.normalize = ChangelogNormalizer(stream)
 
     def __call__(self, block: SourceBlock) -> Events:
         """The events of a block that hold, without personal columns; the others are its dead letters."""
-        return self.settle(self.private(self.check(self.decode(block))))
+        return self.normalize(self.pseudonymise(self.check(self.decode(block))))
 
-    def turn(self, blocks: list[SourceBlock]) -> list[Events]:
+    def accept_blocks(self, blocks: list[SourceBlock]) -> list[Events]:
         """Of each block, what `__call__` says.
 
         Small blocks of several partitions go through the steps as one: a step costs a few tenths of a millisecond, whatever the size
@@ -48,12 +50,12 @@ class Acceptance:
         small = [
             b for b in blocks if isinstance(b, RawBlock) and b.accepted_us is not None and len(b.payloads)
         ]
-        if len(small) < 2 or sum(len(b.payloads) for b in small) > MOST_TOGETHER:
+        if len(small) < 2 or sum(len(b.payloads) for b in small) > MAX_JOINED_EVENTS:
             return [self(block) for block in blocks]
-        found = dict(zip(map(id, small), self._together(small), strict=False))
+        found = dict(zip(map(id, small), self._accept_joined(small), strict=False))
         return [found[id(block)] if id(block) in found else self(block) for block in blocks]
 
-    def _together(self, blocks: list[RawBlock]) -> list[Events]:
+    def _accept_joined(self, blocks: list[RawBlock]) -> list[Events]:
         """The events of each block; none when one of them does not hold."""
         joined = RawBlock(
             "",

@@ -22,7 +22,7 @@ EVER: Final = np.iinfo(np.int64).max
 _SMALL: Final = 4096
 
 
-class Versions:
+class AsOfIndex:
     """All versions of all keys of one changelog. `schema` names the columns a lookup gives.
 
     Versions older than `within_us` before a lookup's time do not count, those older than `keep_us` before the newest may be

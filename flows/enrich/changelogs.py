@@ -23,7 +23,7 @@ from feature_repo.windows.columns import BlockColumns
 from flows.accept.admit import AdmitState, admission
 from flows.accept.stages import Acceptance
 from flows.blocks import Events
-from flows.enrich.asof_index import Versions
+from flows.enrich.asof_index import AsOfIndex
 from flows.log.files import LogFile, log_files
 from flows.settings import FlowSettings
 from flows.sources.redis_blocks import entry_id, offset_of, raw_block, stream_key
@@ -64,7 +64,9 @@ class LogFollower:
         self._seen: set[tuple[str, int]] = set()
         self._looked = 0.0
         self._stamps: tuple[int, ...] = ()
-        self.versions = Versions(pa.schema([stream.log_schema.field(c) for c in columns]), within_us, keep_us)
+        self.versions = AsOfIndex(
+            pa.schema([stream.log_schema.field(c) for c in columns]), within_us, keep_us
+        )
         self.offsets: dict[str, int] = {}
         self.watermarks: dict[str, int] = {}
 

@@ -104,7 +104,7 @@ def derive_context(
     return DeriveContext(stream, made, states, settings.key_shards)
 
 
-class Cutter:
+class ShardSplitter:
     """Cuts blocks by the shard of the stream's `derive_by` key; call it with joined events.
 
     The first block of a source partition goes to every part, so that each builds its states at once.
@@ -113,25 +113,25 @@ class Cutter:
     def __init__(self, context: DeriveContext) -> None:
         self._by = context.stream.derive_by
         self._shards = context.shards
-        self._greeted: set[str] = set()
+        self._started: set[str] = set()
 
     def __call__(self, events: Events) -> list[tuple[str, Piece]]:
         """(part key, its rows in their order)."""
-        greet = events.partition not in self._greeted
-        self._greeted.add(events.partition)
-        if not (greet or events.rows.num_rows):
+        first = events.partition not in self._started
+        self._started.add(events.partition)
+        if not (first or events.rows.num_rows):
             return []
         shards = BlockColumns(events.rows).keys(self._by).shards(self._shards)
         pieces = []
         for shard in range(self._shards):
             where = np.flatnonzero(shards == shard)
-            if len(where) or greet:
+            if len(where) or first:
                 rows = events.rows if len(where) == len(shards) else events.rows.take(pa.array(where))
                 pieces.append((f"{shard:02d}", (shard, replace(events, rows=rows, dead=()))))
         return pieces
 
 
-class Beat:
+class HeartbeatRows:
     """The heartbeats of a source, which no shard gets: blocks without rows, as the log keeps them."""
 
     def __init__(self, stream: EventStream) -> None:
@@ -199,7 +199,7 @@ class DerivePart(StatefulBatchLogic[Piece, Events, DeriveState]):
         return self._states[name]
 
 
-def deriving(context: DeriveContext) -> Callable[[DeriveState | None], DerivePart]:
+def derive_part(context: DeriveContext) -> Callable[[DeriveState | None], DerivePart]:
     """What `op.stateful_batch` builds per shard."""
     return lambda state: DerivePart(context, state)
 

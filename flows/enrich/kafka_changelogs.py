@@ -17,7 +17,7 @@ import pyarrow as pa
 import structlog
 
 from feature_repo.errors import FlowError
-from feature_repo.kafka.client import client_properties, made, without_values
+from feature_repo.kafka.client import client_properties, make_client, mask_values
 from feature_repo.retry import Outage
 from flows.accept.admit import admission
 from flows.accept.stages import Acceptance
@@ -91,8 +91,8 @@ class TopicChangelogs:
         self._newest_ms = newest_ms
         self._read_ms = -1
         self._properties = client_properties(settings)
-        self._admin = made(AdminClient, self._properties)
-        self._consumer = made(
+        self._admin = make_client(AdminClient, self._properties)
+        self._consumer = make_client(
             Consumer,
             client_properties(
                 settings,
@@ -122,7 +122,7 @@ class TopicChangelogs:
             time.sleep(0.02)  # the brokers have not listed their topics yet
 
     def _describe(self, error: Exception) -> str:
-        return without_values(error.args[0].str(), self._properties)
+        return mask_values(error.args[0].str(), self._properties)
 
     def _read_all(self) -> bool:
         """Read to where the topics end now; False when it is not known which there are."""

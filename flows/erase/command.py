@@ -205,7 +205,7 @@ def erase(
     Raises `RecoveryError` while a flow runs, `SettingsError` for a key that is not the home's, `OnlineStoreError` without the server.
     """
     pseudonyms = privacy.of_settings(settings)
-    privacy.hold(settings.home, pseudonyms, privacy.read_mark(settings.home))
+    privacy.require_same_key(settings.home, pseudonyms, privacy.read_key_note(settings.home))
     plain = frozenset(accounts)
     with recovery.flows_stopped(settings, (stream.name for stream in ORDER)):
         stones = tombstones.read(settings.home)

@@ -34,7 +34,7 @@ from flows.log.epoch_files import (
     Folders,
     offset_ranges,
 )
-from flows.privacy.sealing import Sealer
+from flows.privacy.payload_cipher import PayloadCipher
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 from flows.window_state.checkpoints import CheckpointFolder
@@ -97,7 +97,7 @@ class DeadLetterFiles:
         self._stream, self._people = stream, people
         self._folders = dead_letters.folders(stream, settings)
         keyed = people.pseudonyms.keyed
-        self._sealer = Sealer(stream.name, people.pseudonyms) if keyed else None
+        self._cipher = PayloadCipher(stream.name, people.pseudonyms) if keyed else None
 
     def survey(self) -> Iterator[Affected]:
         """The files with letters to erase; learns from events among them."""
@@ -118,8 +118,8 @@ class DeadLetterFiles:
         found = np.zeros(letters.num_rows, bool)
         for i, row in enumerate(letters.to_pylist()):
             payload = row["payload"]
-            if payload is not None and self._sealer is not None:
-                payload = self._sealer.unseal(payload, row["source_partition"], row["source_offset"])
+            if payload is not None and self._cipher is not None:
+                payload = self._cipher.decrypt(payload, row["source_partition"], row["source_offset"])
             found[i] = self._people.in_detail(row["detail"] or "")
             if payload is not None and self._people.in_text(payload):
                 found[i] = True

@@ -1,8 +1,8 @@
 """Dead letters: every event that was not accepted, with its bytes, the reason and where it came from, exactly once.
 
 Parquet files under `home/dead_letters/<stream>`, schema `flows.blocks.DEAD_LETTER`, written like the log
-(`flows.log.epoch_files`). The bytes may hold personal data that could not even be found, so they are sealed
-(`flows.privacy.sealing`); `unseal` and `python -m flows.dead_letters --show` open them for who has the key. Without a key (`off`) they are kept as
+(`flows.log.epoch_files`). The bytes may hold personal data that could not even be found, so they are encrypted
+(`flows.privacy.payload_cipher`); `decrypt` and `python -m flows.dead_letters --show` open them for who has the key. Without a key (`off`) they are kept as
 they came, but for streams with columns that `off` does not make harmless: those letters have no payload. `flows.accept.dead_letter_limit` stops a flow of which most events end here; `python -m flows.redrive` puts them back.
 """
 
@@ -20,7 +20,7 @@ from feature_repo.privacy.policy import lost_without_key
 from feature_repo.stores.event_log import checksums
 from flows.blocks import DEAD_LETTER, Events, RawBlock, SourceBlock
 from flows.log.epoch_files import Folders, StagedPart, StagedState, count_reasons
-from flows.privacy.sealing import Sealer, seal_letters, with_payloads
+from flows.privacy.payload_cipher import PayloadCipher, encrypt_payloads, with_payloads
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
@@ -48,11 +48,11 @@ class DeadLetterSink(FixedPartitionedSink[pa.RecordBatch, StagedState]):
         count_reasons(self._stream.name, table)
 
 
-class LetterBox:
+class StorableDeadLetters:
     """The dead letters of a block as they may be kept; call it with events."""
 
     def __init__(self, stream: EventStream, pseudonyms: Pseudonyms) -> None:
-        self._sealer = Sealer(stream.name, pseudonyms) if pseudonyms.keyed else None
+        self._cipher = PayloadCipher(stream.name, pseudonyms) if pseudonyms.keyed else None
         self._withheld = bool(lost_without_key(stream.personal))
 
     def __call__(self, events: Events) -> tuple[pa.RecordBatch, ...]:
@@ -60,8 +60,8 @@ class LetterBox:
         if not events.dead:
             return (_NO_LETTERS,)
         dead = tuple(_traced(letters, events.origin) for letters in events.dead)
-        if self._sealer is not None:
-            return tuple(seal_letters(letters, self._sealer) for letters in dead)
+        if self._cipher is not None:
+            return tuple(encrypt_payloads(letters, self._cipher) for letters in dead)
         if self._withheld:
             return tuple(with_payloads(letters, [None] * letters.num_rows) for letters in dead)
         return dead
@@ -89,13 +89,13 @@ def read(stream: EventStream, settings: FlowSettings) -> Iterator[pa.Table]:
         yield pq.read_table(path, schema=DEAD_LETTER)
 
 
-def unseal(letters: pa.Table, stream: EventStream, pseudonyms: Pseudonyms) -> pa.Table:
+def decrypt(letters: pa.Table, stream: EventStream, pseudonyms: Pseudonyms) -> pa.Table:
     """Dead letters with their payloads as they came in. Raises `DataError` for those of another key, `SettingsError` without one."""
-    sealer = Sealer(stream.name, pseudonyms)
+    cipher = PayloadCipher(stream.name, pseudonyms)
     opened = [
         None
         if row["payload"] is None
-        else sealer.unseal(row["payload"], row["source_partition"], row["source_offset"])
+        else cipher.decrypt(row["payload"], row["source_partition"], row["source_offset"])
         for row in letters.select(["payload", "source_partition", "source_offset"]).to_pylist()
     ]
     at = letters.schema.get_field_index("payload")

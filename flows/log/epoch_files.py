@@ -77,9 +77,9 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         state: StagedState | None,
         on_write: Callable[[pa.Table], None] = lambda _: None,
         *,
-        for_ever: bool = False,
+        complete: bool = False,
     ) -> None:
-        """`for_ever`: nobody may have removed a file since; one that is missing is refused."""
+        """`complete`: nobody may have removed a file since; one that is missing is refused."""
         self._part = part
         self._folders = folders
         self._schema = schema
@@ -90,8 +90,8 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         with self._writing(folders.published):
             folders.published.mkdir(parents=True, exist_ok=True)
             folders.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._refuse_what_state_does_not_know(state)
-            if for_ever:
+            self._refuse_unknown_files(state)
+            if complete:
                 self._refuse_gaps()
             check(path for name in self._pending if (path := folders.staging / name).exists())
             self._publish()
@@ -159,7 +159,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
                 log.info("log.undurable_removed", file=path.name)
                 path.unlink()
 
-    def _refuse_what_state_does_not_know(self, state: StagedState | None) -> None:
+    def _refuse_unknown_files(self, state: StagedState | None) -> None:
         beyond = sorted(
             path.name
             for path in self._folders.published.glob(f"{self._part}-*.parquet")

@@ -25,7 +25,7 @@ from flows.streams import EventStream
 
 log = structlog.get_logger(__name__)
 
-_told: set[Path] = set()
+_warned: set[Path] = set()
 _TIMES: Final = pa.timestamp("us", tz="UTC")
 _NO_COLUMNS: Final = pa.schema([])
 Found = TypeVar("Found")
@@ -182,8 +182,8 @@ def _is_damaged_tail(path: Path) -> bool:
     except FileNotFoundError:
         pass
     except LogError as error:
-        if path not in _told:
-            _told.add(path)
+        if path not in _warned:
+            _warned.add(path)
             log.warning("log.damaged_tail", error=str(error), then="it is passed over")
         return True
     return False

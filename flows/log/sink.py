@@ -31,7 +31,7 @@ class LogSink(FixedPartitionedSink[pa.RecordBatch, StagedState]):
         """Go on after the last durable file."""
         del step_id
         return StagedPart(
-            for_part, self._folders, self._stream.log_schema, resume_state, self._count, for_ever=True
+            for_part, self._folders, self._stream.log_schema, resume_state, self._count, complete=True
         )
 
     def _count(self, table: pa.Table) -> None:

@@ -89,7 +89,7 @@ class Digests:
         return np.array([text is not None and of(text) in known for text in column.to_pylist()], bool)
 
 
-class Door:
+class ErasedAccountFilter:
     """Refuses events of erased accounts; call it with events that have pseudonyms already. Costs nothing when nobody was erased."""
 
     def __init__(self, stream: EventStream, home: Path, pseudonyms: Pseudonyms) -> None:

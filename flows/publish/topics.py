@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from feature_repo.errors import FlowError
-from feature_repo.kafka.client import needed
+from feature_repo.kafka.client import require_package
 from feature_repo.kafka.producer import TopicProducer
 from flows.accept.avro import schema_to_write
 from flows.publish.bus import encode
@@ -54,7 +54,7 @@ class TopicPublisher:
 
 def avro_encoder(schema: Any) -> Callable[[pa.Table], Sequence[bytes]]:
     """Return a function that encodes each row of a table as one Avro record without a header; `schema` is parsed by fastavro."""
-    needed("fastavro")
+    require_package("fastavro")
     from fastavro import schemaless_writer
 
     def encoded(rows: pa.Table) -> list[bytes]:

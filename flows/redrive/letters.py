@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from feature_repo import privacy
-from flows.log.dead_letters import read, unseal
-from flows.privacy.sealing import key_of
+from flows.log.dead_letters import decrypt, read
+from flows.privacy.payload_cipher import key_of
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
@@ -61,5 +61,5 @@ def opened(stream: EventStream, settings: FlowSettings, wanted: Wanted) -> Itera
         about = letters.drop_columns(["payload"]).to_pylist()
         found = letters.filter(pa.array([wanted(row) for row in about], pa.bool_()))
         if any(key_of(payload or b"") is not None for payload in found["payload"].to_pylist()):
-            found = unseal(found, stream, pseudonyms)
+            found = decrypt(found, stream, pseudonyms)
         yield from found.to_pylist()

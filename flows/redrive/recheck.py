@@ -60,7 +60,7 @@ class Gate:
         columns = (plain.rows["source_offset"].to_pylist(), plain.rows[self._key].to_pylist())
         keys = dict(zip(*columns, strict=True))
         payloads = self._payloads(lines, plain.rows)
-        events = self._accept.settle(self._accept.private(plain))
+        events = self._accept.normalize(self._accept.pseudonymise(plain))
         refused = [
             (lines[row["source_offset"]].number, f"{row['reason']}: {row['detail']}")
             for letters in events.dead

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from feature_repo.errors import FlowError
 from feature_repo.files import write_atomically
-from feature_repo.kafka.client import client_properties, made, needed
+from feature_repo.kafka.client import client_properties, make_client, require_package
 from feature_repo.kafka.producer import TopicProducer
 from flows.redrive.already_sent import Marks, Sent, batches
 from flows.settings import FlowSettings
@@ -30,7 +30,7 @@ class Topic:
     """Where the events of one stream go, each with its key. Raises `FlowError`: send the same file again later."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings, marks: Marks) -> None:
-        needed("confluent_kafka")
+        require_package("confluent_kafka")
         self._marks, self._settings = marks, settings
         self._topic = settings.kafka_topic(stream.name)
         self._note = settings.dead_letters / f"{stream.name}.redriving.json"
@@ -56,7 +56,7 @@ class Topic:
         self._write_note([letter for letter, *_ in batch])
         for letter, key, payload in batch:
             self._producer.send(self._topic, key.encode(), payload, ((HEADER, letter.encode()),))
-            self._producer.work()
+            self._producer.poll()
         left = self._producer.flush(_DELIVERED_WITHIN_S)
         if left or self._refused:
             why = f"refused some ({self._refused[0]})" if self._refused else f"have not acknowledged {left:,}"
@@ -121,7 +121,7 @@ class Topic:
     def _consumer(self) -> Any:
         from confluent_kafka import Consumer
 
-        return made(
+        return make_client(
             Consumer,
             client_properties(
                 self._settings, group_id="millstream", enable_auto_commit=False, auto_offset_reset="error"

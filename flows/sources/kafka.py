@@ -22,7 +22,7 @@ import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from feature_repo.errors import FlowError
-from feature_repo.kafka.client import client_properties, made, needed
+from feature_repo.kafka.client import client_properties, make_client, require_package
 from flows import metrics
 from flows.blocks import BLOCK_BYTES, EPOCH_BYTES, Int64s, RawBlock
 from flows.settings import FlowSettings
@@ -51,7 +51,7 @@ class KafkaSource(FixedPartitionedSource[RawBlock, SlotState | None]):
     """All partitions of one stream's topic. `partitions` are their names, as far as they are known yet."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
-        needed("confluent_kafka")
+        require_package("confluent_kafka")
         self._stream = stream
         self._settings = settings
         self.watch = TopicWatch(settings.kafka_topic(stream.name), settings)
@@ -95,7 +95,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         self._heartbeat_due: set[int] = set()
         self._in_epoch = self._bytes_in_epoch = 0
         self._awake: datetime | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._watch.start()
 
     def next_batch(self) -> list[RawBlock]:
@@ -124,7 +124,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         blocks = [self._block(partition, some) for partition, some in arrived.items()]
         for record in records:
             if record.error() is not None:
-                self._fail(record)  # after the blocks: it may assign the partitions anew
+                self._handle_error(record)  # after the blocks: it may assign the partitions anew
         quiet = sorted(self._heartbeat_due - arrived.keys())
         self._heartbeat_due.clear()
         return blocks + [self._raw(partition, _EMPTY, _EMPTY, []) for partition in quiet]
@@ -195,7 +195,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
                 BLOCK_BYTES // 1024, 1
             ),  # what waits in the client; a block is not larger
         )
-        return made(Consumer, properties | {"error_cb": self._count_error})
+        return make_client(Consumer, properties | {"error_cb": self._count_error})
 
     def _assign(self) -> None:
         from confluent_kafka import TopicPartition
@@ -235,7 +235,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
             traces=traces or {},
         )
 
-    def _fail(self, record: Any) -> None:
+    def _handle_error(self, record: Any) -> None:
         """An error in place of a record: some are waited out, some must stop the flow."""
         from confluent_kafka import KafkaError
 
@@ -254,8 +254,8 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
             )
         else:
             self._count_error(error)
-            if error.name() not in self._told:
-                self._told.add(error.name())
+            if error.name() not in self._warned:
+                self._warned.add(error.name())
                 log.warning("kafka.error", partition=self._names.name(partition), error=error.str())
 
     def _gap(self, partition: int) -> None:

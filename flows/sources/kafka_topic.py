@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import structlog
 
-from feature_repo.kafka.client import client_properties, made, without_values
+from feature_repo.kafka.client import client_properties, make_client, mask_values
 from flows.settings import FlowSettings
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY_S: Final = 1.0
-_LOOK_AGAIN_S: Final = 0.25
+REFRESH_EVERY_S: Final = 1.0
+_RETRY_AFTER_S: Final = 0.25
 """After a failure."""
 _ANSWER_S: Final = 5.0
 
@@ -59,7 +59,7 @@ class TopicWatch:
                 properties = client_properties(self._settings)
                 from confluent_kafka.admin import AdminClient
 
-                admin = made(AdminClient, properties)
+                admin = make_client(AdminClient, properties)
                 Thread(target=self._run, args=(admin, properties, self._stopped), daemon=True).start()
 
     def stop(self) -> None:
@@ -72,19 +72,19 @@ class TopicWatch:
     def _run(self, admin: Any, properties: dict[str, Any], stopped: Event) -> None:
         while not stopped.is_set():
             try:
-                self._look(admin)
+                self._refresh(admin)
             except Exception as error:  # noqa: BLE001  whatever it is, events go on being read meanwhile; it is told and tried again
-                self._tell(without_values(_words(error), properties))
-                stopped.wait(_LOOK_AGAIN_S)
+                self._warn(mask_values(_error_text(error), properties))
+                stopped.wait(_RETRY_AFTER_S)
                 continue
             if self._failing_since is not None:
                 log.info(
                     "kafka.back", topic=self.topic, after_s=round(time.monotonic() - self._failing_since, 1)
                 )
                 self._failing_since = None
-            stopped.wait(LOOK_EVERY_S)
+            stopped.wait(REFRESH_EVERY_S)
 
-    def _look(self, admin: Any) -> None:
+    def _refresh(self, admin: Any) -> None:
         from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
@@ -107,7 +107,7 @@ class TopicWatch:
                 log.info("kafka.new_partitions", topic=self.topic, partitions=len(known))
             self.facts = TopicFacts(topic_id, known)
 
-    def _tell(self, error: str) -> None:
+    def _warn(self, error: str) -> None:
         if self._failing_since is not None:
             return
         self._failing_since = time.monotonic()
@@ -152,7 +152,7 @@ class TopicPartitions(AbstractSet[str]):
         return f"{self._prefix}{partition}"
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """What a client says of a failure."""
     inner: Any = error.args[0] if error.args else None
     return str(inner.str()) if hasattr(inner, "str") else f"{type(error).__name__}: {error}"

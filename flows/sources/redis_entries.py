@@ -22,8 +22,8 @@ from flows.blocks import Int64s, Payloads
 _FIRST_BYTES: Final = 1 << 20
 _KEPT_BYTES: Final = 64 << 20
 """A buffer that large entries have made larger is given back."""
-_MORE: Final = -1
-_STRANGE: Final = -2
+_INCOMPLETE: Final = -1
+_UNEXPECTED: Final = -2
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -56,7 +56,7 @@ _NONE: Final = np.empty(0, np.int64)
 NO_ENTRIES: Final = Entries(_NONE, _NONE, Payloads(np.empty(0, np.uint8), _NONE, _NONE))
 
 
-class StrangeReplyError(Exception):
+class UnexpectedReplyError(Exception):
     """The reply is another one than expected: an error, or entries with other fields. The connection is in the middle of it."""
 
 
@@ -69,16 +69,16 @@ class EntryReader:
         self._table = np.empty((4, most), np.int64)
 
     def read(self, receive: Callable[[memoryview], int]) -> Entries:
-        """The next reply. `receive` fills a buffer and says how far. Raises `StrangeReplyError`, and what `receive` raises."""
+        """The next reply. `receive` fills a buffer and says how far. Raises `UnexpectedReplyError`, and what `receive` raises."""
         place = np.zeros(3, np.int64)  # bytes parsed, entries found, entries announced
         state = _scan(self._data, self._filled, self._table, place)
-        while state == _MORE:
+        while state == _INCOMPLETE:
             if self._filled == len(self._data):
                 self._data = np.concatenate([self._data, np.empty_like(self._data)])
             self._filled += receive(self._data.data[self._filled :])
             state = _scan(self._data, self._filled, self._table, place)
-        if state == _STRANGE:
-            raise StrangeReplyError
+        if state == _UNEXPECTED:
+            raise UnexpectedReplyError
         parsed, n = int(place[0]), int(place[1])
         found = NO_ENTRIES
         if n:
@@ -91,7 +91,7 @@ class EntryReader:
         self._filled = len(rest)
         return found
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """What has come of the next replies: the connection is another one now."""
         self._filled = 0
 
@@ -110,9 +110,9 @@ def payload_of(fields: list[bytes] | None) -> bytes:
 def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[Any, Any]:
     """(place after it, the number) of a line such as `$12`; a negative place: more bytes are needed, or it is another line."""
     if at >= end:
-        return _MORE, 0
+        return _INCOMPLETE, 0
     if data[at] != mark:
-        return _STRANGE, 0
+        return _UNEXPECTED, 0
     at += 1
     value = np.int64(0)
     begin = at
@@ -120,9 +120,9 @@ def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[Any, Any]:
         value = value * 10 + (data[at] - 48)
         at += 1
     if at + 2 > end:
-        return _MORE, 0
+        return _INCOMPLETE, 0
     if at == begin or at - begin > 9 or data[at] != 13 or data[at + 1] != 10:
-        return _STRANGE, 0
+        return _UNEXPECTED, 0
     return at + 2, value
 
 
@@ -135,30 +135,30 @@ def _scan(data: Bytes, end: int, table: Any, place: Int64s) -> Any:
             place[0] = 5
             return 0  # *-1: nothing new
         if end < 5:
-            return _MORE
+            return _INCOMPLETE
         for step in range(3):  # *1, *2, $<length of the name>
             at, value = _header(data, at, end, 36 if step == 2 else 42)
             if at < 0:
                 return at
             if step < 2 and value != step + 1:
-                return _STRANGE
+                return _UNEXPECTED
         at, value = _header(data, at + value + 2, end, 42)
         if at < 0:
             return at
         if value > table.shape[1]:
-            return _STRANGE
+            return _UNEXPECTED
         place[0], place[2] = at, value
     while place[1] < place[2]:
         at, n = _header(data, place[0], end, 42)
         if at < 0:
             return at
         if n != 2:
-            return _STRANGE
+            return _UNEXPECTED
         at, n = _header(data, at, end, 36)
         if at < 0:
             return at
         if at + n + 2 > end:
-            return _MORE
+            return _INCOMPLETE
         i = place[1]
         part, value = 0, np.int64(0)
         for k in range(at, at + n):
@@ -169,25 +169,25 @@ def _scan(data: Bytes, end: int, table: Any, place: Int64s) -> Any:
             else:
                 value = value * 10 + (data[k] - 48)
         if part != 1:
-            return _STRANGE
+            return _UNEXPECTED
         table[1, i] = value
         at, n = _header(data, at + n + 2, end, 42)
         if at < 0:
             return at
         if n != 2:
-            return _STRANGE
+            return _UNEXPECTED
         at, n = _header(data, at, end, 36)
         if at < 0:
             return at
         if at + 3 > end:
-            return _MORE
+            return _INCOMPLETE
         if n != 1 or data[at] != 118:
-            return _STRANGE
+            return _UNEXPECTED
         at, n = _header(data, at + 3, end, 36)
         if at < 0:
             return at
         if at + n + 2 > end:
-            return _MORE
+            return _INCOMPLETE
         table[2, i], table[3, i] = at, at + n
         place[0] = at + n + 2
         place[1] += 1

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from flows.settings import FlowSettings
-from flows.sources.redis_entries import NO_ENTRIES, Entries, EntryReader, StrangeReplyError
+from flows.sources.redis_entries import NO_ENTRIES, Entries, EntryReader, UnexpectedReplyError
 from flows.sources.redis_socket import receive
 
 
@@ -83,7 +83,7 @@ class BusReads:
             connection = self._connected()
             connection.send_packed_command(connection.pack_commands(commands))
             found = [self._reader.read(self._receive) for _ in commands]
-        except StrangeReplyError:
+        except UnexpectedReplyError:
             self._drop()
             (reply,) = self.call(commands[0])
             return entries_of(reply)
@@ -111,7 +111,7 @@ class BusReads:
         return self._connection
 
     def _drop(self) -> None:
-        self._reader.forget()
+        self._reader.reset()
         if self._connection is not None:
             self._connection.disconnect()  # it connects again by itself
 

@@ -98,7 +98,7 @@ class ScoreTopic:
             for topic in filter(None, topics):
                 self._producer.send(topic, key, value)
                 metrics.TOPIC_SENT.labels(topic).inc()
-        self._producer.work()
+        self._producer.poll()
 
 
 def _failed(name: str, lost: bool) -> None:

@@ -108,7 +108,7 @@ def _verdict(
     assert len(kept) == rows.num_rows, "an event was logged twice"
     letters = {}
     for stored in dead_letters.read(PAYMENTS, settings):
-        opened = dead_letters.unseal(stored, PAYMENTS, pseudonyms) if pseudonyms.keyed else stored
+        opened = dead_letters.decrypt(stored, PAYMENTS, pseudonyms) if pseudonyms.keyed else stored
         found = _by_place(opened)
         assert len(found) == opened.num_rows
         assert found.keys().isdisjoint(letters), "a dead letter was written twice"

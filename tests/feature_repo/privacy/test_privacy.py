@@ -164,24 +164,24 @@ def test_no_log_has_a_column_that_is_dropped(stream: EventStream) -> None:
 
 def test_home_keeps_to_the_key_it_was_written_with(tmp_path: Path) -> None:
     ours, other, off = Pseudonyms("k1", KEY), Pseudonyms("k1", bytes(32)), Pseudonyms.off()
-    privacy.mark(tmp_path, ours, written=False)
-    privacy.mark(tmp_path, ours, written=True)
-    privacy.mark(tmp_path, Pseudonyms("k1", KEY), written=True)
+    privacy.check_key(tmp_path, ours, written=False)
+    privacy.check_key(tmp_path, ours, written=True)
+    privacy.check_key(tmp_path, Pseudonyms("k1", KEY), written=True)
     for wrong in (other, off):
         with pytest.raises(SettingsError, match="two names"):
-            privacy.mark(tmp_path, wrong, written=True)
-    noted = (tmp_path / privacy.MARK).read_bytes()
+            privacy.check_key(tmp_path, wrong, written=True)
+    noted = (tmp_path / privacy.KEY_FILE).read_bytes()
     assert KEY.hex().encode() not in noted
     assert base64.b64encode(KEY) not in noted
-    assert [path.name for path in tmp_path.iterdir()] == [privacy.MARK]
+    assert [path.name for path in tmp_path.iterdir()] == [privacy.KEY_FILE]
 
 
 def test_home_from_before_pseudonyms_goes_on_without_a_key_only(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="'off'"):
-        privacy.mark(tmp_path, Pseudonyms("k1", KEY), written=True)
-    privacy.mark(tmp_path, Pseudonyms.off(), written=True)
+        privacy.check_key(tmp_path, Pseudonyms("k1", KEY), written=True)
+    privacy.check_key(tmp_path, Pseudonyms.off(), written=True)
     with pytest.raises(SettingsError, match="'off'"):
-        privacy.mark(tmp_path, Pseudonyms("k1", KEY), written=True)
+        privacy.check_key(tmp_path, Pseudonyms("k1", KEY), written=True)
 
 
 def test_written_key_is_random_for_its_owner_alone_and_spares_other_lines(tmp_path: Path) -> None:

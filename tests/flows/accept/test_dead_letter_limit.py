@@ -9,7 +9,7 @@ import pytest
 
 from feature_repo.errors import DeadLetterLimit
 from feature_repo.streams.payments import PAYMENTS
-from flows.accept.dead_letter_limit import DeadLetterGauge
+from flows.accept.dead_letter_limit import DeadLetterLimiter
 from flows.accept.decode import Decoder
 from flows.blocks import Events, RawBlock
 from flows.bootstrap import run
@@ -26,9 +26,9 @@ def events(good: int, bad: int) -> Events:
     return decode(RawBlock("bus:payments:0", -1, places, places, payloads))
 
 
-def gauge(home: Path, **options: float) -> DeadLetterGauge:
+def gauge(home: Path, **options: float) -> DeadLetterLimiter:
     settings = FlowSettings(home=home, **{"dead_letter_window": 100, "dead_letter_limit": 0.5} | options)  # type: ignore[arg-type]
-    return DeadLetterGauge(PAYMENTS, settings)
+    return DeadLetterLimiter(PAYMENTS, settings)
 
 
 def test_few_bad_events_do_not_stop_the_flow(home: Path) -> None:

@@ -1,4 +1,4 @@
-"""The door of a flow: the policy applied before anything remembers, details that repeat nothing, dead letters that are sealed."""
+"""The door of a flow: the policy applied before anything remembers, details that repeat nothing, dead letters that are encrypted."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from flows import dead_letters
 from flows.accept.stages import Acceptance
 from flows.blocks import DEAD_LETTER, ArrowBlock, Events, RawBlock
 from flows.bootstrap import require_same_key
-from flows.log.dead_letters import LetterBox, read, unseal
+from flows.log.dead_letters import StorableDeadLetters, decrypt, read
 from flows.pipeline import build
-from flows.privacy.sealing import MAGIC, Sealer, key_of
+from flows.privacy.payload_cipher import MAGIC, PayloadCipher, key_of
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
 from tests.kits.payments import encoded, payment
@@ -130,44 +130,46 @@ def test_without_a_key_values_are_shown_but_those_of_columns_that_stay_personal(
 
 
 def test_letter_is_sealed_the_same_way_every_time_and_opens_with_the_key_only() -> None:
-    sealer = Sealer("payments", KEYED)
-    sealed = sealer.seal(b"who", "bus:payments:0", 5)
-    assert sealed == Sealer("payments", Pseudonyms.from_setting(SETTING)).seal(b"who", "bus:payments:0", 5)
-    assert sealed.startswith(MAGIC)
-    assert b"who" not in sealed
-    assert key_of(sealed) == "k1"
-    assert sealer.unseal(sealed, "bus:payments:0", 5) == b"who"
-    assert sealer.unseal(b"never sealed", "bus:payments:0", 5) == b"never sealed"
+    cipher = PayloadCipher("payments", KEYED)
+    encrypted = cipher.encrypt(b"who", "bus:payments:0", 5)
+    assert encrypted == PayloadCipher("payments", Pseudonyms.from_setting(SETTING)).encrypt(
+        b"who", "bus:payments:0", 5
+    )
+    assert encrypted.startswith(MAGIC)
+    assert b"who" not in encrypted
+    assert key_of(encrypted) == "k1"
+    assert cipher.decrypt(encrypted, "bus:payments:0", 5) == b"who"
+    assert cipher.decrypt(b"never encrypted", "bus:payments:0", 5) == b"never encrypted"
     others = {
-        sealer.seal(b"who", "bus:payments:0", 6),
-        sealer.seal(b"who", "bus:payments:1", 5),
-        sealer.seal(b"whom", "bus:payments:0", 5),
-        Sealer("labels", KEYED).seal(b"who", "bus:payments:0", 5),
+        cipher.encrypt(b"who", "bus:payments:0", 6),
+        cipher.encrypt(b"who", "bus:payments:1", 5),
+        cipher.encrypt(b"whom", "bus:payments:0", 5),
+        PayloadCipher("labels", KEYED).encrypt(b"who", "bus:payments:0", 5),
     }
     nonce_at = len(MAGIC) + 1 + 2
-    assert len({text[nonce_at : nonce_at + 12] for text in {sealed, *others}}) == 5
+    assert len({text[nonce_at : nonce_at + 12] for text in {encrypted, *others}}) == 5
 
 
 def test_letter_that_was_moved_altered_or_sealed_by_others_does_not_open() -> None:
-    sealer = Sealer("payments", KEYED)
-    sealed = sealer.seal(b"who", "bus:payments:0", 5)
+    cipher = PayloadCipher("payments", KEYED)
+    encrypted = cipher.encrypt(b"who", "bus:payments:0", 5)
     wrong = Pseudonyms("k1", bytes(32))
     with pytest.raises(DataError, match="altered"):
-        sealer.unseal(sealed, "bus:payments:0", 6)
+        cipher.decrypt(encrypted, "bus:payments:0", 6)
     with pytest.raises(DataError, match="altered"):
-        Sealer("labels", KEYED).unseal(sealed, "bus:payments:0", 5)
+        PayloadCipher("labels", KEYED).decrypt(encrypted, "bus:payments:0", 5)
     with pytest.raises(DataError, match="altered"):
-        sealer.unseal(sealed[:-1] + bytes([sealed[-1] ^ 1]), "bus:payments:0", 5)
+        cipher.decrypt(encrypted[:-1] + bytes([encrypted[-1] ^ 1]), "bus:payments:0", 5)
     with pytest.raises(DataError, match="altered"):
-        Sealer("payments", wrong).unseal(sealed, "bus:payments:0", 5)
+        PayloadCipher("payments", wrong).decrypt(encrypted, "bus:payments:0", 5)
     with pytest.raises(DataError, match="key 'k1'"):
-        Sealer("payments", Pseudonyms("k2", bytes(32))).unseal(sealed, "bus:payments:0", 5)
+        PayloadCipher("payments", Pseudonyms("k2", bytes(32))).decrypt(encrypted, "bus:payments:0", 5)
 
 
 def test_without_a_key_letters_are_plain_and_those_of_customers_have_no_payload(home: Path) -> None:
-    (batch,) = LetterBox(PAYMENTS, OFF)(accepted(PAYMENTS, b"{", key="off"))
+    (batch,) = StorableDeadLetters(PAYMENTS, OFF)(accepted(PAYMENTS, b"{", key="off"))
     assert batch["payload"].to_pylist() == [b"{"]
-    (batch,) = LetterBox(CUSTOMERS, OFF)(accepted(CUSTOMERS, b"{", key="off"))
+    (batch,) = StorableDeadLetters(CUSTOMERS, OFF)(accepted(CUSTOMERS, b"{", key="off"))
     assert batch["payload"].to_pylist() == [None]
 
 
@@ -175,11 +177,11 @@ def test_command_counts_reasons_without_a_key_and_shows_payloads_with_it(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = accepted(PAYMENTS, b'{"name": "Ada"', payment(1, amount=-1.0))
-    batches = LetterBox(PAYMENTS, KEYED)(events)
+    batches = StorableDeadLetters(PAYMENTS, KEYED)(events)
     folder = home / "dead_letters" / "payments"
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_batches(batches, DEAD_LETTER), folder / "bus-0000000000.parquet")
-    opened = unseal(next(read(PAYMENTS, settings(home=home))), PAYMENTS, KEYED)
+    opened = decrypt(next(read(PAYMENTS, settings(home=home))), PAYMENTS, KEYED)
     assert b'{"name": "Ada"' in opened["payload"].to_pylist()
 
     counted = CliRunner().invoke(dead_letters.app, ["--stream", "payments"])
@@ -206,6 +208,6 @@ def test_flow_without_a_key_refuses_to_start(
 
 def test_flow_refuses_a_home_of_another_key(home: Path) -> None:
     require_same_key(settings())
-    assert json.loads((home / privacy.MARK).read_text())["key_id"] == "k1"
+    assert json.loads((home / privacy.KEY_FILE).read_text())["key_id"] == "k1"
     with pytest.raises(SettingsError, match="two names"):
         require_same_key(settings("off"))

@@ -46,7 +46,7 @@ TURNS = {
 @pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
 def test_a_turn_is_its_blocks(turn: list[SourceBlock], home: Path) -> None:
     accept = Acceptance(PAYMENTS, FlowSettings(home=home))
-    for found, alone in zip(accept.turn(turn), map(accept, turn), strict=True):
+    for found, alone in zip(accept.accept_blocks(turn), map(accept, turn), strict=True):
         assert found.partition == alone.partition
         assert found.origin is alone.origin
         assert found.rows.equals(alone.rows)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from feature_repo.windows.columns import BlockColumns, Keys
 from flows.enrich import asof_index
-from flows.enrich.asof_index import Versions
+from flows.enrich.asof_index import AsOfIndex
 
 SCHEMA = pa.schema([pa.field("value", pa.string())])
 _row = st.tuples(st.sampled_from("abc"), st.integers(0, 20), st.integers(0, 20))
@@ -19,7 +19,7 @@ def keys(names: list[str]) -> Keys:
     return BlockColumns(pa.record_batch({"k": pa.array(names, pa.string())})).keys(("k",))
 
 
-def add(made: Versions, rows: list[tuple[str, int, int]], first: int) -> None:
+def add(made: AsOfIndex, rows: list[tuple[str, int, int]], first: int) -> None:
     values = pa.record_batch({"value": pa.array([f"v{first + i}" for i in range(len(rows))], pa.string())})
     made.add(
         keys([r[0] for r in rows]), np.array([r[1] for r in rows]), np.array([r[2] for r in rows]), values
@@ -33,7 +33,7 @@ def test_lookup_finds_the_newest_version_that_was_true_and_known(
 ) -> None:
     small, asof_index._SMALL = asof_index._SMALL, 5  # type: ignore[misc]
     try:
-        made = Versions(SCHEMA)
+        made = AsOfIndex(SCHEMA)
         rows: list[tuple[str, int, int]] = []
         for block in blocks:
             add(made, block, len(rows))
@@ -55,7 +55,7 @@ def test_lookup_finds_the_newest_version_that_was_true_and_known(
 
 
 def test_versions_older_than_the_limit_do_not_count_and_are_forgotten() -> None:
-    made = Versions(SCHEMA, within_us=10, keep_us=20)
+    made = AsOfIndex(SCHEMA, within_us=10, keep_us=20)
     small, asof_index._SMALL = asof_index._SMALL, 2  # type: ignore[misc]
     try:
         for i in range(100):
@@ -68,6 +68,6 @@ def test_versions_older_than_the_limit_do_not_count_and_are_forgotten() -> None:
 
 
 def test_latest_is_the_newest_of_all() -> None:
-    made = Versions(SCHEMA, within_us=10)
+    made = AsOfIndex(SCHEMA, within_us=10)
     add(made, [("a", 1, 1), ("a", 3, 2), ("a", 2, 9)], 0)
     assert made.latest(keys(["a", "b"]), np.ones(2, bool))[0].to_pylist() == ["v1", None]

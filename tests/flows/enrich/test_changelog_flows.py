@@ -31,8 +31,8 @@ from feature_repo.streams.charges import CHARGES
 from feature_repo.streams.customers import CUSTOMERS
 from feature_repo.streams.merchants import MERCHANTS
 from flows import backfill_files
-from flows.accept.changelog_rows import Settle
 from flows.accept.decode import Decoder
+from flows.accept.normalize_changelog import ChangelogNormalizer
 from flows.blocks import Events, RawBlock
 from flows.bootstrap import run
 from flows.online.plain_sink import PlainViews
@@ -581,7 +581,7 @@ def table(stream: EventStream, events: Sequence[dict[str, Any]]) -> pa.Table:
 def settled(stream: EventStream, events: Sequence[dict[str, Any]]) -> Events:
     payloads = [json.dumps(event).encode() for event in events]
     block = RawBlock("bus:x:0", -1, np.arange(len(events)), np.arange(len(events)), payloads)
-    return Settle(stream)(Decoder(stream)(block))
+    return ChangelogNormalizer(stream)(Decoder(stream)(block))
 
 
 def test_key_of_a_view_with_a_ttl_expires_unless_something_lasting_lives_there(

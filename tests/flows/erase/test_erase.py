@@ -24,7 +24,7 @@ from flows.bootstrap import run
 from flows.erase.command import erase
 from flows.erase.files import ScoreFiles
 from flows.erase.people import People
-from flows.log.dead_letters import read, unseal
+from flows.log.dead_letters import decrypt, read
 from flows.privacy import tombstones
 from flows.settings import FlowSettings
 from flows.streams import STREAMS
@@ -169,7 +169,7 @@ def test_dead_letters_about_the_account_are_gone_and_others_stay(
         row["payload"]
         for stream in STREAMS.values()
         for table in read(stream, erased.settings)
-        for row in unseal(table, stream, NAMES).to_pylist()
+        for row in decrypt(table, stream, NAMES).to_pylist()
     ]
     assert encoded(pay(8))[:-9] in opened
     assert encoded(pay(15)) in opened

@@ -131,7 +131,7 @@ def test_published_file_that_has_gone_is_refused_by_name(folders: Folders) -> No
         state = sink.snapshot()
     (folders.published / "bus-0000000001.parquet").unlink()
     with pytest.raises(LogError, match=r"bus-0000000001.parquet is missing, 1 in all"):
-        StagedPart("bus", folders, PAYMENTS.decoded, state, for_ever=True)
+        StagedPart("bus", folders, PAYMENTS.decoded, state, complete=True)
 
 
 def test_file_is_sorted_by_event_time_compressed_and_in_the_log_schema(folders: Folders) -> None:

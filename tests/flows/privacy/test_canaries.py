@@ -29,7 +29,7 @@ from feature_repo.stores.applied_views import AppliedViews, PlainSpec
 from feature_repo.stores.reader.plan import Plan, WindowedRead
 from flows.local.live import free_port
 from flows.local.redis_server import EmbeddedServer
-from flows.log.dead_letters import read, unseal
+from flows.log.dead_letters import decrypt, read
 from flows.settings import FlowSettings
 from flows.streams import STREAMS
 from tests.kits.flow_process import running_flow
@@ -401,7 +401,7 @@ def test_dead_letters_are_whole_for_who_has_the_key_and_say_little_to_others(wor
     reasons = set()
     for stream, kind in STREAMS.items():
         letters = pa.concat_tables(read(kind, world.settings))
-        opened = sorted(unseal(letters, kind, Pseudonyms("kc", KEY))["payload"].to_pylist())
+        opened = sorted(decrypt(letters, kind, Pseudonyms("kc", KEY))["payload"].to_pylist())
         accepted = _rows(kind.log_folder(world.settings))
         sent = traffic(stream)
         assert len(opened) == len(sent) - accepted

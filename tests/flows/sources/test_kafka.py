@@ -15,14 +15,14 @@ import redis
 from pydantic import SecretStr
 
 from feature_repo.errors import FlowError, SettingsError
-from feature_repo.kafka.client import client_properties, made
+from feature_repo.kafka.client import client_properties, make_client
 from feature_repo.kafka.producer import TopicProducer
 from feature_repo.privacy import Pseudonyms
 from feature_repo.streams.payments import PAYMENTS
 from flows.accept.avro import avro_reader
 from flows.accept.decode import Decoder
 from flows.blocks import RawBlock
-from flows.log.dead_letters import LetterBox
+from flows.log.dead_letters import StorableDeadLetters
 from flows.publish.topics import TopicPublisher
 from flows.settings import FlowSettings
 from flows.sources.kafka import SLOTS, KafkaSlot, KafkaSource, SlotState
@@ -126,7 +126,7 @@ def test_trace_of_a_record_is_kept_with_its_dead_letter(
     traces = [
         row["traceparent"]
         for block in read(part, 2)
-        for letters in LetterBox(PAYMENTS, Pseudonyms.off())(Decoder(PAYMENTS)(block))
+        for letters in StorableDeadLetters(PAYMENTS, Pseudonyms.off())(Decoder(PAYMENTS)(block))
         for row in letters.to_pylist()
     ]
     assert traces == [trace, None]
@@ -208,7 +208,7 @@ def test_broken_settings_are_told_without_their_values(home: Path, tmp_path: Pat
     from confluent_kafka import Producer
 
     with pytest.raises(SettingsError, match=r"security\.protocol") as error:
-        made(Producer, client_properties(settings))
+        make_client(Producer, client_properties(settings))
     assert secret not in str(error.value)
     file = tmp_path / "kafka.properties"
     file.write_text(f"# how we come in\nsasl.password = {secret}\nsasl.username=flow\n")
@@ -365,7 +365,7 @@ def test_record_that_is_not_delivered_is_told_and_sent_again(home: Path) -> None
     producer.send(topic, b"a", b"1")
     give_up = time.monotonic() + 20
     while not failures and time.monotonic() < give_up:
-        producer.work(0.1)
+        producer.poll(0.1)
     assert failures
     assert not failures[0][1]
     assert producer.waiting == 1

@@ -20,7 +20,7 @@ from flows.streams import EventStream
 DELETED = "deleted"
 
 
-class Settle:
+class ChangelogNormalizer:
     """Settles the rows of a changelog; call it with checked events. Other streams pass unchanged."""
 
     def __init__(self, stream: EventStream) -> None:

@@ -1,17 +1,17 @@
-r"""Payloads of dead letters, sealed: what could not be read may hold anybody's name, and nobody can drop a column of it.
+r"""Payloads of dead letters, encrypted: what could not be read may hold anybody's name, and nobody can drop a column of it.
 
 AES-256-GCM with a key of its own, derived from the key of the pseudonyms (`Pseudonyms.derive`); the stream, the source partition and
 the offset are authenticated with it, so that a payload cannot be put beside another reason unnoticed. The bytes:
 
     "MSL1" | length of the key id | key id | nonce (12) | ciphertext and tag
 
-The nonce is not drawn but computed: the first 96 bits of HMAC-SHA256 over all that is sealed. A replay after a crash so writes the very
+The nonce is not drawn but computed: the first 96 bits of HMAC-SHA256 over all that is encrypted. A replay after a crash so writes the very
 same bytes, as every sink here must, and the nonce repeats only where the whole message does, which is harmless; two different
 messages meet in a nonce with a chance of 2^-33 among the 2^32 a key should be used for.
 
-    >>> sealer = Sealer("payments", Pseudonyms("k1", bytes(range(32))))
-    >>> sealed = sealer.seal(b'{"name": "Ada"', "bus:payments:0", 7)
-    >>> sealed[:7], sealer.unseal(sealed, "bus:payments:0", 7)
+    >>> cipher = PayloadCipher("payments", Pseudonyms("k1", bytes(range(32))))
+    >>> encrypted = cipher.encrypt(b'{"name": "Ada"', "bus:payments:0", 7)
+    >>> encrypted[:7], cipher.decrypt(encrypted, "bus:payments:0", 7)
     (b'MSL1\x02k1', b'{"name": "Ada"')
 """
 
@@ -31,7 +31,7 @@ MAGIC: Final = b"MSL1"
 _NONCE_BYTES: Final = 12
 
 
-class Sealer:
+class PayloadCipher:
     """Seals and opens the payloads of one stream. Needs a key: see `flows.log.dead_letters` for what happens without."""
 
     def __init__(self, stream: str, pseudonyms: Pseudonyms) -> None:
@@ -40,34 +40,34 @@ class Sealer:
         self._cipher = AESGCM(pseudonyms.derive("dead letters: cipher"))
         self._nonce_key = pseudonyms.derive("dead letters: nonce")
 
-    def seal(self, payload: bytes, partition: str, offset: int) -> bytes:
+    def encrypt(self, payload: bytes, partition: str, offset: int) -> bytes:
         """Sealed bytes, the same again for the same arguments; about 8 us."""
         place = self._place(partition, offset)
         nonce = hmac.digest(self._nonce_key, place + payload, "sha256")[:_NONCE_BYTES]
         header = MAGIC + bytes([len(self._key_id)]) + self._key_id + nonce
         return header + self._cipher.encrypt(nonce, payload, place)
 
-    def unseal(self, sealed: bytes, partition: str, offset: int) -> bytes:
-        """The payload; bytes that were never sealed come back as they are. Raises `DataError`."""
-        key_id = key_of(sealed)
+    def decrypt(self, encrypted: bytes, partition: str, offset: int) -> bytes:
+        """The payload; bytes that were never encrypted come back as they are. Raises `DataError`."""
+        key_id = key_of(encrypted)
         if key_id is None:
-            return sealed
+            return encrypted
         where = f"{partition}, offset {offset}"
         if key_id != self._key_id.decode():
             raise DataError(
-                f"this payload was sealed with the key {key_id!r}",
+                f"this payload was encrypted with the key {key_id!r}",
                 where=where,
                 todo="set MILLSTREAM_PSEUDONYM_KEY to that key",
             )
         at = len(MAGIC) + 1 + len(self._key_id)
-        nonce, text = sealed[at : at + _NONCE_BYTES], sealed[at + _NONCE_BYTES :]
+        nonce, text = encrypted[at : at + _NONCE_BYTES], encrypted[at + _NONCE_BYTES :]
         try:
             return self._cipher.decrypt(nonce, text, self._place(partition, offset))
         except (InvalidTag, ValueError):
             raise DataError(
-                "this payload was altered, or sealed with another key of the same id",
+                "this payload was altered, or encrypted with another key of the same id",
                 where=where,
-                todo="set MILLSTREAM_PSEUDONYM_KEY to the key it was sealed with",
+                todo="set MILLSTREAM_PSEUDONYM_KEY to the key it was encrypted with",
             ) from None
 
     def _place(self, partition: str, offset: int) -> bytes:
@@ -77,21 +77,21 @@ class Sealer:
 
 
 def key_of(payload: bytes) -> str | None:
-    """The id of the key a payload is sealed with, None if it is not."""
+    """The id of the key a payload is encrypted with, None if it is not."""
     if not payload.startswith(MAGIC) or len(payload) <= len(MAGIC):
         return None
     at = len(MAGIC) + 1
     return payload[at : at + payload[len(MAGIC)]].decode("ascii", "replace")
 
 
-def seal_letters(letters: pa.RecordBatch, sealer: Sealer) -> pa.RecordBatch:
-    """Dead letters (schema `flows.blocks.DEAD_LETTER`) with their payloads sealed."""
+def encrypt_payloads(letters: pa.RecordBatch, cipher: PayloadCipher) -> pa.RecordBatch:
+    """Dead letters (schema `flows.blocks.DEAD_LETTER`) with their payloads encrypted."""
     columns = (letters["payload"], letters["source_partition"], letters["source_offset"])
-    sealed = [
-        None if payload is None else sealer.seal(payload, partition, offset)
+    encrypted = [
+        None if payload is None else cipher.encrypt(payload, partition, offset)
         for payload, partition, offset in zip(*(c.to_pylist() for c in columns), strict=True)
     ]
-    return with_payloads(letters, sealed)
+    return with_payloads(letters, encrypted)
 
 
 def with_payloads(letters: pa.RecordBatch, payloads: list[bytes | None]) -> pa.RecordBatch:
