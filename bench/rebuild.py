@@ -19,8 +19,7 @@ from bench import million, w1_stream
 from bench.harness import console
 from bench.restart import Flow
 from feature_repo.stores.redis_layout.view_versions import KeptVersions, versions_key
-from tests.soak._stores import BreakableServer
-from tests.soak.redis_wiped import wipe
+from tests.kits.redis_server import BreakableServer, wipe
 
 ROUNDS = 3
 

@@ -17,10 +17,11 @@ from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
 from serving.store.connection import StoreConnection
 from serving.store.resp import pack
+from tests.kits.certificates import write_certificate
 from tests.kits.flow_output import states_from_log, states_online
 from tests.kits.flow_process import running_flow
 from tests.kits.payments import encoded, payment, publish
-from tests.kits.tls_proxy import certificate, tls_in_front_of
+from tests.kits.tls_proxy import tls_in_front_of
 from tests.kits.views import apply_views
 
 PASSWORD = "pa:ss/w@rd"
@@ -61,7 +62,7 @@ def url_of(client: redis.Redis) -> str:
 @pytest.fixture(scope="module")
 def tls(server: redis.Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
     """Port and authority of the same server over TLS."""
-    pem = certificate(tmp_path_factory.mktemp("tls") / "server.pem")
+    pem = write_certificate(tmp_path_factory.mktemp("tls") / "server.pem")
     port = urlsplit(url_of(server)).port
     assert port is not None
     with tls_in_front_of(port, pem) as outer:

@@ -38,7 +38,8 @@ from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.state import KeyIndex, ViewState
 from tests.kits.applied_home import feast, log_payments
-from tests.kits.permissions import FeastServer, Issuer, rsa_key
+from tests.kits.feast_server import FeastServer
+from tests.kits.oidc_issuer import Issuer, rsa_key
 
 NOW = datetime.now(UTC)
 OWNERSHIP = PROJECT_ROOT / "docs" / "ownership.md"
@@ -83,6 +84,9 @@ class World:
             "serve_offline", secured, self.repo, issuer.environment, folder / "offline.log"
         )
         self.store = open_store(self.settings, self.repo)
+
+    def fill(self) -> None:
+        """Write the data while the servers start."""
         write(self.settings, self.store)
         # The kernels are compiled and kept here; gunicorn ends a worker that compiles for longer than 30 s.
         self.store.get_online_features(RECENT, [{"account_id": "a1"}])
@@ -179,9 +183,9 @@ def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     redis.Redis.from_url(redis_url).flushall()
     with Issuer() as issuer:
         made = World(folder, issuer)
-        yield made
-        made.online.stop()
-        made.offline.stop()
+        with made.online, made.offline:
+            made.fill()
+            yield made
     patch.undo()
 
 

@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import fcntl
 import functools
-import ipaddress
 import os
 import shutil
 import socket
@@ -19,14 +18,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from tests.kits.certificates import self_signed
+from tests.kits.waiting import wait_until
 
 VERSION: Final = "4.1.0"
 REQUIRED: Final = bool(os.environ.get("MILLSTREAM_REQUIRE_KAFKA"))
@@ -131,7 +127,7 @@ class Broker:
             "group.initial.rebalance.delay.ms": "0",
         } | {name.replace("_", "."): value for name, value in properties.items()}
         folder.mkdir(parents=True, exist_ok=True)
-        key, certificate = _certificate()
+        key, certificate = self_signed()
         self.certificate.write_bytes(certificate)
         (folder / "broker.pem").write_bytes(key + certificate)
         (folder / "server.properties").write_text("".join(f"{n}={v}\n" for n, v in settings.items()))
@@ -148,14 +144,19 @@ class Broker:
                 stdout=log, stderr=log, cwd=self.folder, env=_environment(),
             )  # fmt: skip
         admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
-        give_up = time.monotonic() + _START_S
-        while True:
-            assert self._process.poll() is None, (self.folder / "broker.log").read_text()[-4000:]
+
+        def answers() -> bool:
             with contextlib.suppress(KafkaException):
-                if admin.list_topics(timeout=1.0).brokers:
-                    return self
-            assert time.monotonic() < give_up, (self.folder / "broker.log").read_text()[-4000:]
-            time.sleep(0.05)
+                return bool(admin.list_topics(timeout=1.0).brokers)
+            return False
+
+        try:
+            wait_until(
+                answers, _START_S, "an answer of the broker", alive=lambda: self._process.poll() is None
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {(self.folder / 'broker.log').read_text()[-4000:]}") from None
+        return self
 
     def stop(self, *, kill: bool = False) -> None:
         """In good order, or as by kill -9; the data stays."""
@@ -200,30 +201,6 @@ class Broker:
 
     def __exit__(self, *_: object) -> None:
         self.stop(kill=True)
-
-
-def _certificate() -> tuple[bytes, bytes]:
-    """A key and a certificate of 127.0.0.1 signed with it, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "millstream tests")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=2))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return private, certificate.public_bytes(pem)
 
 
 def _environment() -> dict[str, str]:

@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,12 +29,10 @@ from serving import bootstrap
 from serving.app import create_app
 from serving.settings import ScorerSettings
 from tests.kits.applied_home import feast, log_payments, project
-from tests.kits.scorer_process import uvicorn
 from training import artefact, export
 
 SERVICE = "fraud_detection_v1"
 VERSION = "20261122T041955Z-00000001"
-__all__ = ["SERVICE", "VERSION", "World", "frozen", "own_home", "score_lines", "uvicorn", "world"]
 
 
 class World:
@@ -182,17 +179,6 @@ def own_home(root: Path) -> Path:
     """A home with the world's model but a score log of its own."""
     shutil.copytree(world().home / "models", root / "models")
     return root
-
-
-@contextlib.contextmanager
-def frozen(url: str) -> Iterator[None]:
-    """The server's process stopped, as by a machine that swaps or a debugger; its sockets stay open."""
-    pid = int(redis.Redis.from_url(url).info("server")["process_id"])
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager

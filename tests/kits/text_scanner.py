@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import sqlite3
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -100,17 +99,3 @@ def _value(client: Any, key: bytes) -> bytes:
         return b"\n".join(client.zrange(key, 0, -1))
     assert kind == b"list", kind
     return b"\n".join(client.lrange(key, 0, -1))
-
-
-def rewrite_append_only_file(client: Any) -> None:
-    """Let the server write its file anew, as commands and not compressed, so that bytes are what they look like."""
-    client.config_set("aof-use-rdb-preamble", "no")
-    client.bgrewriteaof()
-    give_up = time.monotonic() + 60
-    while True:
-        state = client.info("persistence")
-        if not state["aof_rewrite_in_progress"] and not state["aof_rewrite_scheduled"]:
-            assert state["aof_last_bgrewrite_status"] == "ok"
-            return
-        assert time.monotonic() < give_up
-        time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""TLS in front of a server that has none: what arrives is decrypted and passed on. The embedded Valkey is built without TLS."""
+"""TLS in front of a server without TLS, as the embedded Valkey is: bytes are decrypted and passed on."""
 
 from __future__ import annotations
 
@@ -7,42 +7,12 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
-
-def certificate(path: Path) -> Path:
-    """A certificate for 127.0.0.1 that is its own authority, with its key, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 @contextlib.contextmanager
 def tls_in_front_of(port: int, pem: Path) -> Iterator[int]:
-    """The port at which a plain loopback port is to be had over TLS."""
+    """Serve a plain loopback port over TLS with the certificate of `pem`; yield the new port."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)
     loop = asyncio.new_event_loop()

@@ -28,7 +28,8 @@ from serving.app import create_app
 from serving.models.model import load_model
 from serving.outputs.score_log import ScoreLog
 from serving.settings import ScorerSettings
-from tests.kits.served_model import SERVICE, VERSION, own_home, score_lines, uvicorn, world
+from tests.kits.scorer_process import running_scorer
+from tests.kits.served_model import SERVICE, VERSION, own_home, score_lines, world
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ def test_ready_while_bus_payments_become_readable_and_not_when_the_flow_has_stop
 
 def test_uvicorn_serves_the_module_level_app_and_logs_its_answers_when_stopped(tmp_path: Path) -> None:
     home = own_home(tmp_path)
-    with uvicorn(home, world().url) as address, httpx2.Client(base_url=address) as client:
+    with running_scorer(home, world().url) as address, httpx2.Client(base_url=address) as client:
         assert client.post("/score", json=world().payment()).json()["degraded"] is False
         assert client.get("/readyz").status_code == 200
         assert "swagger" in client.get("/docs").text

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import signal
 import tempfile
 import threading
 import time
@@ -26,10 +24,10 @@ from feature_repo.stores.redis_layout.keys import (
     key_values,
     time_field,
 )
-from flows.local.redis_server import EmbeddedServer
 from flows.settings import FlowSettings
 from tests.kits.flow_output import dead_letter_rows, log_rows, states_from_log, states_online
 from tests.kits.payments import START, encoded, payment
+from tests.kits.redis_server import BreakableServer
 from tests.kits.views import VIEWS, apply_views
 
 PLAIN = PlainSpec(
@@ -37,30 +35,6 @@ PLAIN = PlainSpec(
 )
 APPLIED = AppliedViews(VIEWS.project, VIEWS.streams, {"payments": (PLAIN,)})
 ACCOUNTS, MERCHANTS = 400, 37
-
-
-class BreakableServer(EmbeddedServer):
-    """An embedded server that may be killed like by a power cut, and started again, at the same address, from an older file."""
-
-    def kill(self) -> None:
-        """kill -9: the file stays as it is."""
-        client = redis.Redis.from_url(self.url)
-        os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)  # type: ignore[index]
-        client.close()
-        assert self._process is not None
-        self._process.wait()
-
-    @property
-    def file(self) -> Path:
-        """The append-only file that grows."""
-        return max(self.folder.glob("appendonlydir/*.incr.aof"), key=lambda path: path.stat().st_mtime)
-
-    def start_again(self, file_bytes: int | None = None) -> None:
-        """Start from the first bytes of the file; from all of it if nothing is said."""
-        if file_bytes is not None:
-            os.truncate(self.file, file_bytes)
-        port = int(self.url.rpartition(":")[2].partition("/")[0])
-        assert self._launch(port), "the server does not start again"
 
 
 class Traffic:

@@ -11,8 +11,7 @@ import random
 from typing import Any, Final
 
 from feature_repo.champion_alias import CHAMPION, write_alias
-from tests.kits import faults
-from tests.kits.faults import Tally
+from tests.kits.score_load import AnswerCounts, score_client, seconds_until_recovered, send_load
 from tests.kits.served_model import VERSION, world
 from tests.soak.scorer_faults import CORRUPT, FEW, OTHER_SCHEMA, SECOND, rig
 from training import artefact
@@ -36,11 +35,11 @@ def trial(seed: int) -> str:
     return f"{FLIPS} flips: {tally}; by version {dict(tally.versions)}"
 
 
-async def _story(payments: list[dict[str, Any]], chance: random.Random) -> Tally:
-    async with faults.clients(rig().address) as client:
-        await faults.seconds_until_well(client, payments[0])
+async def _story(payments: list[dict[str, Any]], chance: random.Random) -> AnswerCounts:
+    async with score_client(rig().address) as client:
+        await seconds_until_recovered(client, payments[0])
         requests = int(FLIPS * (PAUSE + 0.1) * RATE)
-        asking = asyncio.create_task(faults.load(client, payments, rate=RATE, requests=requests))
+        asking = asyncio.create_task(send_load(client, payments, rate=RATE, requests=requests))
         try:
             for flip in range(FLIPS):
                 await asyncio.to_thread(_flip, flip, chance)

@@ -27,7 +27,8 @@ from flows.bootstrap import run
 from flows.settings import FlowSettings
 from tests.kits.flow_output import log_rows
 from tests.kits.flow_process import Flow, killed_at_the_end, running_flow, start_process
-from tests.soak._stores import BreakableServer, Traffic, differing, home_settings, require_exactly_once, stage
+from tests.kits.redis_server import BreakableServer
+from tests.soak._stores import Traffic, differing, home_settings, require_exactly_once, stage
 
 TRIALS = 30
 TMPFS_MB = 32

@@ -22,7 +22,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from serving.api.requests import EXAMPLE, SMALLEST
-from tests.kits.served_model import own_home, uvicorn, world
+from tests.kits.scorer_process import running_scorer
+from tests.kits.served_model import own_home, world
 
 TRIALS = 100
 REQUESTS = 10_000
@@ -93,7 +94,7 @@ def scorer() -> tuple[str, int]:
     atexit.register(shutil.rmtree, home, True)
     atexit.register(stack.close)
     address = stack.enter_context(
-        uvicorn(own_home(home), world().url, short=True, MILLSTREAM_DEADLINE_MS="2000")
+        running_scorer(own_home(home), world().url, short=True, MILLSTREAM_DEADLINE_MS="2000")
     )
     where = urlsplit(address)
     assert where.hostname is not None

@@ -16,8 +16,9 @@ import redis
 from feature_repo.stores.redis_layout.view_versions import KeptVersions, versions_key
 from tests.kits.flow_output import log_rows
 from tests.kits.flow_process import running_flow
+from tests.kits.redis_server import wipe
 from tests.kits.views import VIEWS
-from tests.soak._stores import BreakableServer, Traffic, differing, require_exactly_once, stage
+from tests.soak._stores import Traffic, differing, require_exactly_once, stage
 
 TRIALS = 20
 
@@ -54,16 +55,6 @@ def trial(seed: int) -> str:
         assert differing(settings, client) == 0
         keys = int(client.dbsize())  # type: ignore[arg-type]
     return f"{len(expected):,} events once each, {keys:,} keys, none different, {seconds:.1f} s after"
-
-
-def wipe(server: BreakableServer, client: redis.Redis, *, flush: bool) -> None:
-    """Everything is gone: by FLUSHALL, or because another server has come in its place."""
-    if flush:
-        client.flushall()
-        return
-    server.kill()
-    shutil.rmtree(server.folder / "appendonlydir")
-    server.start_again()
 
 
 def _all_filled(client: redis.Redis) -> bool:

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from flows.local.redis_server import EmbeddedServer
-from tests.kits import faults
-from tests.kits.faults import Client, Proxy, Tally
-from tests.kits.served_model import own_home, uvicorn, world
+from tests.kits.redis_server import out_of_memory, port_of, stopped, suspended
+from tests.kits.score_load import AnswerCounts, ScoreClient, score_client, seconds_until_recovered, send_load
+from tests.kits.scorer_process import running_scorer
+from tests.kits.served_model import own_home, world
+from tests.kits.tcp_proxy import Proxy, changed
 
 REQUESTS: Final = 1_000
 """During each fault."""
@@ -30,7 +32,7 @@ NORMAL: Final = 100.0
 """Payments a second; trials send twice as many."""
 DEADLINE: Final = 0.15
 NOISE: Final = 0.1
-"""Client, proxy and scorer share the machine with each other and with other work; what is said in the end are the times themselves."""
+"""ScoreClient, proxy and scorer share the machine with each other and with other work; what is said in the end are the times themselves."""
 HANGS: Final = 5.0
 """No answer takes so long, on however busy a machine."""
 BACK_WITHIN, BUSY = 2.0, 1.0
@@ -44,14 +46,14 @@ OTHER_SCHEMA: Final = "20261124T000000Z-0000000d"
 Fault = Callable[[EmbeddedServer, Proxy], AbstractContextManager[Any]]
 
 FAULTS: Final[dict[str, Fault]] = {
-    "stopped": lambda server, _: faults.stopped(server),
-    "suspended (SIGSTOP)": lambda server, _: faults.suspended(server),
-    "network frozen": lambda _, proxy: faults.changed(proxy, frozen=True),
-    "slow by 50 ms": lambda _, proxy: faults.changed(proxy, delay=0.05),
-    "slow by 200 ms": lambda _, proxy: faults.changed(proxy, delay=0.2),
-    "slow by 2,000 ms": lambda _, proxy: faults.changed(proxy, delay=2.0),
-    "resetting connections": lambda _, proxy: faults.changed(proxy, resetting=True),
-    "out of memory": lambda server, _: faults.out_of_memory(server),
+    "stopped": lambda server, _: stopped(server),
+    "suspended (SIGSTOP)": lambda server, _: suspended(server.url),
+    "network frozen": lambda _, proxy: changed(proxy, frozen=True),
+    "slow by 50 ms": lambda _, proxy: changed(proxy, delay=0.05),
+    "slow by 200 ms": lambda _, proxy: changed(proxy, delay=0.2),
+    "slow by 2,000 ms": lambda _, proxy: changed(proxy, delay=2.0),
+    "resetting connections": lambda _, proxy: changed(proxy, resetting=True),
+    "out of memory": lambda server, _: out_of_memory(server),
 }
 HARMLESS: Final = {"slow by 50 ms", "out of memory"}
 """Reads still come in time."""
@@ -70,14 +72,14 @@ class Rig:
         atexit.register(held.close)
         home = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="millstream-faults-")))
         self.server = held.enter_context(EmbeddedServer(home / "server"))
-        self.proxy = held.enter_context(Proxy(faults.port_of(self.server.url)))
+        self.proxy = held.enter_context(Proxy(port_of(self.server.url)))
         self.home = own_home(home)
         self.models = self.home / "models" / "fraud_detection"
         world().write_model(self.models, OTHER_SCHEMA, rounds=7, schema_hash="0" * 64)
         (world().write_model(self.models, CORRUPT, rounds=7) / "model.onnx").write_bytes(b"not trees")
         world().write_model(self.models, SECOND, rounds=7)
         self.address = held.enter_context(
-            uvicorn(self.home, self.proxy.url, short=True, MILLSTREAM_MODEL_POLL_SECONDS="0.02")
+            running_scorer(self.home, self.proxy.url, short=True, MILLSTREAM_MODEL_POLL_SECONDS="0.02")
         )
 
 
@@ -105,20 +107,22 @@ def trial(seed: int, requests: int = REQUESTS) -> str:
     return f"{name}: {during}, {during.within(DEADLINE):.1%} within the deadline; well again after {back * 1000:.0f} ms"
 
 
-async def _story(fault: Fault, payments: list[dict[str, Any]], requests: int) -> tuple[Tally, Tally, float]:
+async def _story(
+    fault: Fault, payments: list[dict[str, Any]], requests: int
+) -> tuple[AnswerCounts, AnswerCounts, float]:
     """Answers during the fault and after it, and how long after its end the first payment was scored."""
     parts = rig()
-    async with faults.clients(parts.address) as client:
-        await faults.seconds_until_well(client, payments[0])
+    async with score_client(parts.address) as client:
+        await seconds_until_recovered(client, payments[0])
         await _load(client, payments, requests // 5)
         with fault(parts.server, parts.proxy):
             during = await _load(client, payments, requests)
         ended = time.perf_counter()
-        await faults.seconds_until_well(client, payments[0])
+        await seconds_until_recovered(client, payments[0])
         back = time.perf_counter() - ended
         after = await _load(client, payments, requests // 5)
     return during, after, back
 
 
-async def _load(client: Client, payments: list[dict[str, Any]], requests: int) -> Tally:
-    return await faults.load(client, payments, rate=2 * NORMAL, requests=requests)
+async def _load(client: ScoreClient, payments: list[dict[str, Any]], requests: int) -> AnswerCounts:
+    return await send_load(client, payments, rate=2 * NORMAL, requests=requests)

@@ -17,8 +17,11 @@ from typing import Any, Final
 import orjson
 
 from bench import load
-from tests.kits import faults
-from tests.kits.served_model import own_home, uvicorn, world
+from tests.kits.process_memory import resident_mb
+from tests.kits.redis_server import port_of
+from tests.kits.score_load import score_client, seconds_until_recovered
+from tests.kits.scorer_process import pid_of_scorer, running_scorer
+from tests.kits.served_model import own_home, world
 
 TRIALS: Final = 2
 ALONE: Final = True
@@ -39,17 +42,17 @@ def trial(seed: int, seconds: float = SECONDS) -> str:
         home = own_home(Path(folder))
         requests = home / "requests.json"
         requests.write_bytes(orjson.dumps(payments))
-        with uvicorn(home, world().url, short=short, MILLSTREAM_SCORE_LOG_FLUSH_MS="50") as address:
-            port = faults.port_of(address)
+        with running_scorer(home, world().url, short=short, MILLSTREAM_SCORE_LOG_FLUSH_MS="50") as address:
+            port = port_of(address)
             _until_well(address, payments[0])
             alone = load.started(port, requests, seconds=min(3.0, seconds), rate=0.0, connections=32)
             takes = load.seen(alone)["rate"]
-            memory, process = [], faults.scorer_pid(home)
+            memory, process = [], pid_of_scorer(home)
             with load.started(
                 port, requests, seconds=seconds, rate=TIMES * takes, connections=CONNECTIONS
             ) as asking:
                 while asking.poll() is None:
-                    memory.append(faults.resident_mb(process))
+                    memory.append(resident_mb(process))
                     time.sleep(0.5)
                 seen = load.seen(asking)
             _until_well(address, payments[0])
@@ -75,7 +78,7 @@ def trial(seed: int, seconds: float = SECONDS) -> str:
 
 def _until_well(address: str, payment: dict[str, Any]) -> None:
     async def ask() -> None:
-        async with faults.clients(address) as client:
-            await faults.seconds_until_well(client, payment)
+        async with score_client(address) as client:
+            await seconds_until_recovered(client, payment)
 
     asyncio.run(ask())

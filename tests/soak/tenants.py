@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from serving.admission import api_keys
-from tests.kits.served_model import own_home, uvicorn, world
+from tests.kits.scorer_process import running_scorer
+from tests.kits.served_model import own_home, world
 
 TRIALS = 10
 TRIES = 100
@@ -54,7 +55,9 @@ def bank() -> Bank:
     )
     api_keys.write(home / "api_keys.json", [ours, theirs])
     address = stack.enter_context(
-        uvicorn(home, world().url, short=True, MILLSTREAM_DEADLINE_MS="2000", MILLSTREAM_SCORE_LOG="false")
+        running_scorer(
+            home, world().url, short=True, MILLSTREAM_DEADLINE_MS="2000", MILLSTREAM_SCORE_LOG="false"
+        )
     )
     mine = [name for name in names if name.startswith(prefixes[0])]
     return Bank(urlsplit(address).netloc, our_key, their_key, mine, sorted(set(names) - set(mine)))

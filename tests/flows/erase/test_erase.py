@@ -62,7 +62,8 @@ from tests.kits.erasure_world import (
 )
 from tests.kits.flow_output import events_written
 from tests.kits.flow_process import run_to_end, run_until, running_flow, start_process
-from tests.kits.text_scanner import Scanner, rewrite_append_only_file
+from tests.kits.redis_server import rewrite_append_only_file
+from tests.kits.text_scanner import Scanner
 
 IDS = sorted({p["event_id"] for p in OF_GONE})
 TEXTS = [GONE, PSEUDONYM, *IDS, "late-of-gone"]

@@ -34,8 +34,9 @@ from flows.settings import FlowSettings
 from flows.streams import STREAMS
 from tests.kits.flow_process import running_flow
 from tests.kits.payments import payment
-from tests.kits.served_model import uvicorn
-from tests.kits.text_scanner import Scanner, rewrite_append_only_file
+from tests.kits.redis_server import rewrite_append_only_file
+from tests.kits.scorer_process import running_scorer
+from tests.kits.text_scanner import Scanner
 from tests.kits.views import VIEWS, apply_views
 from tests.kits.waiting import wait_until
 from training import artefact, export
@@ -256,7 +257,7 @@ def _flows(made: World) -> None:
 def _scores(made: World) -> None:
     """Good, refused and degraded requests; then all that a scorer tells."""
     good = event("payments", 200, event_timestamp=...)
-    with uvicorn(
+    with running_scorer(
         made.home,
         made.settings.redis_url,
         MILLSTREAM_PSEUDONYM_KEY=SETTING,

@@ -31,8 +31,8 @@ from serving.api.requests import SMALLEST
 from serving.app import create_app
 from serving.http.routes import router
 from serving.settings import ScorerSettings
-from tests.kits.scorer_process import uvicorn
-from tests.kits.tls_proxy import certificate
+from tests.kits.certificates import write_certificate
+from tests.kits.scorer_process import running_scorer
 from tests.kits.waiting import wait_until
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -361,7 +361,10 @@ def both(
         "slower": add(home, "slower", "score", "--rate", "0.1"),
     }
     with ExitStack() as stack:
-        yield [stack.enter_context(uvicorn(home, redis_url, short=short)) for short in (True, False)], told
+        yield (
+            [stack.enter_context(running_scorer(home, redis_url, short=short)) for short in (True, False)],
+            told,
+        )
 
 
 def test_both_ways_let_the_same_in(both: tuple[list[str], dict[str, str]]) -> None:
@@ -407,7 +410,7 @@ def test_both_ways_count_against_the_rate(both: tuple[list[str], dict[str, str]]
 def test_a_key_that_goes_while_a_body_comes_is_not_let_in(short: bool, home: Path, redis_url: str) -> None:
     add(home, "stays")
     leaving = bearer(add(home, "leaves", "score", "--tenant", "eu", "--accounts", "eu-"))
-    with uvicorn(home, redis_url, short=short) as address, ExitStack() as stack:
+    with running_scorer(home, redis_url, short=short) as address, ExitStack() as stack:
         asked = []
         for path in ("/score", "/score/batch"):
             assert ask(address, "POST", path, payload(path, account_id="eu-1"), leaving)[0] == 200
@@ -429,9 +432,9 @@ def test_a_key_that_goes_while_a_body_comes_is_not_let_in(short: bool, home: Pat
 
 
 def test_https_an_admin_port_and_no_docs_in_production(redis_url: str, home: Path) -> None:
-    certificate(home / "tls.pem")
+    write_certificate(home / "tls.pem")
     admin = free_port()
-    with uvicorn(
+    with running_scorer(
         home,
         redis_url,
         short=True,

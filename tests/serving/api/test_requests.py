@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 from feature_repo.streams.payments import PAYMENTS, TYPES
 from serving.admission import api_keys
 from serving.api.requests import EXAMPLE, SMALLEST, Payment
-from tests.kits.served_model import own_home, uvicorn, world
+from tests.kits.scorer_process import running_scorer
+from tests.kits.served_model import own_home, world
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,ignored_auth"
 
@@ -165,7 +166,7 @@ def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(tmp_path:
     home = own_home(tmp_path)
     key, told = api_keys.make("all", "t", api_keys.SCOPES, rate=1e9, now=datetime.now(UTC))
     api_keys.write(home / "api_keys.json", [key])
-    with uvicorn(home, world().url, MILLSTREAM_DEADLINE_MS="2000") as address:
+    with running_scorer(home, world().url, MILLSTREAM_DEADLINE_MS="2000") as address:
         done = subprocess.run(
             [
                 str(Path(sys.executable).with_name("schemathesis")),

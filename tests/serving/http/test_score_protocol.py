@@ -15,7 +15,8 @@ from uvicorn import Config, Server
 
 from serving.http.score_protocol import protocol
 from tests.docs.test_redis_rights import as_user, documented
-from tests.kits.served_model import own_home, uvicorn, world
+from tests.kits.scorer_process import running_scorer
+from tests.kits.served_model import own_home, world
 from tests.soak import fuzz_http, tenants
 
 VARIES = {"score_id"}
@@ -26,7 +27,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The addresses of the short way and of the ordinary one."""
     homes = [own_home(tmp_path_factory.mktemp(name)) for name in ("short", "ordinary")]
     url = world().url
-    with uvicorn(homes[0], url, short=True) as short, uvicorn(homes[1], url) as ordinary:
+    with running_scorer(homes[0], url, short=True) as short, running_scorer(homes[1], url) as ordinary:
         yield short, ordinary
 
 
@@ -179,7 +180,7 @@ def test_who_still_sends_when_turned_away_reads_the_answer(full: tuple[str, int]
 def test_the_short_way_counts_and_logs_its_answers(tmp_path: Path) -> None:
     home = own_home(tmp_path)
     body = json.dumps(world().payment()).encode()
-    with uvicorn(home, world().url, short=True, MILLSTREAM_SCORE_LOG_FLUSH_MS="20") as address:
+    with running_scorer(home, world().url, short=True, MILLSTREAM_SCORE_LOG_FLUSH_MS="20") as address:
         for _ in range(3):
             assert ask(address, "POST", "/score", body)[0] == 200
         connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
@@ -205,7 +206,7 @@ def test_a_scorer_needs_no_more_rights_on_the_server_than_documented(tmp_path: P
         client.execute_command("ACL", "SETUSER", user, *rights)
     client.execute_command("ACL", "LOG", "RESET")
     home, url = own_home(tmp_path), as_user(world().url, "scorer")
-    with uvicorn(home, url, short=True, MILLSTREAM_PENDING_SECONDS="60") as address:
+    with running_scorer(home, url, short=True, MILLSTREAM_PENDING_SECONDS="60") as address:
         new = {k: v for k, v in world().payment(event_id="not folded yet").items() if k != "event_timestamp"}
         for path, body in (("/score", new), ("/score/batch", {"payments": [new]})):
             for _ in range(2):

@@ -13,7 +13,8 @@ import httpx2
 import pytest
 
 from feature_repo.settings import PROJECT_ROOT
-from tests.kits.served_model import own_home, uvicorn, world
+from tests.kits.scorer_process import running_scorer
+from tests.kits.served_model import own_home, world
 
 DEADLINE_MS = 1000
 """What is not compiled takes seconds; a machine that runs other tests meanwhile does not take this long."""
@@ -51,7 +52,7 @@ def test_with_an_empty_kernel_cache_nothing_is_compiled_late_or_degraded_once_it
     short: bool, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    with uvicorn(
+    with running_scorer(
         own_home(tmp_path),
         world().url,
         short=short,
@@ -79,7 +80,7 @@ def test_an_image_s_compiled_kernels_are_used_by_a_new_home_and_nothing_is_compi
     for path in built.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
     cache = tmp_path / "cache"
-    with uvicorn(
+    with running_scorer(
         own_home(tmp_path),
         world().url,
         XDG_CACHE_HOME=str(cache),

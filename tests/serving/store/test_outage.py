@@ -15,7 +15,8 @@ from feature_repo.errors import OnlineStoreError
 from flows.local.redis_server import EmbeddedServer
 from serving.store.connection import StoreConnection, StoreTimeout, StoreUnreachable
 from serving.store.resp import pack
-from tests.kits.served_model import VERSION, frozen, own_home, score_lines, world
+from tests.kits.redis_server import suspended
+from tests.kits.served_model import VERSION, own_home, score_lines, world
 
 DEADLINE = 0.15
 SLACK = 0.10
@@ -56,7 +57,7 @@ def code(answer: dict[str, Any]) -> str:
 def test_frozen_store_costs_one_deadline_once_and_scoring_recovers_when_it_thaws(tmp_path: Path) -> None:
     with world().scorer(home=own_home(tmp_path)) as client:
         assert not ask(client)[0]["degraded"]
-        with frozen(world().url):
+        with suspended(world().url):
             first, seconds = ask(client)
             assert code(first) == "store_timeout"
             assert seconds < DEADLINE + SLACK
@@ -200,7 +201,7 @@ def test_many_requests_at_once_all_meet_the_deadline_when_the_store_freezes(serv
         await store.start()
         ping = pack([[b"PING"]])
         assert await store.send(ping, 1, 1.0) == [b"PONG"]
-        with frozen(server.url):
+        with suspended(server.url):
             began = time.perf_counter()
             got = await asyncio.gather(
                 *(store.send(ping, 1, 0.14) for _ in range(200)), return_exceptions=True

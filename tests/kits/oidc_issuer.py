@@ -1,16 +1,11 @@
-"""What the tests of permissions share: an OpenID Connect issuer on loopback, and Feast's own servers as processes."""
+"""An OpenID Connect issuer on loopback that signs tokens."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Self
 
 import jwt
@@ -20,11 +15,12 @@ CLIENT = "millstream"
 
 
 def rsa_key() -> rsa.RSAPrivateKey:
+    """A new RSA key of 2,048 bits."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 class Issuer:
-    """Serves a discovery document and its public key over HTTP, and signs tokens (RS256) as Keycloak shapes them."""
+    """Serves a discovery document and its public key over HTTP, and signs tokens (RS256) in the shape of Keycloak's."""
 
     def __init__(self) -> None:
         self.key = rsa_key()
@@ -55,7 +51,7 @@ class Issuer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What `feature_store_secured.yaml` reads."""
+        """The environment variables that `feature_store_secured.yaml` reads."""
         return {
             "OIDC_DISCOVERY_URL": f"{self.url}/.well-known/openid-configuration",
             "OIDC_CLIENT_ID": CLIENT,
@@ -76,7 +72,7 @@ class Issuer:
         }
 
     def token(self, *roles: str, key: rsa.RSAPrivateKey | None = None, **claims: Any) -> str:
-        """A token of somebody with these roles; `claims` replace the usual ones."""
+        """A signed token of a user with these roles; `claims` replace the default claims."""
         now = int(time.time())
         usual = {
             "iss": self.url,
@@ -87,46 +83,3 @@ class Issuer:
             "resource_access": {CLIENT: {"roles": list(roles)}},
         }
         return jwt.encode(usual | claims, key or self.key, algorithm="RS256", headers={"kid": "one"})
-
-
-class FeastServer:
-    """A `feast serve` or `feast serve_offline` process on a free port of loopback."""
-
-    def __init__(
-        self, command: str, config: Path, repo: Path, environment: dict[str, str], log: Path
-    ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        self._log = log
-        words = ["-f", str(config), command, "--host", "127.0.0.1", "--port", str(self.port)]
-        with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("feast")), *words],
-                cwd=repo,
-                env=os.environ | environment,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def wait(self, seconds: float = 180) -> None:
-        """Until the port is open."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self._process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.1)
-        raise AssertionError(self._log.read_text())
-
-    def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
