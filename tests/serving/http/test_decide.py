@@ -20,7 +20,8 @@ from uvicorn import Config, Server
 from serving import metrics
 from serving.admission import api_keys
 from serving.http.score_protocol import protocol
-from tests.kits.served_model import own_home, uvicorn, world
+from tests.kits.scorer_process import running_scorer
+from tests.kits.served_model import own_home, world
 
 MATTER = ("content-type", "retry-after", "www-authenticate", "allow", "content-length")
 
@@ -205,7 +206,7 @@ def test_processes_refuse_as_the_application_does(tmp_path: Path) -> None:
     for short in (True, False):
         home = own_home(tmp_path / str(short))
         api_keys.write(home / "api_keys.json", [key])
-        with uvicorn(home, world().url, short=short) as address:
+        with running_scorer(home, world().url, short=short) as address:
             port = int(address.rpartition(":")[2])
             answers.append(
                 [
