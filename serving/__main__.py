@@ -1,6 +1,7 @@
-"""`python -m serving`: the scorer, with the shortest way from socket to score (`serving.http.score_protocol`).
+"""`python -m serving`: the scorer, with a short way from socket to score (`serving.http.score_protocol`).
 
-`uvicorn serving.app:app` serves the same answers through the ordinary layers. TLS and the admin port are there this way only.
+`uvicorn serving.app:app` gives the same answers through the layers of ASGI, without TLS settings and without the admin
+port.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--log-level", default="warning")
     asked = parser.parse_args()
-    gc.disable()  # nothing that is imported is garbage, and looking for it is a tenth of the start; on again when the scorer has started
+    gc.disable()  # imports make no garbage, and looking for it takes a tenth of the start; `Parts.start` enables it again
     from serving.server import serve
 
     serve(asked.host, asked.port, asked.log_level)

@@ -1,4 +1,7 @@
-"""`python -m serving.api_keys_cli add | list | remove`: the API keys of the scorer. A running scorer follows within seconds."""
+"""`python -m serving.api_keys_cli add | list | remove`: manage the API keys.
+
+A running scorer reads changes within seconds.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ app = typer.Typer(
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Option(help="What the key is called, such as checkout-eu")],
-    tenant: Annotated[str, typer.Option(help="Whose it is")] = "default",
+    name: Annotated[str, typer.Option(help="Name of the key, such as checkout-eu")],
+    tenant: Annotated[str, typer.Option(help="Tenant that owns it")] = "default",
     scopes: Annotated[
         str,
         typer.Option(
@@ -35,13 +38,13 @@ def add(
     ] = "score",
     accounts: Annotated[
         list[str] | None,
-        typer.Option(help="Only payments of payers whose id begins so; may be repeated; all if left out"),
+        typer.Option(help="Allowed prefix of payer ids; may be repeated; all payers if left out"),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Payments a second; MILLSTREAM_KEY_RATE if left out")
+        float | None, typer.Option(help="Payments per second; MILLSTREAM_KEY_RATE if left out")
     ] = None,
 ) -> None:
-    """Make a key and print it, this once: it is not kept."""
+    """Create a key and print it. It is not stored and cannot be printed again."""
 
     def run() -> None:
         path = ScorerSettings().api_keys_file
@@ -49,7 +52,8 @@ def add(
         key, told = api_keys.make(name, tenant, wanted, accounts or (), rate=rate, now=datetime.now(UTC))
         api_keys.write(path, [*_known().all, key])
         typer.echo(
-            f"{key.name} ({key.id}) of {key.tenant} is in {path}; this is the key, kept nowhere:", err=True
+            f"{key.name} ({key.id}) of tenant {key.tenant} was added to {path}; the key, which is not stored:",
+            err=True,
         )
         typer.echo(told)
 
@@ -58,7 +62,7 @@ def add(
 
 @app.command("list")
 def list_keys() -> None:
-    """What keys there are; none of them can be read back."""
+    """List the keys, without their secrets."""
 
     def run() -> None:
         table = Table("id", "name", "tenant", "scopes", "accounts", "payments/s", "created")
@@ -78,15 +82,15 @@ def list_keys() -> None:
 
 
 @app.command()
-def remove(name: Annotated[str, typer.Option(help="The name, or the id, of the key")]) -> None:
-    """Remove a key: within seconds it opens nothing any more."""
+def remove(name: Annotated[str, typer.Option(help="Name or id of the key")]) -> None:
+    """Remove a key. It stops working within seconds."""
 
     def run() -> None:
         known = _known().all
         left = [key for key in known if name not in {key.name, key.id}]
         if len(left) == len(known):
             raise SettingsError(
-                f"no key is called {name!r}", where=ScorerSettings().api_keys_file, todo="list them"
+                f"there is no key {name!r}", where=ScorerSettings().api_keys_file, todo="list the keys"
             )
         api_keys.write(ScorerSettings().api_keys_file, left)
         typer.echo(f"removed {name}")

@@ -1,4 +1,4 @@
-"""`uvicorn serving.app:app`: the scorer as a web application. Nothing is read or opened before it starts."""
+"""`uvicorn serving.app:app`: the scorer as a web application. Importing it reads and opens nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from serving.http.routes import router
 DESCRIPTION = """Scores payments for fraud, with features as of each payment's own time.
 
 Every answer says which model decided, how fresh its features were, and whether anything was missing.
-When features or model cannot be had in time, a documented fallback decides and the answer is marked `degraded`."""
+If features or model are not available in time, a documented fallback decides and the answer is marked `degraded`."""
 
 
 def create_app(build: Callable[[], Parts] = bootstrap.from_environment) -> FastAPI:
-    """An application whose parts are built when it starts and stopped when it ends."""
+    """Return an application that builds its parts when it starts and stops them when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -38,7 +38,7 @@ def create_app(build: Callable[[], Parts] = bootstrap.from_environment) -> FastA
         openapi_tags=[
             {"name": "scoring", "description": "Payments in, decisions out"},
             {"name": "model", "description": "What decides"},
-            {"name": "operation", "description": "For those who run it"},
+            {"name": "operation", "description": "For operators"},
         ],
     )
     app.include_router(router)

@@ -1,6 +1,6 @@
 """The only place where the scorer is wired.
 
-`from_environment` is what `uvicorn serving.app:app` gets; tests pass their own settings or clock through the same limiter.
+`uvicorn serving.app:app` uses `from_environment`; tests call `build` with their own settings or clock.
 """
 
 from __future__ import annotations
@@ -34,13 +34,17 @@ from serving.store.connection import StoreConnection
 
 REPO = PROJECT_ROOT / "feature_repo"
 SWITCH_SECONDS = 0.0005
-"""A thread that loads a model gives way to payments after this long; Python's 5 ms would be added to each of a payment's system calls."""
+"""GIL switch interval, so that a thread that loads a model yields to payments; Python's 5 ms would be added to each
+system call of a payment."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
 class Parts:
-    """A wired scorer. Single payments have a connection of their own, so that they never queue behind a batch's reply."""
+    """A wired scorer.
+
+    `store` serves single payments and `batch_store` batches, so that a payment never waits behind a batch's reply.
+    """
 
     settings: ScorerSettings
     clock: Callable[[], int]
@@ -57,7 +61,7 @@ class Parts:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Load the model, connect, begin to log; none of them missing is an error."""
+        """Compile the kernels, load the model, connect and start to log; a missing model or store is not an error."""
         await asyncio.to_thread(warm_kernels)
         await asyncio.to_thread(self.champion.refresh)
         await asyncio.gather(self.store.start(), self.batch_store.start())
@@ -77,7 +81,7 @@ class Parts:
         gc.enable()
 
     async def stop(self) -> None:
-        """Stop asking, then write what is still to be logged."""
+        """Stop the background tasks, close the connections and write what is still to be logged."""
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -90,16 +94,18 @@ class Parts:
 
 
 def from_environment() -> Parts:
-    """As its user starts it: settings from `MILLSTREAM_...`, the wall clock, logs on standard error."""
+    """Build from `MILLSTREAM_...` variables, with the wall clock and logs on standard error."""
     settings = ScorerSettings()
     logs.configure(settings.log_format, access_log=settings.access_log)
     return build(settings)
 
 
 def build(settings: ScorerSettings, *, clock: Callable[[], int] = wall_clock_us, repo: Path = REPO) -> Parts:
-    """Parts that fit together; nothing is opened yet. `repo` is where on-demand functions are taken from.
+    """Build the parts; nothing is opened yet.
 
-    Raises `SettingsError` without a key for pseudonyms, or with another one than the home's data was written with.
+    `clock` returns int64 UTC us, `repo` is the folder of on-demand functions.
+
+    Raises `SettingsError` without a pseudonym key, or with another key than the home's data was written with.
     """
     pseudonyms = privacy.of_settings(settings)
     privacy.require_same_key(settings.home, pseudonyms, privacy.read_key_note(settings.home))

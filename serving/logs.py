@@ -1,6 +1,6 @@
 """Log lines of the scorer: structured, on standard error, text on a terminal and JSON elsewhere.
 
-No line at info level or above holds a payment's fields or features: those are in the score log.
+No line of level info or above holds fields or features of a payment; those are in the score log.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from feature_repo.redact import redact_event
 
 
 def configure(form: Literal["auto", "json", "text"], *, access_log: bool) -> None:
-    """Set up structlog once per process, and silence Uvicorn's line per request unless it is wanted."""
+    """Configure structlog, once per process, and silence Uvicorn's line per request unless `access_log` is set."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
@@ -30,6 +30,6 @@ def configure(form: Literal["auto", "json", "text"], *, access_log: bool) -> Non
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     if not access_log:
-        access = logging.getLogger("uvicorn.access")  # Uvicorn asks for its handlers when a client connects
+        access = logging.getLogger("uvicorn.access")  # Uvicorn looks for its handlers when a client connects
         access.handlers.clear()
         access.propagate = False

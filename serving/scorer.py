@@ -1,9 +1,10 @@
-"""From payments to answers: one pipelined read, one vector per payment as of its own time, one call of the model.
+"""From payments to answers: one pipelined read, a vector per payment as of its own time, one call of the model.
 
-Account and payee are replaced by their pseudonyms before anything else: what is read, logged and said of them is theirs no more.
+Account and payee are replaced by their pseudonyms first, so everything that is read, logged and answered holds
+pseudonyms only.
 
-Nothing a payment, the store or a feature function does makes this raise: whatever is in the way of a score, the fallback
-decides in time and the answer says why. Clocks are passed in.
+Nothing that a payment, the store or a feature function does makes this raise: if there is no score for any reason, the
+fallback decides in time and the answer says why. Clocks are passed in.
 """
 
 from __future__ import annotations
@@ -40,20 +41,23 @@ from serving.store.resp import ReadPacker, pack
 log = structlog.get_logger(__name__)
 
 CHUNK: Final = 16
+"""Payments of a batch that are finished in one turn of the event loop: about 3 ms."""
 PAYMENT_KEY: Final = "payment_id"
-"""What the entity `payment` calls the id of the payment."""
-"""Payments of a batch finished before others get the event loop again: about 3 ms."""
+"""Join key of the entity `payment`."""
 FROM: Final = b"-%d" % MAX_LISTED
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _IDS: Final = random.Random()
-"""Seeded by the system once a process; asking it for every answer is a system call each."""
+"""Seeded by the system once per process; asking the system for every id would cost a system call each."""
 _DECIDED: Final = {d: metrics.PAYMENTS.labels(d) for d in ("approve", "review", "decline")}
 _BY: Final = {by: metrics.DECIDED_BY.labels(by) for by in ("model", "fallback_model", "fallback_rules")}
 
 
 @dataclass(slots=True)
 class Case:
-    """One payment on its way to an answer. Times are int64 UTC us; `now_us` is the wall clock when it arrived."""
+    """One payment on its way to an answer. Times are int64 UTC us; `now_us` is the wall clock when it arrived.
+
+    `row` has the columns of the request; `replies` are those of `Reader.commands`, in their order.
+    """
 
     payment: Payment
     row: dict[str, Any]
@@ -61,20 +65,26 @@ class Case:
     now_us: int
     replies: list[list[bytes | None]] = field(default_factory=list)
     lists: list[list[bytes]] = field(default_factory=list)
-    """Members of the payment's pending lists (`feature_repo.stores.reader.pending`); payments of one batch share those of a key."""
+    """Members of the payment's pending lists (`feature_repo.stores.reader.pending`); payments of one batch share
+    those of a key."""
     vector: Vector | None = None
     score: float | None = None
     decision: str = ""
     decided_by: str = "model"
     reasons: list[dict[str, Any]] = field(default_factory=list)
     member: bytes = b""
-    """The payment as the next ones of its keys find it."""
+    """The payment as a member of its pending lists."""
     failure: tuple[str, str] | None = None
-    """Why there is no vector or no score: (code, detail)."""
+    """Why there is no vector or no score: (code, detail) of `degraded_reasons`."""
 
 
 class Scorer:
-    """`clock` gives int64 UTC us. Deadlines are seconds of `time.perf_counter`, counted from the request's arrival."""
+    """Scores payments.
+
+    `clock` returns int64 UTC us; deadlines (`until`) are instants of `time.perf_counter`, in seconds.
+
+    `pending_seconds` is how long a scored payment counts for later ones of its keys; 0 keeps no pending payments.
+    """
 
     def __init__(
         self,
@@ -96,14 +106,14 @@ class Scorer:
         self._pseudonyms = pseudonyms
         self._personal = [(column, domain_of(column, how)) for column, how in PAYMENTS.personal.items()]
         self._versions = versions
-        self._most_reasons = max_reasons
+        self._max_reasons = max_reasons
         self._pending_us = round(pending_seconds * 1e6)
         self._packers: dict[str, ReadPacker] = {}
 
     async def score(
         self, payment: Payment, now_us: int, store: StoreConnection, until: float
     ) -> dict[str, Any]:
-        """The answer to one payment; the store may take until `until`."""
+        """Return the answer to one payment, in the shape of `responses.Answer`; the store may take until `until`."""
         case = self._case(payment, now_us)
         model = self.champion.current
         if model is None:
@@ -113,7 +123,7 @@ class Scorer:
         elif await self._read(model, [case], store, until):
             self._finish(model, case)
             if case.vector is not None:
-                self._remember(model, [case], store)
+                self._write_pending(model, [case], store)
                 self._decide(model, [case])
                 self._explain(model, [case], until)
         return self._answer(model, case)
@@ -121,7 +131,7 @@ class Scorer:
     async def score_batch(
         self, payments: Sequence[Payment], now_us: int, store: StoreConnection, until: float
     ) -> list[dict[str, Any]]:
-        """The answers to many, in order: still one read, and one call of the model off the event loop."""
+        """Return the answers to many payments, in order: one read, and one call of the model outside the event loop."""
         cases = [self._case(payment, now_us) for payment in payments]
         model = self.champion.current
         if model is None:
@@ -131,7 +141,7 @@ class Scorer:
             for case in cases:
                 case.failure = ("state_mismatch", problem)
         elif await self._read(model, cases, store, until):
-            in_time = sorted(cases, key=lambda case: case.as_of_us)  # each counts for those after it
+            in_time = sorted(cases, key=lambda case: case.as_of_us)  # each counts as pending for later ones
             for start in range(0, len(cases), CHUNK):
                 late = time.perf_counter() > until
                 for case in in_time[start : start + CHUNK]:
@@ -142,7 +152,7 @@ class Scorer:
                 await asyncio.sleep(0)
             ready = [case for case in cases if case.vector is not None]
             if ready:
-                self._remember(model, ready, store)
+                self._write_pending(model, ready, store)
                 await asyncio.to_thread(self._decide, model, ready)
                 await asyncio.to_thread(self._explain, model, ready, until)
         answers = []
@@ -153,7 +163,7 @@ class Scorer:
         return answers
 
     async def _read(self, model: Model, cases: Sequence[Case], store: StoreConnection, until: float) -> bool:
-        """Fetch what the vectors need, each hash once; leaves the replies in the cases, or the failure."""
+        """Read what the vectors need, each hash once, into the cases. Return False if it failed; sets their failure."""
         packer = self._packers.get(model.version)
         if packer is None:
             self._packers = {model.version: (packer := ReadPacker())}
@@ -187,16 +197,17 @@ class Scorer:
         return True
 
     def _pending_keys(self, model: Model, cases: Sequence[Case]) -> list[bytes]:
-        """The pending lists of these payments, each once."""
+        """Return the keys of these payments' pending lists, each once."""
         if not self._pending_us:
             return []
         keys = (key for case in cases for key in model.reader.pending.keys(case.row))
         return list(dict.fromkeys(filter(None, keys)))
 
-    def _remember(self, model: Model, cases: Sequence[Case], store: StoreConnection) -> None:
-        """Leave payments in their pending lists, and take off what has reached the states or is too old.
+    def _write_pending(self, model: Model, cases: Sequence[Case], store: StoreConnection) -> None:
+        """Add payments to their pending lists, and remove what has reached the states or is too old.
 
-        Sent before the answer, and not waited for: the server takes it before whatever the client sends next.
+        Sent before the answer without waiting: the server executes it before anything the client sends after its
+        answer.
         """
         pending = model.reader.pending
         if not self._pending_us or not pending.columns:
@@ -229,11 +240,11 @@ class Scorer:
                 case.member = reader.pending.member(
                     case.row, case.vector.named, case.payment.event_id, case.as_of_us
                 )
-                for members in case.lists:  # those after it in its batch have read the lists already
+                for members in case.lists:  # later payments of the batch share these lists
                     members.append(case.member)
         except StateError as error:
             case.failure = ("state_mismatch", str(error))
-        except Exception as error:  # a feature function met what its author did not think of
+        except Exception as error:  # a feature function may raise anything
             log.exception("features.failed", event_id=case.payment.event_id)
             case.failure = ("internal", f"features could not be computed: {type(error).__name__}")
 
@@ -251,20 +262,20 @@ class Scorer:
                 case.score = score
                 case.decision = model.decide(score)
             else:
-                case.failure = ("internal", "the model gave no number")
+                case.failure = ("internal", "the model returned NaN")
 
     def _explain(self, model: Model, cases: Sequence[Case], until: float) -> None:
-        """Reasons for what is not approved; past the deadline, for nothing more."""
+        """Add reasons to reviews and declines, until the deadline."""
         for case in cases:
             if case.score is None or case.vector is None or case.decision == "approve":
                 continue
             if time.perf_counter() > until:
                 return
             with np.errstate(over="ignore"):
-                case.reasons = explain(model, case.vector.values.astype(np.float32), self._most_reasons)
+                case.reasons = explain(model, case.vector.values.astype(np.float32), self._max_reasons)
 
     def _answer(self, model: Model | None, case: Case) -> dict[str, Any]:
-        """The answer, counted and logged."""
+        """Build the answer of a case, count it and log it."""
         failure, vector = case.failure, case.vector
         if failure is not None:
             case.decision, case.reasons, case.score, case.decided_by = self._fallback.decide(
@@ -314,7 +325,7 @@ class Scorer:
                 metrics.CAPPED.labels(view).inc()
 
     def _record(self, model: Model | None, case: Case, answer: dict[str, Any]) -> dict[str, Any]:
-        """One line of the score log; what a skew report needs to make the same vector again is all in it."""
+        """Return the record for the score log, with all that a skew report needs to compute the vector again."""
         vector = case.vector
         row = case.row | {"event_timestamp": case.row["event_timestamp"] and case.as_of_us}
         named = (
@@ -343,7 +354,7 @@ class Scorer:
         }
 
     def _case(self, payment: Payment, now_us: int) -> Case:
-        """The payment as everything from here on knows it."""
+        """Return the case of a payment, with pseudonyms in place of account and payee."""
         of, plain = self._pseudonyms.of, payment.__dict__
         changes = {column: of(plain[column], domain) for column, domain in self._personal}
         payment = payment.model_copy(update=changes)

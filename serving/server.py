@@ -1,4 +1,4 @@
-"""Uvicorn, set up for the shortest way from socket to score (`serving.http.score_protocol`), for TLS and for the admin port."""
+"""Run uvicorn with the short way for `POST /score` (`serving.http.score_protocol`), TLS and the admin port."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from serving.http.score_protocol import protocol
 from serving.settings import ScorerSettings
 
 ACCEPTS: Final = 16
-"""Connections taken in a turn of the event loop. It takes one a turn of each listening socket, so under overload, with turns of tens of ms,
-a thousand new clients waited half a minute for their first answer."""
+"""Connections accepted per turn of the event loop. It accepts one per listening socket and turn; under overload,
+with turns of tens of ms, a thousand new clients waited half a minute for their first answer."""
 
 
 def serve(host: str, port: int, log_level: str) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted. Exits with 2 and a message if a setting is wrong."""
     try:
         settings = ScorerSettings()
         authorizer = Authorizer.of(settings)
@@ -33,7 +33,7 @@ def serve(host: str, port: int, log_level: str) -> None:
     except MillstreamError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    # One server on two sockets: the gate tells by the port what a connection may ask for.
+    # One server on two sockets: `Authorizer` knows by the port which routes a connection may ask for.
     sockets = [each.bind_socket() for each in configs]
     sockets += [sockets[0].dup() for _ in range(1, ACCEPTS)]
     with contextlib.suppress(KeyboardInterrupt):
@@ -53,10 +53,10 @@ def _config(settings: ScorerSettings, host: str, port: int, log_level: str) -> u
     )
     try:
         config.load()
-    except OSError as error:  # no such file, or not what it should be
+    except OSError as error:  # the file is missing, or is not a certificate
         raise SettingsError(
-            f"TLS is not to be had: {error}",
+            f"TLS cannot be set up: {error}",
             where=f"MILLSTREAM_TLS_CERT={settings.tls_cert}",
-            todo="name PEM files of a certificate and of its key (MILLSTREAM_TLS_KEY)",
+            todo="set it to the PEM file of a certificate, and MILLSTREAM_TLS_KEY to that of its key",
         ) from error
     return config

@@ -1,4 +1,4 @@
-"""Settings of the scorer: one frozen object per process, read from `MILLSTREAM_...` variables in `serving.bootstrap`."""
+"""Settings of the scorer: one frozen object per process, read from `MILLSTREAM_...` variables."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""API keys: who may ask the scorer what, about whose accounts, and how often.
+"""API keys of the scorer: scopes, tenant, accounts and rate of each client.
 
-A key is `msk_<id>_<secret>`; the file holds the id and the sha256 of the secret, never the key. The secret is 256 random bits, not
-a word somebody chose: there is nothing to guess or to look up in a table, so a slow hash with a salt (bcrypt, argon2) would add
-nothing but milliseconds to every request. An id names a key in lists and errors; it opens nothing.
+A key is `msk_<id>_<secret>`; the file holds the id and the sha256 of the secret, never the key. The secret is 256
+random bits, not a chosen password, so it cannot be guessed or found in a table; a slow salted hash (bcrypt, argon2)
+would only add milliseconds to every request. The id names a key in lists and errors and gives no access.
 
-A tenant is the payers it may ask about: those whose ids begin with one of its prefixes. A tenant without prefixes may ask about all.
+A tenant may ask about payers whose ids begin with one of its prefixes; without prefixes, about all payers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _NO_DIGEST: Final = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True)
 class ApiKey:
-    """One line of the file; the secret itself is nowhere.
+    """One key as the file holds it, without its secret.
 
-    `accounts`: prefixes of the payers it may ask about, empty for all. `rate`: payments a second, None for the setting's.
+    `accounts` are prefixes of the allowed payers, empty for all. `rate` is in payments per second, None for
+    `MILLSTREAM_KEY_RATE`.
     """
 
     id: str
@@ -47,12 +48,12 @@ class ApiKey:
     sha256: str = field(default=_NO_DIGEST, repr=False)
 
     def covers(self, account: str) -> bool:
-        """Whether the key may ask about payments of this payer."""
+        """Whether the key may ask about this payer."""
         return not self.accounts or account.startswith(self.accounts)
 
 
 class Keys:
-    """The keys of one reading of the file."""
+    """The keys of the file when it was read."""
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self.all = tuple(keys)
@@ -63,7 +64,7 @@ class Keys:
         }
 
     def find(self, sent: bytes) -> ApiKey | None:
-        """The key that was sent, None if it is none of ours. Takes as long for a wrong secret as for a right one."""
+        """Return the key that a client sent, None if it is unknown; the comparison takes constant time."""
         prefix, _, rest = sent.decode("latin-1").partition("_")
         key_id, _, secret = rest.partition("_")
         key = self._by_id.get(key_id) if prefix == PREFIX else None
@@ -74,11 +75,14 @@ class Keys:
     def foreign(
         self, key: ApiKey, account: str, merchant: str
     ) -> Literal["account_id", "merchant_id"] | None:
-        """The column that names somebody else's: a payer that is not the tenant's, or a payee that is another tenant's account."""
+        """Return the column that names an account of another tenant.
+
+        That is a payer outside the tenant's prefixes, or a payee that is another tenant's account; None if neither is.
+        """
         if not key.accounts:
             return None
         foreign = self._foreign.get(key.tenant)
-        if foreign is None or not account.startswith(key.accounts):  # None: these are not the keys it is of
+        if foreign is None or not account.startswith(key.accounts):  # None: the key is not of this file
             return "account_id"
         if merchant.startswith(foreign) and not merchant.startswith(key.accounts):
             return "merchant_id"
@@ -94,7 +98,10 @@ def make(
     rate: float | None = None,
     now: datetime,
 ) -> tuple[ApiKey, str]:
-    """A new key as the file holds it, and as its owner is told, once. Raises `SettingsError` for what makes no sense."""
+    """Return a new key for the file, and the key that its owner gets, which is not stored.
+
+    Raises `SettingsError` for wrong options.
+    """
     secret = base64.b32encode(secrets.token_bytes(32)).decode().rstrip("=").lower()
     key = _checked(
         {
@@ -113,25 +120,31 @@ def make(
 
 
 def read(path: Path) -> Keys:
-    """The keys of a file. Raises `SettingsError` when it is no such file, or others may write it; FileNotFoundError when it is not there."""
+    """Read a file of keys.
+
+    Raises `SettingsError` if it is damaged or world-writable, FileNotFoundError if it does not exist.
+    """
     mode = path.stat().st_mode
     if mode & stat.S_IWOTH:
-        raise SettingsError("everybody may write the API keys", where=path, todo=f"chmod 600 {path}")
+        raise SettingsError("the file of API keys is world-writable", where=path, todo=f"chmod 600 {path}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["keys"]
         keys = [_checked(key, where=path) for key in found]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            f"this is no file of API keys ({type(error).__name__})",
+            f"this is not a file of API keys ({type(error).__name__})",
             where=path,
-            todo="restore it, or move it away and make new keys with python -m serving.api_keys_cli add",
+            todo="restore it, or move it away and create new keys with python -m serving.api_keys_cli add",
         ) from error
     _check_together(keys, path)
     return Keys(keys)
 
 
 def write(path: Path, keys: Iterable[ApiKey]) -> None:
-    """Replace the file at once; only its owner may read it. Raises `SettingsError` when two tenants share accounts or two keys a name."""
+    """Replace the file atomically, with mode 0600.
+
+    Raises `SettingsError` if two tenants share accounts or two keys a name.
+    """
     keys = tuple(keys)
     _check_together(keys, path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,11 +159,11 @@ def _checked(given: Mapping[str, Any], where: object) -> ApiKey:
             f"a key needs scopes of {', '.join(SCOPES)}"
             + (f", not {', '.join(sorted(unknown))}" if unknown else ""),
             where=where,
-            todo="say --scopes score, for example",
+            todo="use --scopes score, for example",
         )
     for what in ("id", "name", "tenant", "sha256"):
         if not isinstance(given[what], str) or not given[what]:
-            raise SettingsError(f"a key has no {what}", where=where, todo="give it one")
+            raise SettingsError(f"a key has no {what}", where=where, todo="add one")
     accounts = tuple(given.get("accounts", ()))
     if not all(isinstance(prefix, str) and prefix for prefix in accounts):
         raise SettingsError(
@@ -181,7 +194,9 @@ def _check_together(keys: Iterable[ApiKey], where: object) -> None:
     for key in keys:
         if key.name in names:
             raise SettingsError(
-                f"two keys are called {key.name!r}", where=where, todo="choose another --name, or remove it"
+                f"two keys have the name {key.name!r}",
+                where=where,
+                todo="choose another --name, or remove one",
             )
         names.add(key.name)
         for prefix in key.accounts:
@@ -190,6 +205,6 @@ def _check_together(keys: Iterable[ApiKey], where: object) -> None:
                     raise SettingsError(
                         f"accounts {prefix}... of {key.tenant} overlap with {other}... of {tenant}",
                         where=where,
-                        todo="give tenants prefixes of which none begins with another",
+                        todo="choose prefixes of which none is the beginning of another tenant's",
                     )
             owners[prefix] = key.tenant

@@ -1,6 +1,6 @@
-"""Who gets in: by the address asked, by API key, by its scopes, its tenant and its rate. Both ways into the scorer ask here.
+"""Authorization of requests: by address, API key, scope, tenant and rate.
 
-Nothing is opened by what goes missing: a key file that vanishes or breaks while the scorer runs leaves the keys read before.
+A key file that is deleted or damaged while the scorer runs changes nothing: the keys read before stay valid.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ log = structlog.get_logger(__name__)
 
 POLL_SECONDS: Final = 1.0
 HEALTH: Final = "/healthz"
-"""The only route that asks for no key."""
+"""The only route that needs no key."""
 SCOPES_NEEDED: Final[Mapping[str, Scope]] = {"/score": "score", "/score/batch": "score", "/model": "model"}
-"""What a route asks of a key; all others: admin."""
+"""Scope that a route needs; other routes need `admin`."""
 ANONYMOUS: Final = ApiKey("", "anyone", "", frozenset(SCOPES), rate=math.inf)
 _DOCS: Final = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 _ADMIN_ONLY: Final = _DOCS | {"/model", "/metrics"}
-"""What only the admin port answers, if there is one."""
+"""Routes that only the admin port answers, if there is one."""
 _BOTH_PORTS: Final = frozenset({HEALTH, "/readyz"})
 
 
-class Refused(Exception):  # noqa: N818  it is an answer, not a failure of ours
-    """An answer other than 200: its status, what is counted as the reason, what is said."""
+class Refused(Exception):  # noqa: N818  an answer to the client, not a failure of the scorer
+    """A refusal: HTTP status, reason (label of the metric), `detail` of the JSON body, headers."""
 
     def __init__(
         self, status: int, reason: str, detail: Any, headers: Mapping[str, str] | None = None
@@ -47,13 +47,13 @@ class Refused(Exception):  # noqa: N818  it is an answer, not a failure of ours
 
 
 class Authorizer:
-    """The keys in use, and what each has left of its rate. `clock` gives seconds."""
+    """Holds the API keys and the remaining rate of each. `clock` returns seconds."""
 
     def __init__(
         self, settings: ScorerSettings, keys: Keys | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.keys = keys
-        """None: keys are not asked for."""
+        """None: no keys are needed."""
         self._path = None if settings.auth in {"loopback", "none"} else settings.api_keys_file
         self._open = settings.auth == "none"
         self._docs = settings.env != "production"
@@ -65,7 +65,7 @@ class Authorizer:
 
     @classmethod
     def of(cls, settings: ScorerSettings) -> Authorizer:
-        """Raises `SettingsError` for a file that is none, or that must be there and is not."""
+        """Read the keys. Raises `SettingsError` if the file is damaged, or missing although the settings need one."""
         keys = None
         if settings.auth in {"auto", "keys"}:
             try:
@@ -75,22 +75,22 @@ class Authorizer:
                     raise SettingsError(
                         "there are no API keys",
                         where=settings.api_keys_file,
-                        todo="make one: python -m serving.api_keys_cli add --name ... --scopes score",
+                        todo="create one: python -m serving.api_keys_cli add --name ... --scopes score",
                     ) from None
         return cls(settings, keys)
 
     def require_keys_beyond_loopback(self, host: str) -> None:
-        """Raises `SettingsError` when the scorer would answer other machines without asking who they are."""
+        """Raise `SettingsError` if a scorer that listens at `host` would answer other machines without keys."""
         if self.keys is None and not self._open and not is_loopback(host, names=False):
             raise SettingsError(
                 f"the scorer would answer anybody who reaches {host}",
                 where="MILLSTREAM_AUTH",
-                todo="make a key (python -m serving.api_keys_cli add --name ... --scopes score), listen at 127.0.0.1, "
-                "or set MILLSTREAM_AUTH=none if something in front of it asks who calls",
+                todo="create a key (python -m serving.api_keys_cli add --name ... --scopes score), listen at 127.0.0.1, "
+                "or set MILLSTREAM_AUTH=none if a proxy in front of it authenticates clients",
             )
 
     def admit(self, scope: Mapping[str, Any]) -> ApiKey:
-        """The key of a request, by its ASGI scope; raises `Refused`. Its payments are not counted yet."""
+        """Return the key of a request with this ASGI scope; does not count its payments. Raises `Refused`."""
         path = route_of(scope)
         host, port = scope.get("server") or ("", 0)
         key = ANONYMOUS
@@ -99,14 +99,12 @@ class Authorizer:
                 key = self._key(scope["headers"])
                 needed = SCOPES_NEEDED.get(path, "admin")
                 if needed not in key.scopes:
-                    raise Refused(
-                        403, "scope", f"this key has not the scope {needed}, which this route asks for"
-                    )
+                    raise Refused(403, "scope", f"this key lacks the scope {needed}, which this route needs")
             elif not self._open and not is_loopback(host):
                 raise Refused(
                     403,
                     "address",
-                    "without API keys this scorer answers on its own machine only; see MILLSTREAM_AUTH",
+                    "without API keys this scorer answers clients on its own machine only; see MILLSTREAM_AUTH",
                 )
         if (
             self._admin_port
@@ -119,9 +117,10 @@ class Authorizer:
         return key
 
     def take_tokens(self, key: ApiKey, payments: int = 1) -> None:
-        """Count payments against the key's rate; raises `Refused` (429) when nothing is left.
+        """Count payments against the key's rate. Raises `Refused` (429) if nothing is left.
 
-        A token bucket that holds a second's worth. A batch larger than what is left is answered, and paid back before the next.
+        A token bucket that holds one second's worth. A batch larger than what is left is answered; later requests wait
+        for the difference.
         """
         rate = key.rate or self._rate
         if rate == math.inf:
@@ -141,7 +140,7 @@ class Authorizer:
         self._left[key.id] = (level - payments, now)
 
     def check_tenant(self, key: ApiKey, payments: Sequence[Payment]) -> None:
-        """Raise `Refused` (403) for a payment that is not the tenant's, before anything is read for any of them."""
+        """Raise `Refused` (403) if a payment is not the tenant's; nothing has been read for any of them."""
         if self.keys is None or not key.accounts:
             return
         for payment in payments:
@@ -150,13 +149,13 @@ class Authorizer:
                 raise Refused(403, "tenant", f"this key may not ask about this {column}")
 
     async def follow(self) -> None:
-        """Look for other keys every so often; for ever."""
+        """Read the file again when it changes; runs until cancelled."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             self.refresh()
 
     def refresh(self) -> None:
-        """Read the file again if it is another one; what cannot be read changes nothing."""
+        """Read the file if it was replaced; keep the known keys if it cannot be read."""
         mark = _file_identity(self._path)
         if self._path is None or mark is None or mark == self._seen:
             return
@@ -190,13 +189,13 @@ class Authorizer:
 
 
 def route_of(scope: Mapping[str, Any]) -> str:
-    """The path asked for, without what is mounted before the application."""
+    """Return the path of a request without `root_path`."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 def _file_identity(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None when it is not there."""
+    """(inode, mtime in ns, size), which change when a file is replaced; None without a file."""
     try:
         found = path.stat() if path is not None else None
     except OSError:
@@ -206,7 +205,9 @@ def _file_identity(path: Path | None) -> tuple[int, int, int] | None:
 
 @functools.lru_cache(maxsize=64)
 def is_loopback(host: str, *, names: bool = True) -> bool:
-    """Whether only this machine reaches an address. What is no address (a socket's path, a name) counts as `names` says; localhost does.
+    """Whether only this machine can reach a host.
+
+    Anything that is not an IP address counts as `names`, except localhost.
 
     >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("10.1.2.3"), is_loopback("0.0.0.0")
     (True, True, False, False)

@@ -1,11 +1,11 @@
-"""How many requests may be inside at once, so that those that are get their answer in time, and the rest are told so at once.
+"""Concurrency limit: as many scoring requests at once as can be answered in time; the others are refused at once.
 
-A scorer that takes in more than it can answer answers everybody too late and grows without end. The limit follows the event loop: while
-it lags behind (each request passes it about three times), the limit falls by a third at a time; when it keeps up, the limit rises again.
-Who is turned away costs a fifth of who is answered, since nobody looks into what was sent: at three times what the scorer takes, that is what leaves
-time for the others.
-Waiting for the online store is no work: a store that answers late does not make the loop late, and turns nobody away.
-Additive increase, multiplicative decrease: Chiu and Jain, Computer Networks 17 (1989).
+A scorer that accepts more than it can answer answers all of them too late, and its memory grows without end. The limit
+follows the lag of the event loop, which each request passes about three times: while the loop is late, the limit falls
+by a third at a time; when the loop keeps up, it rises again (additive increase, multiplicative decrease: Chiu and Jain,
+Computer Networks 17, 1989). A refused request costs a fifth of an answered one, since its body is not parsed; so at
+three times the capacity there is time left for the others. Waiting for the online store does not delay the loop, so a
+slow store causes no refusals.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Final
 from serving import metrics
 
 CHECK_SECONDS: Final = 0.01
+"""Between measurements of the event loop's lag."""
 MIN_LIMIT: Final = 32
-"""However late the loop is: what gathers during a pause of the machine must not be turned away. With 64, a turn of the loop took so long
-that four of five answers under overload were the fallback's, past the deadline."""
+"""Lower bound of the limit, so that requests which arrive during a pause of the machine are not refused. With 64, a
+turn of the loop took so long that under overload four of five answers came from the fallback, past the deadline."""
 _RISE: Final = 2
 
 
 class ConcurrencyLimiter:
-    """`most` requests inside at once; fewer while the event loop is more than `max_lag_seconds` behind."""
+    """Allows `max_in_flight` requests at once, fewer while the event loop is later than `max_lag_seconds`."""
 
     def __init__(self, max_in_flight: int, max_lag_seconds: float) -> None:
         self.limit = max_in_flight
@@ -36,24 +37,24 @@ class ConcurrencyLimiter:
         return self.in_flight >= self.limit
 
     def acquire(self) -> None:
-        """One more is inside, until it leaves."""
+        """Count one more request."""
         self.in_flight += 1
 
     def release(self) -> None:
-        """One less."""
+        """Count one request less."""
         self.in_flight -= 1
 
-    def adjust(self, behind: float) -> None:
-        """The loop was so many seconds late."""
-        if behind > self._max_lag:
+    def adjust(self, lag: float) -> None:
+        """Set the limit after a timer that ran `lag` seconds late."""
+        if lag > self._max_lag:
             self.limit = max(min(MIN_LIMIT, self._max), self.limit * 2 // 3)
         else:
             self.limit = min(self._max, self.limit + _RISE)
-        metrics.EVENT_LOOP_LAG.set(behind)
+        metrics.EVENT_LOOP_LAG.set(lag)
         metrics.IN_FLIGHT_LIMIT.set(self.limit)
 
     async def watch(self) -> None:
-        """Measure the loop; for ever."""
+        """Measure the lag of the running loop every `CHECK_SECONDS` until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + CHECK_SECONDS

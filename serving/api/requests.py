@@ -1,7 +1,7 @@
-"""What a client asks: one payment, in the columns of `feature_repo.streams.payments`, checked as the flow checks.
+"""Bodies of requests: payments in the columns of `feature_repo.streams.payments`, checked as the flow checks them.
 
-Strict: a string is no number, an unknown field is a mistake, NaN and infinity are no amounts. So what is scored here is
-what the flow would accept from the bus.
+Strict: a string is not a number, unknown fields are errors, NaN and infinity are not amounts. So every payment that is
+scored here would also be accepted by the flow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 MAX_PAYMENTS: Final = 1000
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = EARLIEST + timedelta(microseconds=9_214_646_400_000_000)
-"""Pandas, and with it Feast, counts nanoseconds in 64 bits and ends there."""
+"""The end of pandas' (and Feast's) 64-bit nanoseconds."""
 
 EXAMPLE: Final[dict[str, Any]] = {
     "event_id": "p-20241122-000017",
@@ -48,7 +48,7 @@ Balance = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 
 class Payment(BaseModel):
-    """One payment to be scored, before or after it was published to the bus: the answer is the same."""
+    """One payment to score. The answer is the same before and after it is published to the bus."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -1,4 +1,4 @@
-"""What the scorer answers, as OpenAPI documents it. Times are RFC 3339 in UTC; null means not known."""
+"""Answers of the scorer, for the OpenAPI page. Times are RFC 3339 in UTC; null means unknown."""
 
 from __future__ import annotations
 
@@ -56,21 +56,23 @@ _MODEL: Final[dict[str, Any]] = {
 
 
 class Answered(BaseModel):
-    """Common ground of the answers."""
+    """Base class of the answers."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Reason(Answered):
-    """A feature that drives the score up, or a rule of the fallback that spoke."""
+    """A feature that raises the score, or a rule of the fallback that matched."""
 
-    feature: str = Field(description="Feature of the model, or request column a fallback rule looked at")
+    feature: str = Field(
+        description="Feature of the model, or column of the request that a fallback rule checked"
+    )
     value: float | None = Field(description="Its value for this payment; null: missing")
     typical: float | None = Field(
-        description="Its value in a typical payment, of a fallback rule its limit; null: missing"
+        description="Its value in a typical payment, or the limit of a fallback rule; null: missing"
     )
     effect: float | None = Field(
-        description="Log-odds it adds: the mean of taking it from this payment and of giving it alone to a typical one; "
+        description="Log-odds it adds: the mean effect of removing it from this payment and of adding only it to a typical one; "
         "null for a fallback rule"
     )
 
@@ -83,11 +85,11 @@ class ModelName(Answered):
 
 
 class Freshness(Answered):
-    """The newest event known of this payment's account, merchant and pair."""
+    """The newest known event of this payment's account, merchant and pair."""
 
     newest_event_timestamp: datetime | None = Field(description="Null: no event of any of them is known")
     age_seconds: float | None = Field(
-        description="From that event to the payment; negative when the store knows later ones, which are not used"
+        description="From that event to the payment; negative if the store knows later ones, which are not used"
     )
 
 
@@ -113,36 +115,36 @@ class Answer(Answered):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_ANSWER, _DEGRADED]})
 
     score_id: str = Field(description="Identity of this answer in the score log")
-    event_id: str = Field(description="Identity of the payment, as asked")
+    event_id: str = Field(description="Identity of the payment, from the request")
     score: float | None = Field(
         ge=0,
         le=1,
-        description="Probability of fraud, by whoever decided; null when it was the fallback's rules, which give none",
+        description="Probability of fraud; null if the rules of the fallback decided",
     )
     decision: Decision = Field(description="By the thresholds of a model, or by the fallback's rules")
     decided_by: Literal["model", "fallback_model", "fallback_rules"] = Field(
-        description="The model; or, when `degraded`, the model on the payment alone that is trained beside it, or rules"
+        description="`model`; if `degraded`, `fallback_model` (on the payment alone, trained with the model) or `fallback_rules`"
     )
     reasons: list[Reason] = Field(
-        description="What drives the score up, strongest first; of a review or a decline only"
+        description="What raises the score, strongest first; for reviews and declines only"
     )
     model: ModelName | None = Field(
-        description="The model in use, also when its fallback or rules decided; null: none is loaded"
+        description="The model in use, also if its fallback or rules decided; null: none is loaded"
     )
-    as_of: datetime = Field(description="The instant the features are of")
+    as_of: datetime = Field(description="Features are as of this instant")
     features_freshness: Freshness
     degraded: bool = Field(description="True: the fallback decided, without features")
     degraded_reasons: list[DegradedReason]
     incomplete: list[str] = Field(
-        description="Feature views that cannot answer exactly so far back; some of their features are missing"
+        description="Feature views that cannot answer exactly for a payment this old; some of their features are missing"
     )
     capped: list[str] = Field(
-        description="Exact feature views that answered from the newest events of a very active key only"
+        description="Exact feature views that used only the newest events of a very active key"
     )
 
 
 class BatchAnswer(Answered):
-    """The answers to a batch, in its order."""
+    """The answers to a batch, in the order of its payments."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"answers": [_ANSWER, _DEGRADED]}]}
@@ -152,14 +154,14 @@ class BatchAnswer(Answered):
 
 
 class Thresholds(Answered):
-    """Scores at and above which payments are reviewed, and declined."""
+    """Scores from which payments are reviewed, and declined."""
 
     review: float
     decline: float
 
 
 class ModelCard(Answered):
-    """What the loaded model is, from its manifest."""
+    """The loaded model, from its manifest."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_MODEL]})
 
@@ -167,7 +169,7 @@ class ModelCard(Answered):
     version: str
     created: str
     service: str = Field(description="Feature service it was trained on")
-    schema_hash: str = Field(description="sha256 over the definitions that decide the features' values")
+    schema_hash: str = Field(description="sha256 of the definitions that decide the features' values")
     features: list[str] = Field(description="In the order of the model's input")
     thresholds: Thresholds
     metrics: dict[str, Any] = Field(description="On the held-out last days")
@@ -183,7 +185,7 @@ class Alive(Answered):
 
 
 class Check(Answered):
-    """One thing a ready scorer needs."""
+    """One condition of readiness."""
 
     name: Literal["model", "store", "features"]
     ok: bool
@@ -205,7 +207,7 @@ _READY: Final[dict[str, Any]] = {
 
 
 class Ready(Answered):
-    """Whether payments are scored with a model on fresh features, and if not, what is missing."""
+    """Whether payments are scored by a model with fresh features, and what is missing if not."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_READY]})
 
@@ -214,7 +216,7 @@ class Ready(Answered):
 
 
 class Problem(Answered):
-    """Why there is no other answer."""
+    """Why the request was refused."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -1,10 +1,10 @@
-"""Whether features are fresh: can payments the bus accepted a while ago be read from the online store.
+"""Feature freshness: whether payments that the bus accepted a while ago can be read from the online store.
 
-Per partition of the bus, the last payments accepted longer ago than the limit are looked up: a payment counts as readable
-when the stored event time of its account has reached it. A partition is fresh when at least half of them are readable,
-so that dead letters, which never will be, and late events do not decide alone. It needs no cooperation of the flow,
-and finds out about whatever stands between the bus and the store; no payment on the bus is no reason to be unready. A flow that
-keeps only what is unread on the bus leaves little to look at as long as it works, and everything when it stops.
+Per partition of the bus, the last payments accepted longer ago than the limit are looked up. A payment is readable if
+the stored event time of its account has reached it. A partition is fresh if at least half of them are readable, so that
+dead letters, which never become readable, and late events do not decide alone. This needs no help from the flow and
+covers everything between bus and store. An empty bus counts as fresh. A flow that keeps only unread entries on the bus
+leaves few payments to look up while it works, and all when it stops.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from serving.store.connection import StoreConnection
 from serving.store.resp import pack
 
 LOOKED_AT: Final = 16
-"""Payments per partition."""
+"""Payments looked up per partition."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """A payment of the bus: where its account's newest event time stands, and the time that must have reached."""
+    """Where a payment's newest event time is stored (key, field), and the event time (us) it must have reached."""
 
     partition: int
     key: bytes
@@ -48,7 +48,11 @@ async def check_features(
     limit_seconds: float,
     seconds: float,
 ) -> tuple[bool, str]:
-    """Whether they are fresh, and what was found. Raises `OnlineStoreError` when the store does not answer."""
+    """Return whether the features are fresh, and the detail for `/readyz`.
+
+    `limit_seconds` is the age above which payments are looked up, `seconds` the time limit of each request to the
+    store. Raises `OnlineStoreError` if the store does not answer.
+    """
     ((server_s, server_us),) = await store.send(pack([[b"TIME"]]), 1, seconds)
     now_us = int(server_s) * 1_000_000 + int(server_us)
     last = str(now_us // 1000 - int(limit_seconds * 1000)).encode()
@@ -78,7 +82,7 @@ async def check_features(
     if stale:
         return False, (
             f"payments accepted more than {limit_seconds:g} s ago are not readable: {', '.join(stale)}; "
-            "look at the flow (python -m bytewax.run flows.payments)"
+            "check the flow (python -m bytewax.run flows.payments)"
         )
     return True, (
         f"{sum(readable)} of the last {len(readable)} payments accepted more than {limit_seconds:g} s ago are readable"
@@ -88,7 +92,7 @@ async def check_features(
 def _lookups(
     plan: Plan, pseudonyms: Pseudonyms, partition: int, entries: Sequence[Any], now_us: int
 ) -> list[Lookup]:
-    """What to look up for a partition's entries; what is no payment is left to the flow's dead letters."""
+    """Return the lookups for a partition's entries; what is not a payment is skipped (the flow dead-letters it)."""
     found = []
     for _, fields in entries:
         try:

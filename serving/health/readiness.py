@@ -1,6 +1,6 @@
-"""Is this scorer worth sending payments to: a model is loaded, the store answers, and its features are fresh.
+"""Readiness: whether this scorer should get payments. A model is loaded, the store answers, and its features are fresh.
 
-A scorer that is not ready still answers every payment, degraded where it must be; a balancer may prefer another one.
+A scorer that is not ready still answers every payment, degraded if necessary; a load balancer may prefer another one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from serving.store.resp import pack
 
 @dataclass(frozen=True)
 class Readiness:
-    """Each check takes at most a second, all three at most about four."""
+    """The checks of `/readyz`; each request to the store takes at most `seconds`, all together four times that."""
 
     champion: Champion
     fallback: Fallback
     single: StoreConnection
-    """The one payments are scored with: not asked here, but its breaker is looked at."""
+    """The connection of `/score`: only its circuit breaker is checked."""
     store: StoreConnection
     settings: ScorerSettings
     pseudonyms: Pseudonyms
@@ -35,7 +35,7 @@ class Readiness:
     seconds: float = 1.0
 
     async def checks(self) -> list[dict[str, Any]]:
-        """In the shape of `answer.Check`."""
+        """Return the results in the shape of `responses.Check`."""
         return [
             {"name": name, "ok": ok, "detail": detail}
             for name, (ok, detail) in (
@@ -52,7 +52,7 @@ class Readiness:
         if lacks := self.fallback.problem(model):
             return False, f"{model.name} {model.version}: {lacks}"
         return True, f"{model.name} {model.version}" + (
-            f"; the alias's model is not used: {problem}" if problem else ""
+            f"; the model that the alias names is not used: {problem}" if problem else ""
         )
 
     async def _store(self) -> tuple[bool, str]:
@@ -67,7 +67,7 @@ class Readiness:
 
     async def _features(self) -> tuple[bool, str]:
         if self.champion.current is None:
-            return False, "not known without a model's reading plan"
+            return False, "unknown without the read plan of a model"
         try:
             await self.versions.refresh()
             if problem := self.versions.problem(self.champion.current):

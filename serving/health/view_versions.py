@@ -1,8 +1,9 @@
-"""Whether the online store keeps the versions of the views that the model reads (`feature_repo.stores.redis_layout.view_versions`).
+"""Whether the online store keeps the view versions that the model reads (`redis_layout.view_versions`).
 
-Read at the start and every few seconds, never in a request. A model whose version was retired, was never kept, or is still being filled
-gets no features: the fallback decides, and the answer and readiness say which view and version it is about, and what to do. It is
-never answered from another version's states, nor told that a key had no events because nobody keeps them.
+Read at start and every few seconds, never in a request. A model whose version was retired, was never kept, or is still
+being filled gets no features: the fallback decides, and the answer and `/readyz` name the view, the version and what to
+do. So a payment is never answered from another version's states, and a key is never said to have no events because
+nobody keeps them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ POLL_SECONDS: Final = 2.0
 
 
 class ViewVersionMonitor:
-    """What the store was last heard to keep; nothing heard yet is no problem."""
+    """The view versions in the store when it last answered; before its first answer there is no problem.
+
+    `seconds` is the time limit of a request to the store.
+    """
 
     def __init__(self, champion: Champion, store: StoreConnection, *, seconds: float = 1.0) -> None:
         self._champion, self._store, self._seconds = champion, store, seconds
@@ -34,7 +38,7 @@ class ViewVersionMonitor:
         self._problems: dict[str, str] = {}
 
     def problem(self, model: Model) -> str:
-        """Why the model's views cannot be read; empty when they can."""
+        """Return why the model's views cannot be read; empty if they can."""
         found = self._problems.get(model.version)
         if found is None:
             problems = (self._known.problem(read.spec) for read in model.reader.plan.windowed)
@@ -45,7 +49,7 @@ class ViewVersionMonitor:
         return found
 
     async def refresh(self) -> None:
-        """Ask the store. Raises `OnlineStoreError` when it does not answer."""
+        """Read the kept versions. Raises `OnlineStoreError` if the store does not answer."""
         model = self._champion.current
         if model is None:
             return
@@ -56,7 +60,7 @@ class ViewVersionMonitor:
             self._known, self._problems = known, {}
 
     async def follow(self) -> None:
-        """Ask every so often; for ever. A store that does not answer is found out by whoever needs it."""
+        """Refresh every `POLL_SECONDS` until cancelled. Errors are ignored: readers of the store report them."""
         while True:
             with contextlib.suppress(OnlineStoreError):
                 await self.refresh()

@@ -14,8 +14,8 @@ With its body:
 7. tenant                              403
 8. rate, for the other payments of a batch    429
 
-Routes and methods that do not exist (404, 405) are FastAPI's. Adapters: `middleware` and `json_route` for every ASGI server,
-`score_protocol` for `python -m serving`.
+Routes and methods that do not exist (404, 405) are FastAPI's. Adapters: `middleware` and `json_route` for every ASGI
+server, `score_protocol` for `python -m serving`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _VALIDATE: Final[Mapping[str, Callable[[bytes | bytearray], Payment | Batch]]] =
 class Admission:
     """A request whose head was accepted; `payload` and `now_us` are set once its body is.
 
-    `arrived` is `time.perf_counter()` when the head came, `now_us` the scorer's clock (int64 UTC us) when the body was complete.
+    `arrived` is `time.perf_counter()` when the head came, `now_us` the scorer's clock (int64 UTC us) when the body was
+    complete.
     """
 
     key: ApiKey
@@ -69,8 +70,8 @@ def decide(
 ) -> Admission:
     """Apply the rules of the head, or with `admission` (what they returned) those of the body; return the admission.
 
-    `scope` is the ASGI scope of the request. `body` is the whole body, or a beginning of it that is longer than the route allows.
-    Raises `Refused` for the first rule that the request breaks.
+    `scope` is the ASGI scope of the request. `body` is the whole body, or a beginning of it that is longer than the
+    route allows. Raises `Refused` for the first rule that the request breaks.
     """
     authorizer = parts.authorizer
     if admission is None:

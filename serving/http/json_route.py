@@ -1,6 +1,7 @@
 """ASGI adapter of `decide` for the body of a request: a FastAPI route that validates its JSON body from the bytes.
 
-FastAPI's own handler parses the body with `json` and then resolves dependencies; these routes have one body and no dependencies.
+FastAPI's own handler parses the body with `json` and then resolves dependencies; these routes have one body and no
+dependencies.
 """
 
 from __future__ import annotations

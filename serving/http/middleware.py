@@ -39,7 +39,7 @@ class AdmissionMiddleware:
 
 
 async def _skip_body(receive: Receive, limit: int) -> None:
-    """Read to the end of the body, or past `limit` bytes: a client that is answered while it sends may never see the answer."""
+    """Read the body, or more than `limit` bytes of it: a client that is answered while it sends may miss the answer."""
     size, more = 0, True
     while more and size <= limit:
         message = await receive()

@@ -1,4 +1,4 @@
-"""The scorer over HTTP: `/score`, `/score/batch`, `/model`, `/healthz`, `/readyz`, `/metrics`."""
+"""Routes of the scorer: `/score`, `/score/batch`, `/model`, `/healthz`, `/readyz`, `/metrics`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from serving.http.json_route import JsonRoute, answer
 router = APIRouter(route_class=JsonRoute)
 
 _KEYED: Final[dict[int | str, dict[str, Any]]] = {
-    401: {"model": Problem, "description": "No API key, or one that is not known"},
-    403: {"model": Problem, "description": "The key has not the scope, or its tenant not the account"},
+    401: {"model": Problem, "description": "No API key, or an unknown one"},
+    403: {"model": Problem, "description": "The key lacks the scope, or its tenant does not own the account"},
     429: {
         "model": Problem,
-        "description": "The key has asked for too much; `Retry-After` says when it may again",
+        "description": "The rate of the key is exceeded; `Retry-After` says when to ask again",
     },
 }
 _SCORING: Final[dict[int | str, dict[str, Any]]] = _KEYED | {
     413: {"model": Problem, "description": "The body is larger than the settings allow"},
     503: {
         "model": Problem,
-        "description": "As many requests are inside as can be answered in time; ask again after `Retry-After` seconds",
+        "description": "The concurrency limit is reached; ask again after `Retry-After` seconds",
         "headers": {"Retry-After": {"schema": {"type": "string"}, "description": "Seconds"}},
     },
 }
 _WITH_KEY: Final = [Depends(HTTPBearer(auto_error=False, description="An API key"))]
-"""For the documentation; `serving.http.middleware` has asked before a route is reached."""
+"""For the OpenAPI page only; `serving.http.middleware` checks the key before a route is reached."""
 _METRICS: Final = '# TYPE millstream_scorer_payments_total counter\nmillstream_scorer_payments_total{decision="approve"} 41.0\n'
 
 
@@ -50,16 +50,16 @@ def _admission(request: Request) -> Admission:
 @router.post(
     "/score",
     response_model=Answer,
-    response_description="Score, decision and what they rest on; `degraded: true` when the fallback decided",
+    response_description="Score, decision and their basis; `degraded: true` if the fallback decided",
     responses=_SCORING,
     dependencies=_WITH_KEY,
     tags=["scoring"],
     summary="Score one payment",
 )
 async def score(request: Request, payment: Payment) -> Response:
-    """Features are read and finished as of the payment's own time, whether or not the flow has seen it yet.
+    """Features are as of the payment's own time, whether or not the flow has processed it yet.
 
-    Answers within the deadline whatever happens to the online store: then the configured fallback decides.
+    The answer comes within the deadline also if the online store does not answer: then the configured fallback decides.
     """
     parts, admission = _parts(request), _admission(request)
     until = admission.arrived + parts.settings.store_seconds
@@ -76,7 +76,7 @@ async def score(request: Request, payment: Payment) -> Response:
     summary="Score up to 1,000 payments",
 )
 async def score_batch(request: Request, batch: Batch) -> Response:
-    """The same answers as one by one, with one read of the online store and one call of the model."""
+    """The same answers as single requests, with one read of the online store and one call of the model."""
     parts, admission = _parts(request), _admission(request)
     until = admission.arrived + parts.settings.batch_store_seconds
     answers = await parts.scorer.score_batch(batch.payments, admission.now_us, parts.batch_store, until)
@@ -86,7 +86,7 @@ async def score_batch(request: Request, batch: Batch) -> Response:
 @router.get(
     "/model",
     response_model=ModelCard,
-    response_description="What its manifest says",
+    response_description="From the model's manifest",
     dependencies=_WITH_KEY,
     responses=_KEYED
     | {404: {"model": Problem, "description": "No model is loaded; the reason is in `detail`"}},
@@ -94,7 +94,7 @@ async def score_batch(request: Request, batch: Batch) -> Response:
     summary="The model in use",
 )
 async def model(request: Request) -> Response:
-    """Name, version, feature service, thresholds, metrics on held-out days and the data it was trained on."""
+    """Name, version, feature service, thresholds, metrics on held-out days and training data."""
     champion = _parts(request).champion
     used = champion.current
     if used is None:
@@ -122,7 +122,7 @@ async def model(request: Request) -> Response:
     summary="Alive?",
 )
 async def healthz(request: Request) -> Response:
-    """Says nothing about model or store: restart the process when this fails, and only then."""
+    """Independent of model and store: restart the process if this fails, and only then."""
     del request
     return answer({"status": "alive"})
 
@@ -138,7 +138,7 @@ async def healthz(request: Request) -> Response:
     summary="Ready?",
 )
 async def readyz(request: Request) -> Response:
-    """A model is loaded, the online store answers, and payments the bus accepted a while ago can be read from it."""
+    """A model is loaded, the online store answers, and payments accepted a while ago can be read from it."""
     checks = await _parts(request).readiness.checks()
     ready = all(check["ok"] for check in checks)
     return answer({"ready": ready, "checks": checks}, 200 if ready else 503)
@@ -155,6 +155,6 @@ async def readyz(request: Request) -> Response:
     summary="Metrics",
 )
 async def metrics(request: Request) -> Response:
-    """What every name means stands in `serving.metrics.CATALOGUE` and in its HELP line."""
+    """The meaning of each metric is in its HELP line and in `serving.metrics.CATALOGUE`."""
     del request
     return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})

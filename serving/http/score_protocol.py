@@ -1,8 +1,9 @@
 """`POST /score` from uvicorn's parser to the scorer, and its answer in one write.
 
-A third of a request of 0.5 ms was spent between socket and scorer: a dozen ASGI layers in, as many out, and two writes (headers, body),
-each a system call that wakes the client. This adapter of `decide` passes them by. Other routes, refusals by the head of a request,
-bodies over 16 kB and requests with an access log take the ASGI way, and get the answers of `uvicorn serving.app:app`.
+A third of a request of 0.5 ms was spent between socket and scorer: a dozen ASGI layers in, as many out, and two writes
+(headers, body), each a system call that wakes the client. This adapter of `decide` passes them by. Other routes,
+refusals by the head of a request, bodies over 16 kB and requests with an access log take the ASGI way, and get the
+answers of `uvicorn serving.app:app`.
 """
 
 from __future__ import annotations

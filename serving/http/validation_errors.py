@@ -13,7 +13,8 @@ MAX_ERRORS: Final = 100
 def explain(error: ValidationError, body: bytes | bytearray) -> list[dict[str, Any]]:
     """Return what FastAPI would return, at most `MAX_ERRORS` entries, each with `type`, `loc`, `msg` and perhaps `ctx`.
 
-    `loc` begins with "body"; malformed JSON is located by its first wrong byte. There is no `input`: it may be somebody's account.
+    `loc` begins with "body"; malformed JSON is located by its first wrong byte. There is no `input`: it may be
+    somebody's account.
     """
     found: list[dict[str, Any]] = [
         dict(e) for e in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]

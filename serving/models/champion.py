@@ -21,17 +21,20 @@ log = structlog.get_logger(__name__)
 
 
 class Champion:
-    """`current` is the model in use, None before there is one; `problem` says why the alias's model is not it."""
+    """`current` is the model in use, if any; `problem` says why it is not the one that the alias names.
+
+    `folder` holds the alias and the versions, `repo` the on-demand functions; `threads` are those of the model runtime.
+    """
 
     def __init__(self, folder: Path, repo: Path, *, threads: int) -> None:
         self.current: Model | None = None
         self.problem = "not loaded yet"
         self._folder, self._repo, self._threads = folder, repo, threads
         self._refused: tuple[Any, ...] = ()
-        """What was refused, as it looked then: it is looked at again when any of it has changed."""
+        """Alias and files of the version that could not be loaded; it is tried again when any of them has changed."""
 
     def refresh(self) -> None:
-        """Load what the alias names, unless it is in use already or was refused already. Never raises."""
+        """Load the model that the alias names, unless it is in use or could not be loaded before. Never raises."""
         try:
             alias = read_alias(self._folder)
             if self._is_used(alias):
@@ -42,8 +45,8 @@ class Champion:
                 return
             self._refused = seen
             if not alias.digest:
-                raise ArtefactError(  # noqa: TRY301  one way to be refused
-                    f"the alias does not say the sha256 of {alias.version}'s manifest",
+                raise ArtefactError(  # noqa: TRY301  handled like the other errors below
+                    f"the alias lacks the sha256 of {alias.version}'s manifest",
                     where=self._folder / CHAMPION,
                     todo=f"promote it: python -m training.promote {alias.version}",
                 )
@@ -53,7 +56,7 @@ class Champion:
             warm_model(model)
         except ArtefactError as error:
             self._refuse(str(error))
-        except Exception as error:  # whatever it is, the one before goes on
+        except Exception as error:  # whatever it is, the earlier model stays in use
             log.exception("model.failed_to_load")
             self._refuse(f"it could not be loaded: {error!r}")
         else:
@@ -80,14 +83,14 @@ class Champion:
         metrics.MODEL_STALE.set(1)
 
     async def follow(self, seconds: float) -> None:
-        """Look again every so often, off the event loop; for ever."""
+        """Refresh every so many seconds in a thread, until cancelled."""
         while True:
             await asyncio.sleep(seconds)
             await asyncio.to_thread(self.refresh)
 
 
 def _look(artefact: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a directory's files; nothing when it is not there."""
+    """Return (name, bytes, mtime in ns) of a directory's files; empty if it does not exist."""
     try:
         found = [(path, path.lstat()) for path in sorted(artefact.rglob("*"))]
     except OSError:

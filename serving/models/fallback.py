@@ -1,7 +1,7 @@
-"""Who decides when there are no features: a small model on the payment alone, trained beside the champion, or rules.
+"""The decision without features: by a small model on the payment alone, trained with the champion, or by rules.
 
-The rules are three limits on the request's own columns, from the settings; they give no score. They also decide when the champion
-has no such model, or it fails.
+The rules are three limits on the request's columns, from the settings; they give no score. They also decide if the
+champion has no such model, or if it fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class Decided(NamedTuple):
-    """A decision, why (in the shape of `answer.Reason`), the probability of fraud if a model gave one, and by whom."""
+    """A decision, its reasons (`responses.Reason`), the probability of fraud (None by rules), and what decided."""
 
     decision: str
     reasons: list[dict[str, Any]]
@@ -33,7 +33,7 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True)
 class Fallback:
-    """Amounts in major units; shares of the payer's balance, where it is known and positive.
+    """Limits of the rules: amounts in major units, and a share of the payer's balance if that is known and positive.
 
     >>> payment = Payment(event_id="p", account_id="a", merchant_id="m", type="TRANSFER", amount=95.0, currency="EUR",
     ...                   account_balance_before=100.0)
@@ -49,6 +49,7 @@ class Fallback:
 
     @classmethod
     def of(cls, settings: ScorerSettings) -> Fallback:
+        """Read the limits from the settings."""
         return cls(
             settings.fallback_review_amount,
             settings.fallback_review_balance_share,
@@ -58,19 +59,24 @@ class Fallback:
         )
 
     def decide(self, model: Model | None, payment: Payment, row: Mapping[str, Any], as_of_us: int) -> Decided:
-        """By the champion's fallback model, if it is wanted and there is one, else by the rules; never raises."""
+        """Decide by the champion's fallback model if it has one and the settings allow it, else by rules; never raises.
+
+        `row` has the request's columns; `as_of_us` is int64 UTC us.
+        """
         trees = None if model is None or self.kind == "rules" else model.fallback
         if model is not None and trees is not None:
             try:
                 return self._by_model(trees, model.reader.of_request(row, as_of_us))
-            except Exception:  # a feature function or the runtime; there are still the rules
+            except Exception:  # a feature function or the runtime; the rules decide
                 log.exception("fallback.failed", version=model.version)
         return self.rules(payment)
 
     def problem(self, model: Model | None) -> str:
-        """What is missing of what the settings ask for; empty when nothing is."""
+        """Return what the settings ask for and the model lacks; empty if nothing."""
         if self.kind == "model" and model is not None and model.fallback is None:
-            return "it has no fallback model, though MILLSTREAM_FALLBACK=model asks for one; rules decide instead"
+            return (
+                "it has no fallback model, but MILLSTREAM_FALLBACK=model asks for one; rules decide instead"
+            )
         return ""
 
     def _by_model(self, trees: Trees, named: Mapping[str, Any]) -> Decided:
@@ -86,29 +92,29 @@ class Fallback:
         return Decided(decision, reasons, score, "fallback_model")
 
     def rules(self, payment: Payment) -> Decided:
-        """The decision, and the rules that spoke."""
-        if payment.type == "CASH_IN":  # takes nothing from anybody
-            return _ruled("approve")
+        """Decide by the rules; the reasons are the rules that matched."""
+        if payment.type == "CASH_IN":  # takes no money from the payer
+            return _by_rules("approve")
         if self.decline_amount is not None and payment.amount >= self.decline_amount:
-            return _ruled("decline", _spoke("amount", payment.amount, self.decline_amount))
-        spoke = []
+            return _by_rules("decline", _matched("amount", payment.amount, self.decline_amount))
+        matched = []
         if payment.amount >= self.review_amount:
-            spoke.append(_spoke("amount", payment.amount, self.review_amount))
+            matched.append(_matched("amount", payment.amount, self.review_amount))
         balance = payment.account_balance_before
         if balance is not None and balance > 0 and payment.amount >= self.review_balance_share * balance:
-            spoke.append(
-                _spoke(
+            matched.append(
+                _matched(
                     "account_balance_before",
                     balance,
                     payment.amount / self.review_balance_share if self.review_balance_share else None,
                 )
             )
-        return _ruled("review" if spoke else "approve", *spoke)
+        return _by_rules("review" if matched else "approve", *matched)
 
 
-def _ruled(decision: str, *spoke: dict[str, Any]) -> Decided:
-    return Decided(decision, list(spoke), None, "fallback_rules")
+def _by_rules(decision: str, *matched: dict[str, Any]) -> Decided:
+    return Decided(decision, list(matched), None, "fallback_rules")
 
 
-def _spoke(column: str, value: float, limit: float | None) -> dict[str, Any]:
+def _matched(column: str, value: float, limit: float | None) -> dict[str, Any]:
     return {"feature": column, "value": value, "typical": limit, "effect": None}

@@ -1,8 +1,8 @@
-"""A trained model as the scorer uses it: loaded from its directory after every file in it was held to its hash.
+"""A trained model as the scorer uses it, loaded from its directory after every file was checked against its hash.
 
-Nothing is unpickled and no code is taken from the artefact: trees come as ONNX, the reading plan as JSON, on-demand
-functions from the installed feature repo, and only if they are the ones the model was trained with. After loading, the
-model must repeat its golden predictions.
+Nothing is unpickled and no code comes from the artefact: trees are ONNX, the read plan is JSON, and on-demand functions
+come from the installed feature repo, only if they are the ones the model was trained with. After loading, the model
+must repeat its golden predictions.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ NEEDED: Final = ("model.onnx", "plan.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Trees):
-    """One version. `reader` gives the vectors it wants; `digest` is its manifest's sha256 as it was promoted.
+    """One version of a model. `reader` makes its feature vectors; `digest` is the sha256 of its manifest as promoted.
 
-    `fallback` are trees on what the payment says about itself; None when the artefact has none.
+    `fallback` is a model on the payment alone; None if the artefact has none.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Model(Trees):
     fallback: Trees | None
 
     def problems(self) -> list[str]:
+        """Return what does not fit together; empty if everything does."""
         plan, wrong = self.reader.plan, []
         if plan.service != self.service:
             wrong.append(f"the plan reads service {plan.service!r}, the model wants {self.service!r}")
@@ -49,14 +50,17 @@ class Model(Trees):
         if plan.feature_names != self.features:
             wrong.append("the plan's features are not the model's, in its order")
         if self.fallback is not None and (unknown := {*self.fallback.features} - {*plan.of_request}):
-            wrong.append(f"the fallback wants {', '.join(sorted(unknown))}, which only the store knows")
+            wrong.append(
+                f"the fallback needs {', '.join(sorted(unknown))}, which the payment alone does not give"
+            )
         return wrong + super().problems()
 
 
 def load_model(artefact: Path, repo: Path, *, threads: int = 1, digest: str = "") -> Model:
-    """Load one version's directory. Raises `ArtefactError` for anything that is not exactly what training wrote.
+    """Load the directory of a version. Raises `ArtefactError` if it is not exactly what training wrote.
 
-    `digest` is the sha256 its manifest must have, from the alias; without one the manifest is believed.
+    `repo` is the folder of on-demand functions. `digest` is the sha256 that the manifest must have, from the alias;
+    empty: not checked.
     """
     manifest, files = verified(artefact, digest)
     if missing := [name for name in NEEDED if name not in files]:

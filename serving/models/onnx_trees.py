@@ -1,4 +1,6 @@
-"""Trees as the scorer runs them: ONNX bytes, and what a manifest says about them. The champion is one, its fallback another.
+"""Trees as the scorer runs them: an ONNX session, with what a manifest says about it.
+
+A champion is one, and so is its fallback.
 
 After loading they must repeat their golden predictions.
 """
@@ -25,7 +27,11 @@ GOLDEN_TOLERANCE: Final = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Trees:
-    """`predict` gives probabilities of [n, features], `decide` a decision, `typical` is the middle of what they were trained on."""
+    """A loaded model: thresholds, ONNX session and the place of the fraud probability in its output.
+
+    `typical` is float32 [features], the medians of the training rows; `golden` is (float32 [n, features], float64 [n]
+    probabilities).
+    """
 
     features: tuple[str, ...]
     review: float
@@ -39,9 +45,9 @@ class Trees:
 
     @classmethod
     def load(cls, content: bytes, said: Mapping[str, Any], threads: int, where: Path, **more: Any) -> Self:
-        """`said` is what the manifest says of them; `more` are fields of a subclass.
+        """Load ONNX bytes; `said` is their part of the manifest, `more` are fields of a subclass.
 
-        Raises `ArtefactError`, and KeyError, TypeError, ValueError or AttributeError for a manifest that lacks something.
+        Raises `ArtefactError`, or KeyError, TypeError, ValueError or AttributeError for an incomplete manifest.
         """
         session = _session(content, threads, where)
         features = tuple(map(str, said["features"]))
@@ -65,18 +71,18 @@ class Trees:
         return made
 
     def predict(self, rows: npt.NDArray[Any]) -> Floats:
-        """Probability of fraud per row of [n, features]; NaN is missing."""
+        """Return float64 [n], the probability of fraud per row of [n, features]; NaN is a missing value."""
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, as in training
             asked = np.ascontiguousarray(rows, np.float32)
         (made,) = self.session.run([self.output], {self.input: asked})
         return np.asarray(made, np.float64).reshape(len(rows), -1)[:, self.column]
 
     def decide(self, score: float) -> str:
-        """By the thresholds of the manifest."""
+        """Return approve, review or decline, by the thresholds of the manifest."""
         return "decline" if score >= self.decline else "review" if score >= self.review else "approve"
 
     def problems(self) -> list[str]:
-        """What does not fit together."""
+        """Return what does not fit together; empty if everything does."""
         (asked,) = self.session.get_inputs()[:1]
         wrong = []
         if asked.name != self.input or asked.shape[-1] != len(self.features):
@@ -90,7 +96,7 @@ class Trees:
         return wrong
 
     def check_golden(self, where: Path) -> None:
-        """Raises `ArtefactError` when the golden predictions do not come out."""
+        """Raise `ArtefactError` if the model does not repeat its golden predictions."""
         rows, predictions = self.golden
         try:
             worst = float(np.abs(self.predict(rows) - predictions).max())
@@ -112,7 +118,9 @@ def _session(content: bytes, threads: int, where: Path) -> onnxruntime.Inference
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime raises many kinds, all of its own
-        raise ArtefactError(f"the runtime refuses the model: {error}", where=where, todo=RESTORE) from error
+        raise ArtefactError(
+            f"the runtime cannot load the model: {error}", where=where, todo=RESTORE
+        ) from error
 
 
 def _golden(said: Mapping[str, Any]) -> tuple[Matrix, Floats]:
@@ -124,7 +132,7 @@ def _golden(said: Mapping[str, Any]) -> tuple[Matrix, Floats]:
 
 
 def _typical(said: Mapping[str, Any], features: tuple[str, ...], rows: Matrix) -> Matrix:
-    """The medians of the training days; those of the golden rows for a model trained before they were written down."""
+    """Return the medians of the training rows, or for a model trained before manifests had them, of the golden rows."""
     stated = said.get("typical")
     if stated is None:
         return _middle(rows)
@@ -132,7 +140,10 @@ def _typical(said: Mapping[str, Any], features: tuple[str, ...], rows: Matrix) -
 
 
 def _middle(rows: Matrix) -> Matrix:
-    """Median per feature, missing where most are missing. Golden rows are spread evenly over the test set's scores."""
+    """Return the median per feature, NaN if most are missing.
+
+    Golden rows are spread evenly over the scores of the test set.
+    """
     known = ~np.isnan(rows)
     middle = np.full(rows.shape[1], np.nan, np.float32)
     mostly = known.sum(axis=0) * 2 >= len(rows)

@@ -1,10 +1,10 @@
-"""Why a score is high: per feature, how many log-odds its value adds, against a typical payment.
+"""Why a score is high: per feature, how many log-odds its value adds compared to a typical payment.
 
-The effect of a feature is the mean of two honest questions to the model itself: how much lower is the score if this
-payment had the typical value, and how much higher is the score of a typical payment that has this value alone. The first
-misses features that say the same thing as another one (each alone is dispensable), the second misses those that only
-speak together; the mean of the two is the Shapley value's first and last step (Shapley 1953; Lundberg and Lee 2017,
-arXiv:1705.07874), for 2 n rows in one call of the model. Effects do not add up to the score.
+The effect of a feature is the mean of two questions to the model: how much lower is the score if this payment had the
+typical value, and how much higher is the score of a typical payment that has only this value. The first misses features
+that repeat another one, the second those that matter only together; their mean is the first and the last step of the
+Shapley value (Shapley 1953; Lundberg and Lee 2017, arXiv:1705.07874), for 2 n rows in one call of the model. Effects do
+not add up to the score.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import numpy as np
 from serving.models.onnx_trees import Floats, Matrix, Trees
 
 _LEAST: Final = 1e-7
-"""Scores are kept this far from 0 and 1, where log-odds end."""
+"""Scores are clipped this far from 0 and 1, where log-odds are infinite."""
 
 
 def explain(model: Trees, vector: Matrix, most: int) -> list[dict[str, Any]]:
-    """The features that raise the score of one vector, strongest first, at most `most`; in the shape of `answer.Reason`."""
+    """Return the features that raise the score of `vector` (float32 [features]), strongest first, at most `most`.
+
+    Each is in the shape of `responses.Reason`.
+    """
     if most == 0:
         return []
     typical = model.typical

@@ -1,7 +1,7 @@
-"""An artefact's directory held to its manifest, and the manifest to its own sha256, before a byte of it is used.
+"""Check an artefact's directory against its manifest, and the manifest against its own sha256, before any byte is used.
 
-Each file is read once: what was hashed is what is used. Refused are a file that was changed, is missing, or that the manifest
-does not know, a name that leads outside, and whatever is no plain file: links, pipes, devices.
+Each file is read once, so what was hashed is what is used. Refused are files that were changed, are missing or are not
+in the manifest, names that lead outside the directory, and anything that is not a plain file: links, pipes, devices.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ RESTORE: Final = "do not use it: train again, or restore the directory"
 
 
 def verified(artefact: Path, digest: str = "") -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest, and the content of every file it lists. `digest` is the manifest's sha256; without one it is believed.
+    """Return the manifest, and the content of every file it lists, by name.
 
-    Raises `ArtefactError`, which says all that is wrong.
+    `digest` is the sha256 that the manifest must have; empty: not checked. Raises `ArtefactError` with everything that
+    is wrong.
     """
     if artefact.is_symlink():
-        raise ArtefactError("it is a link", where=artefact, todo="put the directory itself there")
+        raise ArtefactError("it is a link", where=artefact, todo="replace it by the directory")
     manifest, stated = _manifest(artefact, digest)
     for name in stated:
         if _leads_outside(artefact, name):
@@ -37,7 +38,7 @@ def verified(artefact: Path, digest: str = "") -> tuple[dict[str, Any], dict[str
     try:
         for name, path in _found(artefact):
             if path.is_symlink() or not path.is_file():
-                wrong.append(f"{name} is no plain file")
+                wrong.append(f"{name} is not a plain file")
             elif name not in stated:
                 wrong.append(f"{name} is not in the manifest")
             else:
@@ -58,7 +59,7 @@ def _manifest(artefact: Path, digest: str) -> tuple[dict[str, Any], dict[str, st
     path = artefact / MANIFEST
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise ArtefactError("manifest.json is no plain file", where=artefact, todo=RESTORE)
+            raise ArtefactError("manifest.json is not a plain file", where=artefact, todo=RESTORE)
         content = path.read_bytes()
         if digest and hashlib.sha256(content).hexdigest() != digest:
             raise ArtefactError(
@@ -81,7 +82,7 @@ def _leads_outside(artefact: Path, name: str) -> bool:
 
 
 def _found(artefact: Path) -> Iterator[tuple[str, Path]]:
-    """Everything below that is no directory, and links to directories; the manifest is known already."""
+    """Yield (name, path) of all files below, and of links to directories, except the manifest."""
     for folder, folders, names in os.walk(artefact):
         for name in [*names, *(f for f in folders if (Path(folder) / f).is_symlink())]:
             path = Path(folder) / name

@@ -1,6 +1,7 @@
 """Compile or load everything a request can reach, before the scorer says that it is ready.
 
-`python -m serving.models.warm_up` compiles the kernels into the kernel cache and needs no Redis and no model: a container image is built with it.
+`python -m serving.models.warm_up` compiles the kernels into the kernel cache and needs no Redis and no model: a
+container image is built with it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _HOUR_US: Final = 3600 * _SECOND_US
 
 
 def warm_kernels() -> None:
-    """Compile or load the kernels that read and fold a state, for every kind of view, whatever the model reads."""
+    """Compile or load the kernels that read and fold states, for every kind of view and independent of a model."""
     hour = (("count", "event_id"), ("sum", "amount"), ("last", "amount"))
     kinds: Mapping[str, tuple[int, Sequence[tuple[str, str]]]] = {
         "exact": (0, (*hour, ("count_distinct", "merchant_id"), ("decayed_sum", "amount"))),
@@ -72,9 +73,9 @@ def warm_kernels() -> None:
 
 
 def warm_model(model: Model) -> None:
-    """Run everything a request does with this model once: features, pending payments, scores, reasons and the fallback.
+    """Run once what a request does with this model: features, pending payments, scores, reasons and the fallback.
 
-    A feature function that fails on the example payment is logged and nothing more: it may be right about real ones.
+    An exception of a feature function is only logged: the function may work for real payments.
     """
     _warm_trees(model)
     if model.fallback is not None:

@@ -1,9 +1,10 @@
-"""The score log: one JSON object per answer, with the vector that was scored. A new file per process start.
+"""Score log: one JSON object per answer, with the feature vector that was scored. A new file per process start.
 
-An answer's line is made at once, some 20 us, and kept in memory: made together in the thread that writes them, lines of half a second held
-Python's lock for 10 ms, and the answers of that time were the slowest of all. A task takes them every half second and has a thread write
-them; what is kept is bounded, and what does not fit, or cannot be written, is counted and dropped: the log never holds up a score.
-A killed process loses what was not flushed, at most half a second, and may leave a last line without its end.
+A line is encoded when its answer is made (20 us) and kept in memory. Encoding half a second's lines together in the
+writing thread held the GIL for 10 ms, and made the answers of that time the slowest. A task lets a thread write the
+lines every half second. The buffer is bounded; lines that do not fit or cannot be written are counted and dropped, so
+the log never delays a score. A killed process loses what was not flushed, at most half a second, and may leave an
+incomplete last line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _FULL, _UNWRITABLE = metrics.LOG_DROPPED.labels("full"), metrics.LOG_DROPPED.lab
 
 
 class ScoreLog:
-    """Appends to `<folder>/<start>-<pid>.jsonl`; `started` names the file and is the only use of a clock."""
+    """Appends to `<folder>/<started>-<pid>.jsonl`; holds at most `buffer` lines that are not written yet."""
 
     def __init__(self, folder: Path, started: datetime, *, flush_seconds: float, buffer: int) -> None:
         self.path = folder / f"{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}-{os.getpid()}.jsonl"
@@ -40,7 +41,7 @@ class ScoreLog:
         self._warned = False
 
     def append(self, record: dict[str, Any]) -> None:
-        """Never waits and never fails."""
+        """Buffer the record of an answer; never waits and never raises."""
         if len(self._waiting) + self._writing >= self._room:
             _FULL.inc()
             return
@@ -50,11 +51,11 @@ class ScoreLog:
             self._unwritable(1, error)
 
     async def start(self) -> None:
-        """Begin to write."""
-        self._writer = asyncio.create_task(self._write_for_ever(), name="score-log")
+        """Start to write every `flush_seconds`."""
+        self._writer = asyncio.create_task(self._write_periodically(), name="score-log")
 
     async def stop(self) -> None:
-        """Write what is left."""
+        """Stop, and write what is left."""
         if self._writer is not None:
             self._writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -69,7 +70,7 @@ class ScoreLog:
             return
         self._writing = len(taken)
         try:
-            # A thread that was begun is waited for, so that a shutdown cannot cut its last line in two.
+            # The thread is waited for, so that a shutdown cannot cut its last line in two.
             await asyncio.shield(writing := asyncio.ensure_future(asyncio.to_thread(self._write, taken)))
         except asyncio.CancelledError:
             await writing
@@ -77,7 +78,7 @@ class ScoreLog:
         finally:
             self._writing = 0
 
-    async def _write_for_ever(self) -> None:
+    async def _write_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._flush_seconds)
             await self.flush()
@@ -104,7 +105,7 @@ class ScoreLog:
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:
-    """All of it or, where the disk is full half way, nothing: a line without its end would spoil the next."""
+    """Write everything, or nothing if the disk is full: an incomplete line would damage the next one."""
     before = os.fstat(file.fileno()).st_size
     view = memoryview(content)
     try:

@@ -1,8 +1,8 @@
-"""Scores and alerts to topics of Kafka, off the request's path: one record per answer, keyed by account, without the feature vector.
+"""Scores and alerts to Kafka topics: one record per answer, keyed by account, without the feature vector.
 
-An answer is appended to a list in memory; a task hands the list to a thread, which gives it to an idempotent producer. What fails is
-counted, told and sent again. The list is bounded: while the brokers are away longer than it lasts, answers are dropped and counted, for a
-topic never holds up a score. The score log has them all.
+Answers are appended to a list in memory; a task hands the list to a thread with an idempotent producer. Failures are
+counted, logged and sent again. The list is bounded: if the brokers are away for longer than it lasts, answers are
+dropped and counted, so a topic never delays a score. The score log has all answers.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FIELDS: Final = (
     "model_version",
     "degraded",
 )
-"""Of a line of the score log; times in UTC microseconds, the account as its pseudonym."""
+"""Fields of a record, as in the score log: times are int64 UTC us, the account is its pseudonym."""
 ALERTS: Final = frozenset({"review", "decline"})
 _EVERY_S: Final = 0.1
 _STOP_S: Final = 5.0
 
 
 class ScoreTopic:
-    """Appends answers to `MILLSTREAM_SCORE_TOPIC`, and those that are no approval to `MILLSTREAM_ALERT_TOPIC`."""
+    """Sends answers to `MILLSTREAM_SCORE_TOPIC`, and reviews and declines to `MILLSTREAM_ALERT_TOPIC`."""
 
     def __init__(self, settings: ScorerSettings) -> None:
         self._topics = (settings.score_topic, settings.alert_topic)
@@ -49,18 +49,18 @@ class ScoreTopic:
         self._task: asyncio.Task[None] | None = None
 
     def append(self, record: dict[str, Any]) -> None:
-        """Never waits and never fails."""
+        """Buffer the record of an answer; never waits and never raises."""
         if len(self._waiting) + self._producer.waiting >= self._room:
             metrics.TOPIC_DROPPED.labels("full").inc()
             return
         self._waiting.append(record)
 
     async def start(self) -> None:
-        """Begin to send."""
-        self._task = asyncio.create_task(self._send_for_ever(), name="score-topic")
+        """Start to send every 0.1 s."""
+        self._task = asyncio.create_task(self._send_periodically(), name="score-topic")
 
     async def stop(self) -> None:
-        """Send what is left; what the brokers have not acknowledged in time is counted and told."""
+        """Stop, and send what is left; records that the brokers do not acknowledge in time are counted and logged."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -72,10 +72,10 @@ class ScoreTopic:
             metrics.TOPIC_DROPPED.labels("stopped").inc(left)
             log.error("score_topic.not_delivered", records=left, todo="they are in the score log")
 
-    async def _send_for_ever(self) -> None:
+    async def _send_periodically(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
-            # A thread that was begun is waited for: the producer is one thread's.
+            # The thread is waited for: the producer belongs to one thread at a time.
             sending = asyncio.ensure_future(asyncio.to_thread(self._send, self._take()))
             try:
                 await asyncio.shield(sending)

@@ -1,10 +1,11 @@
-"""Whether the online store is worth asking: a breaker that opens when it stops answering in time, and closes when it does again.
+"""Circuit breaker of the online store: opens when the store stops answering in time, closes when it does again.
 
-While it is open nobody asks: payments are answered by the fallback at once instead of each waiting for its deadline. A probe of the
-connection's own finds out when the store is well; no payment is spent on that (Nygard, Release It!, "Circuit Breaker").
+While it is open, the fallback answers payments at once instead of each waiting for its deadline. A probe of the
+connection finds out when the store answers again; no payment is spent on that (Nygard, Release It!, "Circuit Breaker").
 
-Unanswered requests fill a bucket and answered ones empty it, so a store that misses more than it answers opens the breaker and an
-odd slow answer does not. A breaker that opens again soon after it closed wants more answered probes the next time, up to eight.
+Unanswered requests fill a bucket and answered ones empty it, so a store that misses more than it answers opens the
+breaker and an occasional slow answer does not. A breaker that opens again soon after it closed needs more good probes
+the next time, up to eight.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 from typing import Final
 
 MAX_MISSED: Final = 5
-"""How far unanswered requests may get ahead of answered ones."""
+"""Unanswered requests, less answered ones, that open the breaker."""
 MAX_PROBES: Final = 8
+"""Maximum number of good probes in a row that close the breaker."""
 SOON: Final = 5.0
+"""Seconds after closing within which opening again doubles the number of good probes needed."""
 
 
 class Breaker:
-    """Clocks are passed in: seconds, monotonic.
+    """Open or closed; `now` is in seconds of a monotonic clock.
 
     >>> breaker = Breaker()
     >>> for _ in range(5): breaker.missed(now=0.0)
@@ -35,18 +38,18 @@ class Breaker:
         self._closed_at = float("-inf")
 
     def answered(self) -> None:
-        """A request got its answer in time."""
+        """Count a request that was answered in time."""
         if self._bucket:
             self._bucket -= 1
 
     def missed(self, now: float) -> None:
-        """A request got none."""
+        """Count a request that was not answered in time; may open the breaker."""
         self._bucket += 1
         if self._bucket >= MAX_MISSED:
             self.open(now)
 
     def open(self, now: float) -> None:
-        """Stop asking; at once when the connection itself is gone."""
+        """Open the breaker, for example because the connection was lost."""
         if self.is_open:
             return
         self.is_open = True
@@ -54,7 +57,7 @@ class Breaker:
         self._good = 0
 
     def probed(self, in_time: bool, now: float) -> bool:
-        """Whether this probe closed it."""
+        """Count a probe; return whether it closed the breaker."""
         self._good = self._good + 1 if in_time else 0
         if self._good < self._wanted:
             return False

@@ -1,13 +1,14 @@
 """A connection to the online store that answers in time or says why not. Many requests share it; each is one write.
 
-Requests are pipelined: replies come in the order of the commands. A request that timed out leaves its replies behind, which are dropped
-when they arrive. If a request times out and the server has sent nothing since it was written, the connection is closed, so that other
-requests fail at once: the server is frozen or the network is gone. If the server answers but too late, the circuit breaker opens
-(`serving.store.circuit_breaker`). Without a connection, or with an open breaker, requests fail immediately.
+Requests are pipelined: replies come in the order of the commands. A request that timed out leaves its replies behind,
+which are dropped when they arrive. If a request times out and the server has sent nothing since it was written, the
+connection is closed, so that other requests fail at once: the server is frozen or the network is gone. If the server
+answers but too late, the circuit breaker opens (`serving.store.circuit_breaker`). Without a connection, or with an open
+breaker, requests fail immediately.
 
-A background task opens connections, one at a time. It puts one into use once the last successful read, sent again as a probe, is answered
-in time, so a frozen or slow server costs a few time limits instead of one per request. It is not a retry loop: it supervises one
-connection for as long as the process runs.
+A background task opens connections, one at a time. It puts one into use once the last successful read, sent again as a
+probe, is answered in time, so a frozen or slow server costs a few time limits instead of one per request. It is not a
+retry loop: it supervises one connection for as long as the process runs.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ MAX_WAITING: Final = 4096
 OPEN_SECONDS: Final = 1.0
 LOG_EVERY_SECONDS: Final = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.02, 0.5
-"""Seconds between attempts to connect, doubled each time until a connection lives for `OPEN_SECONDS`. A server that is back is in use again
-within 2 s."""
+"""Seconds between attempts to connect, doubled each time until a connection lives for `OPEN_SECONDS`. A server that
+is back is in use again within 2 s."""
 PROBE_SECONDS: Final = 0.1
 DELAYED_SECONDS: Final = 0.05
 """A timer that fires later than this says nothing about the server: the scorer itself was delayed."""
@@ -150,8 +151,8 @@ class StoreConnection:
 
     `url` is a Redis URL, `lane` the label in metrics and logs, `limit` the seconds in which a probe must be answered.
 
-    Why not redis.asyncio: the read of one payment (three HMGETs, 4.4 kB of replies) costs the client 75 to 100 us of CPU alone and 40 to
-    55 us with 20 in flight; a pipeline of redis.asyncio costs 240 to 275 us and 165 to 175 us.
+    Why not redis.asyncio: the read of one payment (three HMGETs, 4.4 kB of replies) costs the client 75 to 100 us of
+    CPU alone and 40 to 55 us with 20 in flight; a pipeline of redis.asyncio costs 240 to 275 us and 165 to 175 us.
     """
 
     def __init__(self, url: str, lane: str, limit: float = OPEN_SECONDS) -> None:
@@ -194,7 +195,8 @@ class StoreConnection:
     async def send(self, request: bytes, replies: int, seconds: float) -> list[Any]:
         """Send packed commands and return their replies; `replies` is the number of commands, `seconds` the time limit.
 
-        Raises `StoreTimeout`, `StoreUnreachable` or `StoreSlow` without an answer, `OnlineStoreError` for an error reply.
+        Raises `StoreTimeout`, `StoreUnreachable` or `StoreSlow` without an answer, `OnlineStoreError` for an error
+        reply.
         """
         socket = self._socket
         if socket is None:
@@ -322,7 +324,7 @@ class StoreConnection:
             wait = min(2 * wait, LONGEST_DELAY)
 
     async def _until_probe_passes(self, socket: _RedisSocket) -> None:
-        """Repeat the last successful read until the breaker closes; raises `StoreTimeout` if it is not answered at all."""
+        """Repeat the last successful read until the breaker closes; raises `StoreTimeout` if there is no answer."""
         while True:
             began = time.perf_counter()
             request, replies = self._sample

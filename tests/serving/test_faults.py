@@ -1,4 +1,4 @@
-"""Real faults between a scorer process and a real store, at twice the normal load; `make soak` sends ten times as many payments."""
+"""Faults between a scorer process and a real store, at twice the normal load; `make soak` sends ten times as much."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def test_every_payment_is_answered_in_time_whatever_the_store_does(seed: int) ->
     scorer_faults.trial(seed, requests=100)
 
 
-def test_a_breaker_opens_when_more_is_missed_than_answered() -> None:
+def test_the_breaker_opens_when_more_requests_are_missed_than_answered() -> None:
     breaker = Breaker()
     for _ in range(20):  # an odd slow answer does not open it
         breaker.missed(0.0)
@@ -29,7 +29,7 @@ def test_a_breaker_opens_when_more_is_missed_than_answered() -> None:
     assert not breaker.is_open
 
 
-def test_a_breaker_that_opens_again_soon_wants_more_probes_up_to_a_limit() -> None:
+def test_a_breaker_that_opens_again_soon_needs_more_good_probes_up_to_a_limit() -> None:
     breaker, now = Breaker(), 100.0
     for wanted in (1, 2, 4, MAX_PROBES, MAX_PROBES):
         breaker.open(now)
@@ -56,11 +56,11 @@ def test_the_champion_changes_under_load_and_no_payment_is_dropped() -> None:
     champion_flips.trial(0)
 
 
-def test_three_times_what_it_takes_is_answered_or_turned_away_and_memory_stays_flat() -> None:
+def test_at_three_times_the_capacity_requests_are_answered_or_refused_and_memory_stays_flat() -> None:
     scorer_overload.trial(0, seconds=2.0)
 
 
-def test_a_door_closes_while_the_loop_is_late_and_opens_again() -> None:
+def test_the_concurrency_limit_falls_while_the_loop_is_late_and_rises_again() -> None:
     limiter = ConcurrencyLimiter(max_in_flight=100, max_lag_seconds=0.05)
     limiter.acquire()
     assert not limiter.is_full
@@ -76,7 +76,7 @@ def test_a_door_closes_while_the_loop_is_late_and_opens_again() -> None:
 
 
 @pytest.mark.parametrize("path", ["/score", "/score/batch"])
-def test_who_is_turned_away_is_told_when_to_ask_again(path: str, tmp_path: Path) -> None:
+def test_a_refused_client_gets_retry_after(path: str, tmp_path: Path) -> None:
     payment = world().payment()
     with world().scorer(home=own_home(tmp_path), max_in_flight=1) as client:
         asked = payment if path == "/score" else {"payments": [payment]}

@@ -1,4 +1,4 @@
-"""The scorer over HTTP, on a real store and a real model: what it answers, and that it is what Feast's own stores say."""
+"""The scorer over HTTP, on a real store and a real model: its answers, and that they agree with Feast's own stores."""
 
 import json
 import resource
@@ -121,7 +121,7 @@ def test_without_a_time_the_payment_is_scored_as_of_the_scorer_s_clock(tmp_path:
         assert batch.json()["detail"][0]["loc"] == ["body", "payments", 1, "event_timestamp"]
 
 
-def test_a_payment_further_back_than_the_state_reaches_is_marked_not_silently_wrong(
+def test_a_payment_older_than_the_state_reaches_is_marked_incomplete(
     client: TestClient,
 ) -> None:
     got = client.post("/score", json=world().payment(1000)).json()
@@ -179,7 +179,7 @@ def test_score_log_holds_every_answer_and_all_that_its_vector_was_made_of(tmp_pa
         assert abs(line["scored_at"] - time.time() * 1e6) < 120e6
 
 
-def test_score_log_can_be_switched_off_and_drops_rather_than_waits(tmp_path: Path) -> None:
+def test_score_log_can_be_switched_off_and_drops_lines_instead_of_waiting(tmp_path: Path) -> None:
     with world().scorer(home=own_home(tmp_path / "off"), score_log=False) as client:
         assert client.post("/score", json=world().payment()).status_code == 200
     assert not (tmp_path / "off" / "scores").exists()
@@ -197,7 +197,7 @@ def test_score_log_can_be_switched_off_and_drops_rather_than_waits(tmp_path: Pat
         assert client.post("/score", json=world().payment()).status_code == 200
 
 
-def test_score_log_on_a_disk_that_is_full_half_way_through_has_whole_lines_only(tmp_path: Path) -> None:
+def test_score_log_on_a_full_disk_has_whole_lines_only(tmp_path: Path) -> None:
     log = ScoreLog(tmp_path, datetime.now(UTC), flush_seconds=1.0, buffer=10)
     log._write([b'{"n": 0}\n'])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""Who the scorer answers: keys, scopes, tenants, rates and addresses, the same on both ways in. No model is needed for that."""
+"""Which clients the scorer answers: keys, scopes, tenants, rates and addresses, the same on both ways in."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def payload(path: str, **changes: Any) -> dict[str, Any] | None:
 # The file
 
 
-def test_a_key_is_told_once_and_kept_as_a_hash(home: Path) -> None:
+def test_a_key_is_printed_once_and_stored_as_a_hash(home: Path) -> None:
     told = add(home, "checkout", "score,model", "--tenant", "eu")
     file = home / "api_keys.json"
     text = file.read_text()
@@ -108,7 +108,7 @@ def test_a_removed_key_is_gone_and_its_name_free(home: Path) -> None:
     add(home, "one")
     environment = {"MILLSTREAM_HOME": str(home)}
     twice = CliRunner().invoke(api_keys_cli.app, ["add", "--name", "one"], env=environment)
-    assert (twice.exit_code, "two keys are called 'one'" in twice.output) == (2, True)
+    assert (twice.exit_code, "two keys have the name 'one'" in twice.output) == (2, True)
     assert CliRunner().invoke(api_keys_cli.app, ["remove", "--name", "one"], env=environment).exit_code == 0
     assert CliRunner().invoke(api_keys_cli.app, ["remove", "--name", "one"], env=environment).exit_code == 2
     add(home, "one")
@@ -125,7 +125,7 @@ def test_a_removed_key_is_gone_and_its_name_free(home: Path) -> None:
         (["--tenant", "b", "--accounts", "a-"], "overlap"),
     ],
 )
-def test_a_key_that_makes_no_sense_is_not_made(home: Path, options: list[str], said: str) -> None:
+def test_a_key_with_wrong_options_is_not_created(home: Path, options: list[str], said: str) -> None:
     add(home, "first", "score", "--tenant", "a", "--accounts", "a-00")
     before = (home / "api_keys.json").read_bytes()
     done = CliRunner().invoke(
@@ -136,7 +136,7 @@ def test_a_key_that_makes_no_sense_is_not_made(home: Path, options: list[str], s
     assert (home / "api_keys.json").read_bytes() == before
 
 
-def test_only_the_very_key_is_found() -> None:
+def test_only_the_exact_key_is_found() -> None:
     made = [api_keys.make(f"k{i}", "t", ["score"], now=NOW) for i in range(20)]
     known = api_keys.Keys(key for key, _ in made)
     for key, told in made:
@@ -157,15 +157,15 @@ def test_only_the_very_key_is_found() -> None:
     assert known.find(told.replace(one.id, other.id).encode()) is None
 
 
-def test_a_file_that_is_none_or_that_others_may_write_is_refused(home: Path) -> None:
+def test_a_damaged_or_world_writable_file_is_refused(home: Path) -> None:
     file = home / "api_keys.json"
     for text in ("", "[]", '{"keys": [{}]}', '{"keys": 7}', '{"keys": [7]}'):
         file.write_text(text)
-        with pytest.raises(SettingsError, match="no file of API keys"):
+        with pytest.raises(SettingsError, match="not a file of API keys"):
             api_keys.read(file)
     api_keys.write(file, [])
     file.chmod(0o666)
-    with pytest.raises(SettingsError, match="everybody may write"):
+    with pytest.raises(SettingsError, match="world-writable"):
         api_keys.read(file)
 
 
@@ -223,7 +223,7 @@ def test_a_tenant_asks_about_its_own_payers_only(home: Path, redis_url: str) -> 
             assert ask(everything, mine, mine | theirs)[0] == 200
 
 
-def test_a_key_that_asks_too_much_is_told_when_to_come_again(home: Path, redis_url: str) -> None:
+def test_a_key_over_its_rate_gets_retry_after(home: Path, redis_url: str) -> None:
     slow, other = add(home, "slow", "score", "--rate", "2"), add(home, "other")
     with scorer(home, redis_url, key_rate=0) as client:
         answers = [client.post("/score", json=SMALLEST, headers=bearer(slow)) for _ in range(4)]
@@ -234,7 +234,7 @@ def test_a_key_that_asks_too_much_is_told_when_to_come_again(home: Path, redis_u
         assert client.post("/score", json=SMALLEST, headers=bearer(other)).status_code == 200
 
 
-def test_a_batch_counts_as_its_payments_and_is_paid_back(home: Path) -> None:
+def test_a_batch_counts_as_its_number_of_payments(home: Path) -> None:
     now = [0.0]
     authorizer = Authorizer(ScorerSettings(home=home, key_rate=10), api_keys.Keys(), clock=lambda: now[0])
     key, _ = api_keys.make("k", "t", ["score"], now=NOW)
@@ -249,7 +249,9 @@ def test_a_batch_counts_as_its_payments_and_is_paid_back(home: Path) -> None:
     authorizer.take_tokens(key)
 
 
-def test_keys_come_and_go_while_it_runs_and_a_broken_file_changes_nothing(home: Path, redis_url: str) -> None:
+def test_a_running_scorer_follows_the_file_and_a_damaged_file_changes_nothing(
+    home: Path, redis_url: str
+) -> None:
     file = home / "api_keys.json"
     with scorer(home, redis_url) as client:
         gate = client.app.state.parts.authorizer  # type: ignore[union-attr, attr-defined]
@@ -367,7 +369,7 @@ def both(
         )
 
 
-def test_both_ways_let_the_same_in(both: tuple[list[str], dict[str, str]]) -> None:
+def test_both_ways_accept_the_same_keys(both: tuple[list[str], dict[str, str]]) -> None:
     addresses, told = both
     asked: list[tuple[int, dict[str, str], Any]] = [
         (200, bearer(told["score"]), SMALLEST),
@@ -407,7 +409,7 @@ def test_both_ways_count_against_the_rate(both: tuple[list[str], dict[str, str]]
 
 
 @pytest.mark.parametrize("short", [True, False], ids=["short", "ordinary"])
-def test_a_key_that_goes_while_a_body_comes_is_not_let_in(short: bool, home: Path, redis_url: str) -> None:
+def test_a_key_removed_while_a_body_is_sent_is_refused(short: bool, home: Path, redis_url: str) -> None:
     add(home, "stays")
     leaving = bearer(add(home, "leaves", "score", "--tenant", "eu", "--accounts", "eu-"))
     with running_scorer(home, redis_url, short=short) as address, ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Bad input is refused with the field and the reason, in FastAPI's standard shape; nothing a client sends is a server error."""
+"""Invalid input is refused with field and reason, in FastAPI's shape; nothing that a client sends is a server error."""
 
 import json
 import subprocess
@@ -105,7 +105,7 @@ def test_malformed_json_is_refused_in_the_standard_shape(
     assert detail["ctx"]["error"]
 
 
-def test_no_body_no_object_and_too_much_body_are_refused(client: TestClient) -> None:
+def test_empty_bodies_other_json_types_and_large_bodies_are_refused(client: TestClient) -> None:
     assert details(client, b"")[0] == {
         "type": "missing",
         "loc": ["body"],

@@ -1,4 +1,4 @@
-"""Every refusal is the same, byte for byte, whichever way the request comes in; each row of the table is one rule of `decide`."""
+"""Every refusal is the same, byte for byte, whichever way the request comes in; one row per case of `decide`."""
 
 from __future__ import annotations
 

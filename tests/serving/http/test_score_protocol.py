@@ -68,13 +68,13 @@ def test_both_ways_refuse_the_same(both: tuple[str, str], body: bytes) -> None:
     assert short[0] in {413, 422}
 
 
-def test_other_methods_and_routes_are_the_application_s(both: tuple[str, str]) -> None:
+def test_other_methods_and_routes_are_answered_the_same(both: tuple[str, str]) -> None:
     for method, path in (("GET", "/score"), ("POST", "/score/"), ("GET", "/model"), ("GET", "/nowhere")):
         short, ordinary = (ask(address, method, path, b"") for address in both)
         assert short == ordinary
 
 
-def test_a_body_in_pieces_requests_in_a_row_and_a_last_one(both: tuple[str, str]) -> None:
+def test_bodies_in_pieces_and_pipelined_requests_are_answered(both: tuple[str, str]) -> None:
     body = json.dumps(world().payment()).encode()
     head = (
         b"POST /score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
@@ -103,7 +103,7 @@ def test_a_body_in_pieces_requests_in_a_row_and_a_last_one(both: tuple[str, str]
         assert said.count(b"connection: close") == 1
 
 
-def test_an_offer_of_http_2_is_passed_over(both: tuple[str, str]) -> None:
+def test_an_offer_of_http_2_is_ignored(both: tuple[str, str]) -> None:
     """As Java's HttpClient makes it, with head and body in two packets; uvicorn's own protocol loses the body."""
     body = json.dumps(world().payment()).encode()
     head = b"POST /score HTTP/1.1\r\nconnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\ncontent-length: %d\r\n\r\n"
@@ -148,7 +148,7 @@ def full(tmp_path: Path) -> Iterator[tuple[str, int]]:
             thread.join(20)
 
 
-def test_many_requests_in_one_piece_are_turned_away_in_turn_with_those_of_others(
+def test_pipelined_requests_are_refused_in_turn_with_those_of_other_clients(
     full: tuple[str, int],
 ) -> None:
     one = b"POST /score HTTP/1.1\r\n\r\n"  # nobody looks for a body; all of them are one read
@@ -164,7 +164,7 @@ def test_many_requests_in_one_piece_are_turned_away_in_turn_with_those_of_others
     assert said.count(b"HTTP/1.1 200") == 2
 
 
-def test_who_still_sends_when_turned_away_reads_the_answer(full: tuple[str, int]) -> None:
+def test_a_client_that_still_sends_when_refused_reads_the_answer(full: tuple[str, int]) -> None:
     body = b" " * 1_500_000
     connection = http.client.HTTPConnection(*full, timeout=20)
     connection.putrequest("POST", "/score/batch")

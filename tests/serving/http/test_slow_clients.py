@@ -1,4 +1,4 @@
-"""A client that sends heads without an end, or stops half way, does not hold memory or a connection; a slow answer is waited for."""
+"""Clients that send endless heads or stop in the middle do not hold memory or a connection; slow answers are allowed."""
 
 from __future__ import annotations
 
@@ -117,11 +117,11 @@ def test_a_head_without_an_end_is_refused(head: bytes) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nx: ", POST, POST + b"12"])
-def test_a_client_that_stops_half_way_is_hung_up_on(sent: bytes) -> None:
+def test_a_client_that_stops_in_the_middle_of_a_request_is_disconnected(sent: bytes) -> None:
     assert asyncio.run(talk(sent, seconds=20)) == (b"", True)
 
 
-def test_a_large_body_in_pieces_a_slow_answer_and_a_quiet_connection_are_fine() -> None:
+def test_large_bodies_slow_answers_and_idle_connections_are_allowed() -> None:
     body = b"b" * 300_000
     said, closed = asyncio.run(talk(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body), body))
     assert said.endswith(b"\r\n\r\n300000")
@@ -142,14 +142,14 @@ async def hasty(
 
 
 @pytest.mark.parametrize("rest", [b"", b"12", b"12345"])
-def test_a_client_that_was_answered_early_is_hung_up_on_too(rest: bytes) -> None:
+def test_a_client_that_was_answered_early_and_stops_is_disconnected(rest: bytes) -> None:
     """Whether it owes the rest of its body, or has sent it and says nothing more."""
     said, closed = asyncio.run(talk(POST, rest, pause=TICK / 4, seconds=20, of=hasty, keep_alive=1))
     assert said.count(b"200 OK") == 1
     assert closed
 
 
-def test_what_ends_a_body_may_begin_a_request_that_takes_its_time() -> None:
+def test_a_slow_request_may_begin_in_the_packet_that_ends_another() -> None:
     slow = b"GET /slow HTTP/1.1\r\n\r\n"
     said, _ = asyncio.run(
         talk(POST, b"12345" + slow, pause=TICK / 4, seconds=12 * TICK, of=hasty, keep_alive=1)

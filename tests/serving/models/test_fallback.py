@@ -24,7 +24,7 @@ def ask(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["auto", "model"])
-def test_the_model_on_the_payment_alone_decides_and_says_so(kind: str, tmp_path: Path) -> None:
+def test_the_fallback_model_decides_and_the_answer_says_so(kind: str, tmp_path: Path) -> None:
     home = own_home(tmp_path)
     trees = load_model(home / "models" / "fraud_detection" / VERSION, bootstrap.REPO).fallback
     assert trees is not None
@@ -58,9 +58,9 @@ def test_its_features_are_those_of_the_training_set(tmp_path: Path) -> None:
         assert trees.predict(vector[None])[0] == expected
 
 
-def test_rules_decide_when_they_are_asked_for_or_there_is_nothing_else(tmp_path: Path) -> None:
+def test_rules_decide_if_configured_or_without_a_fallback_model(tmp_path: Path) -> None:
     with world().scorer(home=own_home(tmp_path), redis_url=NOWHERE, fallback="rules") as client:
-        answer = ask(client, amount=1000.0)
+        answer = ask(client, amount=1000.0, type="PAYMENT")
         assert (answer["decided_by"], answer["score"], answer["decision"]) == (
             "fallback_rules",
             None,

@@ -39,7 +39,7 @@ def refused(place: Path, why: str) -> None:
         load_model(place, bootstrap.REPO)
 
 
-def test_a_model_repeats_what_it_said_when_it_was_exported(place: Path) -> None:
+def test_a_loaded_model_repeats_its_golden_predictions(place: Path) -> None:
     model = load_model(place, bootstrap.REPO)
     matrix = world().vectors[list(model.features)].to_numpy(np.float64, na_value=np.nan)
     expected = export.predict((place / "model.onnx").read_bytes(), matrix.astype(np.float32))
@@ -92,14 +92,14 @@ def test_a_manifest_that_does_not_fit_its_files_is_refused(
     refused(place, why)
 
 
-def test_no_manifest_or_one_that_is_no_json_is_refused(place: Path) -> None:
+def test_a_missing_or_malformed_manifest_is_refused(place: Path) -> None:
     (place / "manifest.json").write_text("{")
     refused(place, "no readable manifest")
     (place / "manifest.json").unlink()
     refused(place, "no readable manifest")
 
 
-def test_on_demand_code_other_than_the_model_s_is_refused(place: Path, tmp_path: Path) -> None:
+def test_on_demand_code_that_changed_since_training_is_refused(place: Path, tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     shutil.copytree(bootstrap.REPO, repo, ignore=shutil.ignore_patterns("__pycache__"))
     file = repo / "on_demand" / "functions" / "payment_itself.py"
@@ -109,7 +109,7 @@ def test_on_demand_code_other_than_the_model_s_is_refused(place: Path, tmp_path:
 
 
 @pytest.mark.parametrize("alias", ["../elsewhere", "/etc", "", "a\nb", ".."])
-def test_an_alias_that_is_no_version_is_refused(place: Path, alias: str) -> None:
+def test_an_alias_that_names_no_version_is_refused(place: Path, alias: str) -> None:
     (place.parent / "champion").write_text(alias)
     with pytest.raises(ArtefactError, match="is no version"):
         read_alias(place.parent)
@@ -151,7 +151,7 @@ def test_an_effect_is_the_change_in_log_odds_and_a_typical_payment_has_none(plac
     assert explain(model, vector, 0) == []
 
 
-def test_a_typical_payment_is_the_middle_of_the_training_days_where_the_manifest_says_it(place: Path) -> None:
+def test_a_typical_payment_is_the_median_of_training_if_the_manifest_has_it(place: Path) -> None:
     features = load_model(place, bootstrap.REPO).features
     stated: dict[str, float | None] = {name: float(i) for i, name in enumerate(features)}
     stated[features[0]] = None
@@ -168,7 +168,7 @@ def test_an_artefact_tampered_with_after_it_was_promoted_is_refused(seed: int) -
     tampered_artefacts.trial(seed)
 
 
-def test_a_champion_that_was_repaired_is_looked_at_again(place: Path) -> None:
+def test_a_champion_that_was_repaired_is_loaded(place: Path) -> None:
     champion = Champion(place.parent, bootstrap.REPO, threads=1)
     content = (place / "model.onnx").read_bytes()
     (place / "model.onnx").unlink()
@@ -192,9 +192,9 @@ def test_a_version_is_promoted_by_name_and_one_that_was_changed_is_not(place: Pa
         promote(folder, VERSION)
 
 
-def test_a_fallback_that_wants_what_only_the_store_knows_is_refused(place: Path) -> None:
+def test_a_fallback_that_needs_features_of_the_store_is_refused(place: Path) -> None:
     edit(place, lambda m: m["fallback"]["features"].__setitem__(0, "account_payment_count_1h"))
-    refused(place, "the fallback wants account_payment_count_1h, which only the store knows")
+    refused(place, "the fallback needs account_payment_count_1h, which the payment alone does not give")
 
 
 def test_a_fallback_must_repeat_its_golden_predictions_too(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever happens to the online store or the model, every payment is answered in time, and the answer says what was missing."""
+"""Whatever happens to store or model, every payment is answered in time, and the answer says what was missing."""
 
 import asyncio
 import contextlib
@@ -122,7 +122,7 @@ def test_a_scorer_starts_without_a_store_and_finds_it_later(tmp_path: Path) -> N
     server.stop()
 
 
-def test_a_server_that_refuses_us_is_reported_with_its_own_words(
+def test_a_server_that_refuses_the_connection_is_reported_with_its_message(
     tmp_path: Path, server: EmbeddedServer
 ) -> None:
     redis.Redis.from_url(server.url).config_set("requirepass", "secret")
@@ -215,7 +215,7 @@ def test_many_requests_at_once_all_meet_the_deadline_when_the_store_freezes(serv
     asyncio.run(story())
 
 
-def test_a_request_that_gave_up_leaves_no_reply_to_the_next_one(server: EmbeddedServer) -> None:
+def test_replies_to_a_request_that_timed_out_do_not_reach_the_next_one(server: EmbeddedServer) -> None:
     other = redis.Redis.from_url(server.url)
     other.set("slow", "1")
 
