@@ -1,6 +1,6 @@
-"""How our processes come to Kafka: librdkafka's properties from the settings, and errors that tell no secret.
+"""Create Kafka clients: librdkafka's properties from the settings, and error texts without secrets.
 
-`confluent-kafka` is an extra (`pip install 'millstream[kafka]'`): nothing here imports it before a client is made.
+`confluent-kafka` is an extra (`pip install 'millstream[kafka]'`): nothing here imports it before a client is created.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ RESERVED: Final = frozenset(
         "metadata.broker.list",
     }
 )
-"""Properties that are not the user's to set: on them hangs that nothing is lost and nothing is silent."""
+"""Properties that a user must not set, since the delivery guarantees depend on them."""
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "client.id": "millstream",
-    "log_level": 0,  # what goes wrong is logged by us, once, and not at every attempt
+    "log_level": 0,  # we log errors ourselves, once, and not at every attempt
     "reconnect.backoff.max.ms": 2_000,
 }
 
 
 def client_properties(settings: RepoSettings, **ours: Any) -> dict[str, Any]:
-    """Properties of one client: ours (with `_` for `.`), then the file's, then the environment's.
+    """Return the properties of one client: ours (with `_` for `.`), then the file's, then the environment's.
 
-    Raises `SettingsError` for a line that is none, or a property of `RESERVED`.
+    Raises `SettingsError` for a line that is no property, or a property of `RESERVED`.
     """
     given = {**_of_file(settings), **settings.kafka_properties}
     refused = sorted(RESERVED & given.keys())
@@ -58,7 +58,7 @@ def client_properties(settings: RepoSettings, **ours: Any) -> dict[str, Any]:
 
 
 def make_client(make: Callable[[dict[str, Any]], Client], properties: dict[str, Any]) -> Client:
-    """A client of these properties. Raises `SettingsError` for what librdkafka does not take, without the values given."""
+    """Create a client. Raises `SettingsError` for properties that librdkafka refuses, without their values."""
     from confluent_kafka import KafkaException
 
     try:
@@ -72,7 +72,7 @@ def make_client(make: Callable[[dict[str, Any]], Client], properties: dict[str, 
 
 
 def mask_values(message: str, properties: Mapping[str, Any]) -> str:
-    """A message of librdkafka without the values of properties that are texts, but for the addresses.
+    """Return a message of librdkafka with the values of text properties masked, except the addresses.
 
     >>> mask_values('bad value "hunter2"', {"sasl.password": "hunter2", "bootstrap.servers": "a:1"})
     'bad value "***"'
@@ -89,7 +89,7 @@ def mask_values(message: str, properties: Mapping[str, Any]) -> str:
 
 
 def require_package(module: str) -> None:
-    """Raises `SettingsError` when a package of the extra is not installed."""
+    """Raise `SettingsError` if a package of the extra is not installed."""
     from importlib.util import find_spec
 
     if find_spec(module) is None:

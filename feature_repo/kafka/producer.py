@@ -1,8 +1,8 @@
-"""Records to topics of Kafka, none of them forgotten: idempotent, and what could not be delivered is told and sent again.
+"""Send records to Kafka topics with an idempotent producer; failed deliveries are logged and sent again.
 
 A record leaves the producer when the brokers have acknowledged it (`acks=all`), or when they refuse it for good: too large, or invalid.
-Retries of the client are exactly once and in order. One that is sent again after the client has given it up (`delivery.timeout.ms`, five
-minutes) may be there twice, and behind later ones: readers go by its id.
+Retries of the client are exactly once and in order. A record sent again after the client gave it up (`delivery.timeout.ms`, five
+minutes) may be in the topic twice, and after later records: readers deduplicate by its id.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REFUSED: Final = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "_INVALID_A
 
 
 class TopicProducer:
-    """Sends records; for one thread. `waiting` are those not yet acknowledged.
+    """Sends records; for one thread. `waiting` is the number of records not yet acknowledged.
 
     `on_failure` is called with the name of librdkafka's error and whether the record is given up, for each failed delivery.
     """
@@ -48,12 +48,12 @@ class TopicProducer:
         self._new_client()
 
     def send(self, topic: str, key: bytes, value: bytes, headers: Headers = ()) -> None:
-        """Take a record. Records of one key share a partition, the one Java's clients choose."""
+        """Queue a record. Records of one key share a partition, the same that Java's clients choose."""
         self.waiting += 1
         self._produce((topic, key, value, headers))
 
     def poll(self, seconds: float = 0.0) -> None:
-        """Learn what was delivered, for at most so long, and send again what was not. Call it often."""
+        """Handle delivery reports for up to `seconds`, and send again what failed. Call it often."""
         self._producer.poll(seconds)
         if self._fatal:
             self._producer.purge()
@@ -63,7 +63,7 @@ class TopicProducer:
             self._produce(self._retry.popleft())
 
     def flush(self, seconds: float) -> int:
-        """Wait until everything is acknowledged, at most so long; returns how many records are not."""
+        """Wait up to `seconds` until all records are acknowledged; returns how many are not."""
         until = time.monotonic() + seconds
         while self.waiting and time.monotonic() < until:
             self.poll(0.05)
@@ -109,7 +109,7 @@ class TopicProducer:
             self._retry.append(record)
 
     def _warn(self, error: Any, **about: Any) -> None:
-        """Each kind of error once, until something is delivered again; a lost record always."""
+        """Log each kind of error once until a record is delivered again; a lost record always."""
         if error.name() not in self._warned or about.get("lost"):
             self._warned.add(error.name())
             told = mask_values(error.str(), self._properties)

@@ -1,14 +1,14 @@
-"""Who gets in, by event time and identity: late events, events from the future and duplicates become dead letters.
+"""Admit events by event time and id: late events, events from the future and duplicates become dead letters.
 
-State is kept per source partition, decisions follow arrival order and look at no clock but the bus's own accept time,
-so a replay decides the same:
+State is kept per source partition. Decisions follow arrival order and use no clock except the bus's accept time, so a replay decides
+the same:
 
-- `future`: the event time is more than `ahead` (5 min) after the bus accepted the event. Files have no such clock.
-- `late`: more than `lateness` (10 min) behind the watermark, the highest event time accepted before it in its partition.
-- `duplicate`: an event of the same id was accepted, and its event time is still within the lateness. A later copy would
-  be late anyway, so memory is bounded by two latenesses of ids.
+- `future`: the event time is more than `max_future_skew` (5 min) after the bus accepted the event. Files have no such clock.
+- `late`: more than the allowed lateness (10 min) behind the watermark, the highest event time accepted before it in its partition.
+- `duplicate`: an event of the same id was accepted, and its event time is still within the allowed lateness. A later copy would
+  be late anyway, so the ids of twice the allowed lateness bound the memory.
 
-Only accepted events move the watermark (a late one cannot, one from the future or a duplicate must not), so it can be told
+Only accepted events move the watermark (a late one cannot, one from the future or a duplicate must not), so it can be computed
 from the log. The snapshot is a pointer, (watermark, last offset), not the ids: after a restart they are read back from the log.
 """
 
@@ -40,7 +40,7 @@ AdmitState = tuple[int, int]
 
 
 class RecentIds:
-    """Ids accepted within the lateness, in two generations: dropping the older one is all there is to forgetting.
+    """Ids accepted within the allowed lateness, in two generations; the older one is dropped as a whole.
 
     >>> recent = RecentIds(lateness_us=10)
     >>> recent.add(["a"], [5], watermark=5)
@@ -55,7 +55,7 @@ class RecentIds:
         self._turned_at = BEGINNING
 
     def disjoint(self, ids: list[str]) -> bool:
-        """Whether none of these ids is known at all; the fast path."""
+        """Whether none of these ids is known; the fast path."""
         return self._young.keys().isdisjoint(ids) and self._old.keys().isdisjoint(ids)
 
     def holds(self, identity: str, floor: int) -> bool:
@@ -65,10 +65,10 @@ class RecentIds:
         )
 
     def add(self, ids: list[str], times: list[int], watermark: int) -> None:
-        """Remember accepted events; every time is at most the watermark."""
+        """Add accepted events; every time is at most the watermark."""
         self._young.update(zip(ids, times, strict=True))
         if watermark - self._lateness > self._turned_at:
-            # All of the old generation was at most the watermark of the last turn: below the lateness by now.
+            # All times of the old generation are at most the watermark of the last turn: outside the allowed lateness now.
             self._old, self._young = self._young, {}
             self._turned_at = watermark
 
@@ -87,11 +87,11 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
         self._resumed = state is not None
 
     def on_batch(self, values: list[Events]) -> tuple[list[Events], bool]:
-        """Blocks of the partition in arrival order."""
+        """Admit blocks of the partition in arrival order; keeps the state."""
         return [self._admit(block) for block in values], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> AdmitState:
-        """A pointer into the log."""
+        """Return a pointer into the log: (watermark, last offset)."""
         return self._watermark, self._last_offset
 
     def _admit(self, events: Events) -> Events:
@@ -133,7 +133,7 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
     def _one_by_one(
         self, recent: RecentIds, names: list[str], times: Int64s, future: Mask
     ) -> tuple[Int64s, Mask, Mask]:
-        """(watermark before, late, duplicate) of each row, where an id is known or repeated: a duplicate moves no watermark."""
+        """Decide row by row, where an id is known or repeated: (watermark before the row, late, duplicate). Duplicates move no watermark."""
         before = np.empty(len(names), np.int64)
         late, duplicate = np.zeros(len(names), bool), np.zeros(len(names), bool)
         here: dict[str, int] = {}
@@ -176,7 +176,7 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
         return events.reject(bad, reasons, details)
 
     def _recall(self, partition: str) -> RecentIds:
-        """The ids accepted within the lateness before the pointer."""
+        """Read the ids accepted within the allowed lateness before the pointer."""
         recent = RecentIds(self._settings.allowed_lateness_us)
         if self._resumed:
             rows = recent_rows(
@@ -197,7 +197,7 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
 def admission(
     stream: EventStream, settings: FlowSettings, log_part: str
 ) -> Callable[[AdmitState | None], Admission]:
-    """What `op.stateful_batch` builds per source partition."""
+    """Return the builder for `op.stateful_batch`, one `Admission` per source partition."""
     return lambda state: Admission(stream, settings, log_part, state)
 
 

@@ -1,8 +1,8 @@
-"""Row checks: the checks of a stream's declaration, compiled to Arrow compute and applied to every row.
+"""Check rows: the checks of a stream's declaration, compiled to Arrow compute functions and applied to every row.
 
 One list of rules has two users: training validates whole tables with Great Expectations (GX), the flow checks each row on
-ingestion. `EventStream.suite` states them as a GX 1.x suite. What can be compiled is an explicit list; anything else is an
-error at start, so no rule is silently skipped. As in GX, a null passes every rule but the one about nulls, and NaN counts as
+ingestion. `EventStream.suite` states them as a GX 1.x suite. `SUPPORTED` lists the expectations that can be compiled; any other is an
+error at start, so no rule is silently skipped. As in GX, a null passes every rule except the one about nulls, and NaN counts as
 null.
 
 A row that fails becomes a dead letter `check` whose detail names each field, the value and the rule it breaks. A block
@@ -29,12 +29,12 @@ CHECK = "check"
 """Reason of a row that breaks a rule of the suite."""
 
 Rule = Callable[[pa.Array], Mask | None]
-"""Column in, mask of the rows that break the rule out; None when no row does."""
+"""Takes a column, returns the mask of the rows that break the rule; None if no row does."""
 
 
 @dataclass(frozen=True)
 class RowCheck:
-    """One expectation about one column, ready to be asked of a block."""
+    """One expectation about one column, compiled."""
 
     column: str
     rule: str
@@ -42,14 +42,14 @@ class RowCheck:
 
 
 class Checker:
-    """Applies a suite to blocks; call it with decoded events. `describe` decides what a detail may say of a value."""
+    """Applies a suite to decoded events. `describe` makes the text about a value for the detail of a dead letter."""
 
     def __init__(self, checks: list[RowCheck], describe: Describe = show) -> None:
         self._checks = checks
         self._describe = describe
 
     def __call__(self, events: Events) -> Events:
-        """The rows that hold; the others become dead letters."""
+        """Return the events; rows that break a rule become dead letters."""
         if not events.rows.num_rows:
             return events
         failed: dict[int, list[str]] = {}
@@ -95,7 +95,7 @@ def _compile(kind: str, kwargs: dict[str, Any], schema: pa.Schema, where: str) -
         raise DefinitionError(
             f"expectation {kind} on column {column!r} has arguments we cannot compile: {error}",
             where=where,
-            todo="remove the argument, or teach flows/accept/check.py what it means",
+            todo="remove the argument, or implement it in flows/accept/check.py",
         ) from error
     return RowCheck(column, rule, failing)
 
@@ -130,7 +130,7 @@ def _between(
     strict_max: bool = False,
 ) -> tuple[str, Rule]:
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        msg = f"a range of numbers cannot be asked of {kind}"
+        msg = f"a column of type {kind} has no range of numbers"
         raise TypeError(msg)
     out_of_range = _out_of_range(min_value, max_value, strict_min=strict_min, strict_max=strict_max)
     return f"is not between {min_value} and {max_value}", lambda column: out_of_range(_numbers(column))
@@ -166,7 +166,7 @@ def _length(
 def _out_of_range(
     low: float | None, high: float | None, *, strict_min: bool = False, strict_max: bool = False
 ) -> Callable[[npt.NDArray[Any]], Mask | None]:
-    """Numbers in, mask of those outside out. A null is NaN here, and every comparison with NaN is false: it passes."""
+    """Make a rule that masks numbers outside a range. A null is NaN here; comparisons with NaN are false, so it passes."""
     if low is None and high is None:
         msg = "min_value or max_value is needed"
         raise ValueError(msg)
@@ -189,11 +189,11 @@ SUPPORTED: dict[str, Callable[..., tuple[str, Rule]]] = {
     "expect_column_values_to_match_regex": _matches,
     "expect_column_value_lengths_to_be_between": _length,
 }
-"""Every expectation type that can be a row check."""
+"""The expectation types that can be row checks."""
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[Any]:
-    """A column as numpy numbers, null as NaN."""
+    """Return a column as NumPy numbers, null as NaN."""
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 

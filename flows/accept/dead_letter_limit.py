@@ -1,13 +1,13 @@
-"""The dead-letter limit: when more than a set share of the last events is bad, the flow stops and says so.
+"""The dead-letter limit: the flow stops when more than a set share of the latest events are dead letters.
 
-So a bad deploy of a producer, or of our own checks, does not dead-letter the world. The window is of events, not of time: the latest
-`dead_letter_window` of them or a few more (whole blocks), of all partitions of the process. The epoch in which it stops is not durable
-and is read again after the repair.
+So a bad deploy of a producer, or of our own checks, does not turn the whole stream into dead letters. The window is of events, not of
+time: the latest `dead_letter_window` of them or a few more (whole blocks), of all partitions of the process. The epoch in which the
+flow stops is not durable; it is read again after the repair.
 
-A restart must not begin to count at nothing: a flow that its supervisor starts again and again would let a window of bad events pass
-each time. So a stop leaves a note beside the dead letters, and the next start begins as if it had seen a window of events just at the
-limit: it stops at once if more than that share is bad still, and goes on if not. Whoever wants the bad events through, as dead letters
-to be repaired later (`python -m flows.redrive`), starts once with a limit of 1, which counts nothing and removes the note.
+A restart must not count from zero: a flow that its supervisor starts again and again would let a window of bad events pass each
+time. So a stop writes a note beside the dead letters, and the next start begins as if it had seen a window of events exactly at the
+limit: it stops at once if more than that share are still bad, and continues if not. To accept the bad events as dead letters that are
+repaired later (`python -m flows.redrive`), start once with a limit of 1, which counts nothing and removes the note.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEVER: Final = 1.0
 
 
 class DeadLetterLimiter:
-    """Counts what passes and what does not; call it with events. Raises `DeadLetterLimit`."""
+    """Counts events and dead letters."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self._stream = stream
@@ -43,7 +43,7 @@ class DeadLetterLimiter:
             self._forget()
 
     def __call__(self, events: Events) -> Events:
-        """Let a block through, or stop the flow."""
+        """Return the events. Raises `DeadLetterLimit` if the limit is exceeded."""
         dead = sum(letters.num_rows for letters in events.dead)
         n = dead + events.rows.num_rows
         if not n or self._limit >= NEVER:

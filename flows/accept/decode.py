@@ -1,12 +1,11 @@
-"""Bytes into columns: one record batch per block, the stream's columns and then the log's own; what is no event becomes a dead letter.
+"""Decode bytes into columns: one record batch per block, the stream's columns, then the log's own. Invalid records become dead letters.
 
-One record may hold anything and never spoils its neighbours: each is decoded by itself, strictly (a string is no
-number, NaN is no JSON). What is plain, as nearly all records are, goes into columns in one compiled pass over the block's bytes
-(`flows.accept.json_columns`); the others are read by a msgspec struct made from the Arrow schema, which also says what is wrong.
-So is Avro (`flows.accept.avro`), whose records obey the same rules.
+Each record is decoded by itself, strictly (a string is no number, NaN is no JSON), so an invalid one does not affect its neighbours.
+Plain records, nearly all, go into columns in one compiled pass over the block's bytes (`flows.accept.json_columns`). A msgspec struct
+made from the Arrow schema reads the others and words what is wrong. Avro records (`flows.accept.avro`) obey the same rules.
 
 Blocks that are columnar at their source are cast to the schema instead: a file's column has one type, so a wrong type
-is an error of the file, while each row's value obeys the same rules (valid UTF-8; NaN counts as null).
+is an error of the file, while the values obey the same rules (valid UTF-8; NaN counts as null).
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from flows.privacy.redaction import Describe, show
 from flows.streams import EventStream
 
 MALFORMED = "malformed"
-"""Reason of what is not a JSON object in UTF-8, or no Avro record."""
+"""Reason of a payload that is no JSON object in UTF-8, or no Avro record."""
 SCHEMA = "schema"
 """Reason of an object with a missing field, or a value of the wrong type."""
 
 EARLIEST_US = 0
 LATEST_US = 9_214_646_400_000_000
-"""Event times from 1970 up to 2262: pandas, and with it Feast, counts nanoseconds in 64 bits and ends there."""
+"""Event times from 1970 up to 2262: pandas, and so Feast, counts nanoseconds in 64 bits, which end there."""
 
 _PYTHON_TYPES: dict[pa.DataType, Any] = {
     pa.string(): str,
@@ -48,12 +47,12 @@ _PYTHON_TYPES: dict[pa.DataType, Any] = {
 
 
 class Decoder:
-    """Decodes the blocks of one stream; call it with a block. `describe` decides what a detail may say of a value."""
+    """Decodes the blocks of one stream. `describe` makes the text about a value for the detail of a dead letter."""
 
     def __init__(
         self, stream: EventStream, describe: Describe = show, avro: AvroReader | None = None
     ) -> None:
-        """`avro` reads payloads that are not JSON."""
+        """`avro` reads the payloads, if they are not JSON."""
         self._stream = stream
         self._describe = describe
         required = [(n, _PYTHON_TYPES[stream.schema.field(n).type]) for n in stream.required]
@@ -76,7 +75,7 @@ class Decoder:
         ]
 
     def __call__(self, block: SourceBlock) -> Events:
-        """Columns of a block, and the dead letters it contained."""
+        """Return the columns of a block, and its dead letters. Raises `SchemaError` for a file whose columns do not fit."""
         if isinstance(block, ArrowBlock):
             return self._cast(block)
         return self._parse(block)
@@ -106,19 +105,19 @@ class Decoder:
         return _reject_unreadable_times(Events(block.partition, rows, origin=block, dead=dead))
 
     def _nothing(self, payloads: Payloads) -> Columns:
-        """No row is plain."""
+        """Read no row: all are left to the full parser."""
         arrays = [pa.array([], field.type) for field in self._stream.schema]
         return Columns(arrays, np.zeros(len(payloads), np.bool_))
 
     def _parse_fully(
         self, payloads: Sequence[bytes]
     ) -> tuple[list[pa.Array], npt.NDArray[np.intp], list[tuple[int, str, str]]]:
-        """(columns, which payloads their rows are, failures): what the compiled pass leaves."""
+        """Parse what the compiled pass left: (columns, indices of their payloads, failures as (index, reason, detail))."""
         failures: list[tuple[int, str, str]] = []
         decode = self._decode
         try:
             records = [decode(payload) for payload in payloads]
-        except Exception:  # noqa: BLE001  RecursionError and friends: whatever a record does, it is that record's fault
+        except Exception:  # noqa: BLE001  RecursionError and others: an error while decoding is the record's
             records = self._parse_each(payloads, failures)
         arrays = [pa.array(list(map(get, records)), kind) for get, kind in self._columns]
         kept = np.delete(np.arange(len(payloads)), [index for index, _, _ in failures])
@@ -137,7 +136,7 @@ class Decoder:
         return arrays, kept, failures
 
     def _parse_each(self, payloads: Sequence[bytes], failures: list[tuple[int, str, str]]) -> list[Any]:
-        """One by one, each failure with its reason."""
+        """Parse payloads one by one; appends each failure with its reason."""
         records = []
         for index, payload in enumerate(payloads):
             try:
@@ -149,14 +148,14 @@ class Decoder:
         return records
 
     def _value_of(self, payload: bytes, message: str) -> str:
-        """The value a validation message is about, for the person who reads the dead letter."""
+        """Return the value that a validation message is about, for the reader of the dead letter."""
         _, found, path = message.partition("`$.")
         if not found:
             return ""
         name = path.strip("`")
         try:
             return f" (value {self._describe(name, self._object(payload)[name])})"
-        except Exception:  # noqa: BLE001  a nicety must not fail
+        except Exception:  # noqa: BLE001  the detail is complete without it
             return ""
 
     def _letters(self, block: RawBlock, failures: list[tuple[int, str, str]]) -> tuple[pa.RecordBatch, ...]:
@@ -180,7 +179,7 @@ class Decoder:
         )
 
     def _cast(self, block: ArrowBlock) -> Events:
-        """A file's own columns in our types; columns it does not have are null, columns we do not know are left out."""
+        """Cast a file's columns to the schema; missing columns become null, unknown ones are left out."""
         rows, names = block.rows, set(block.rows.schema.names)
         absent = [name for name in self._stream.required if name not in names]
         if absent:
@@ -288,7 +287,7 @@ def _reject_unreadable_times(events: Events) -> Events:
                 bad |= wrong
     if not bad.any():
         return events
-    # the time of such a letter is when it was accepted: its readers would stumble over the time as much as those of the log
+    # The time of such a letter is when it was accepted: its own time cannot be kept in the dead letters either.
     accepted = _null_unreadable(events.rows["created_timestamp"])
     happened = pc.coalesce(_null_unreadable(events.rows["event_timestamp"]), accepted)
     rows = events.rows
@@ -305,7 +304,7 @@ def _null_unreadable(times: pa.Array) -> pa.Array:
 
 
 def _reject_bad_text(events: Events) -> Events:
-    """Parquet does not promise that its strings are UTF-8; a row that is not would break every reader of the log."""
+    """Reject rows with invalid UTF-8, which Parquet permits: one would break every reader of the log."""
     try:
         events.rows.validate(full=True)
     except pa.ArrowInvalid:

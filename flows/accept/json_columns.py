@@ -1,9 +1,9 @@
-"""JSON objects straight into columns: one compiled pass over the bytes of a block, no object per event.
+"""Read JSON objects into columns: one compiled pass over the bytes of a block, without an object per event.
 
-It takes what nearly all events are and leaves the rest to a full parser (`flows.accept.decode`): a flat object, keys and texts
-in printable ASCII without escapes, each field once, numbers of at most 15 digits and a small exponent (so that one division or
-multiplication rounds them correctly, see Clinger, "How to read floating point numbers accurately", 1990), times as
-`2026-11-01T12:00:00.25Z`. What it takes, it reads as the full parser does; a test holds the two against each other.
+It reads plain objects and leaves the others to a full parser (`flows.accept.decode`). Plain is a flat object, keys and texts
+in printable ASCII without escapes, each field once, numbers of at most 15 digits without exponent (so that one division
+rounds them correctly, see Clinger, "How to read floating point numbers accurately", 1990), times as
+`2026-11-01T12:00:00.25Z`. It reads them as the full parser does; a test compares the two. Figures: docs/adr/0006.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Columns(NamedTuple):
-    """The columns of the rows that could be read; `good` says which of the block's those are."""
+    """The columns of the rows that were read; `good` (bool[payloads]) tells which payloads these are."""
 
     arrays: list[pa.Array]
     good: Mask
 
 
 class JsonColumns:
-    """Reads the objects of one schema; call it with payloads."""
+    """Reads the objects of one schema."""
 
     def __init__(self, schema: pa.Schema, required: Sequence[str]) -> None:
         names = [field.name.encode() for field in schema]
@@ -53,7 +53,7 @@ class JsonColumns:
         self._required = np.array([field.name in required for field in schema])
 
     def __call__(self, payloads: Payloads) -> Columns:
-        """The columns of the schema, rows in their order."""
+        """Return the columns of the schema, rows in the order of the payloads."""
         n, fields = len(payloads), len(self._kinds)
         words = np.empty((fields, n), np.int64)
         lengths = np.empty((fields, n), np.int64)
@@ -115,7 +115,7 @@ def _space(data: Bytes, at: int, end: int) -> int:
 
 @kernel
 def _text_end(data: Bytes, at: int, end: int) -> int:
-    """Where the closing quote of a plain text stands; -1: it has none, or is not plain."""
+    """Return the place of a plain text's closing quote; -1 if it has none or is not plain."""
     while at < end:
         byte = data[at]
         if byte == 34:
@@ -128,7 +128,7 @@ def _text_end(data: Bytes, at: int, end: int) -> int:
 
 @kernel
 def _literal(data: Bytes, at: int, end: int) -> int:
-    """Length of `null`, `true` or `false` at a place (4, 5, 6: told apart by one more), 0 for anything else."""
+    """Return 4 for `null`, 5 for `true`, 6 for `false` at a place (of the last two, the length plus one), 0 for anything else."""
     if (
         at + 4 <= end
         and data[at] == 110
@@ -159,7 +159,7 @@ def _literal(data: Bytes, at: int, end: int) -> int:
 
 @kernel
 def _number(data: Bytes, at: int, end: int) -> tuple[Any, ...]:
-    """(place after it, its digits as a whole number, power of ten, negative, has a point or an exponent); place -1: not one we take."""
+    """Return (place after it, digits as a whole number, power of ten, is negative, has a point); place -1: not plain."""
     negative = at < end and data[at] == 45
     if negative:
         at += 1
@@ -201,7 +201,7 @@ def _two(data: Bytes, at: int) -> Any:
 
 @kernel
 def _time(data: Bytes, at: int, end: int) -> Any:
-    """Microseconds since 1970 of `YYYY-MM-DDTHH:MM:SS[.ffffff]Z`, years 1970 to 2261; -1: not of that form."""
+    """Return microseconds since 1970 of `YYYY-MM-DDTHH:MM:SS[.ffffff]Z`, years 1970 to 2261; -1 for any other form."""
     if end - at < 20 or data[end - 1] != 90:
         return _BAD
     if (
@@ -242,7 +242,7 @@ def _time(data: Bytes, at: int, end: int) -> Any:
 
 @kernel
 def _field(data: Bytes, at: int, end: int, names: Bytes, name_ends: Int64s, guess: int) -> int:
-    """Which field a key names, the guess first; -1: none."""
+    """Return the number of the field that a key names, trying `guess` first; -1: none."""
     fields = len(name_ends)
     for k in range(fields):
         f = (guess + k) % fields
@@ -272,7 +272,10 @@ def _read(
     lengths: Any,
     good: Mask,
 ) -> None:
-    """`words`: a text's place, else the value's 64 bits; `lengths`: a text's length, 0 for other values, -1: null. [fields, rows]."""
+    """Read objects into `words` and `lengths`, int64[fields, rows], and `good`, bool[rows].
+
+    `words`: a text's place, else the value's 64 bits. `lengths`: a text's length, 0 for other values, -1: null, -2: not seen.
+    """
     floats = words.view(np.float64)
     fields = len(kinds)
     for i in range(len(starts)):

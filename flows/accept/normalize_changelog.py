@@ -1,10 +1,10 @@
-"""Versions of rows as they are kept: what every reader of a changelog may take for granted, made so once, before the log.
+"""Normalise the rows of a changelog before they are logged, so that every reader may rely on these rules.
 
 - `deleted` is never null: null means false.
-- A deleted row says nothing but its id, its time, its key and that it is deleted, whatever its producer left in it. So online
-  store, point-in-time join and enrichment need no rule for deletions: the values are null.
-- A timestamp other than the event's own is in whole seconds, cut. Feast's `UNIX_TIMESTAMP` holds seconds on line; the log, and
-  with it every read off line, says the same.
+- A deleted row holds only its id, its time, its key and `deleted`; all other values are null, whatever the producer sent. So the online
+  store, the point-in-time join and enrichment need no rule for deletions.
+- A timestamp other than the event's own is truncated to whole seconds. Feast's `UNIX_TIMESTAMP` holds seconds online; so the log, and
+  every offline read, has the same value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DELETED = "deleted"
 
 
 class ChangelogNormalizer:
-    """Settles the rows of a changelog; call it with checked events. Other streams pass unchanged."""
+    """Normalises the rows of a changelog; events of other streams pass unchanged."""
 
     def __init__(self, stream: EventStream) -> None:
         self._changelog = stream.changelog
@@ -29,7 +29,7 @@ class ChangelogNormalizer:
         self._own = set(stream.schema.names)
 
     def __call__(self, events: Events) -> Events:
-        """The same rows; ids, times and keys as they came."""
+        """Return the normalised rows; ids, times and keys are unchanged."""
         if not self._changelog or not events.rows.num_rows:
             return events
         deleted = pc.fill_null(events.rows[DELETED], False)

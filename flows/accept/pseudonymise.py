@@ -1,8 +1,8 @@
-"""The erased_accounts: what a stream's privacy policy drops is dropped here, what it replaces becomes a pseudonym.
+"""Apply a stream's privacy policy: drop columns, replace values by pseudonyms.
 
-It stands right after the checks, which need the values as they came, and before everything that remembers: admission, joins,
-the log, window states and the online store never see a plain value. One pass per personal column of a block; a value seen
-lately costs a look-up, a new one a hash.
+This step comes after the checks, which need the plain values, and before every step that stores data: admission, joins,
+the log, window states and the online store never see a plain value. It makes one pass per personal column of a block; a recently
+seen value costs a look-up, a new one a hash.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from flows.streams import EventStream
 
 
 class Pseudonymiser:
-    """Applies the policy of a stream to blocks; call it with checked events.
+    """Applies the policy of a stream to checked events.
 
     Without a key (`off`) accounts and merchants keep their ids, and other columns that would need a pseudonym are null.
-    The events' origin stays as it is: only the dead letters read it, and they are sealed (`flows.privacy.payload_cipher`). `erased_accounts` refuses those
-    whose account was erased (`flows.privacy.tombstones`): it knows accounts by their pseudonyms, hence after the policy.
+    The events' origin keeps the plain values: only the dead letters read it, and they are encrypted (`flows.privacy.payload_cipher`).
+    `erased_accounts` rejects events of erased accounts (`flows.privacy.tombstones`); it needs pseudonyms, so it comes after the policy.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Pseudonymiser:
         self._erased_accounts = erased_accounts
 
     def __call__(self, events: Events) -> Events:
-        """The same events without what the policy keeps out, and without erased accounts."""
+        """Return the events without plain personal values; events of erased accounts become dead letters."""
         if self._policy:
             events = replace(events, rows=apply(self._policy, events.rows, self._pseudonyms))
         return self._erased_accounts(events)

@@ -1,4 +1,4 @@
-"""From a source's block to events that may enter: decode, check, personal columns; what a stream's flow and its followers share."""
+"""From a source's block to valid events: decode, check, pseudonymise, normalise. A stream's own flow and the joins that follow it share these."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from flows.settings import FlowSettings
 from flows.streams import EventStream
 
 MAX_JOINED_EVENTS: Final = 4_096
-"""Events of blocks that are worth joining."""
+"""Most events of small blocks that are processed as one."""
 
 
 class Acceptance:
-    """The steps before admission, which look at one block only; call it with a block."""
+    """The steps before admission, which need one block only."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self.pseudonyms = privacy.of_settings(settings)
@@ -38,14 +38,14 @@ class Acceptance:
         self.normalize = ChangelogNormalizer(stream)
 
     def __call__(self, block: SourceBlock) -> Events:
-        """The events of a block that hold, without personal columns; the others are its dead letters."""
+        """Return the valid events of a block, without plain personal values; the others are its dead letters."""
         return self.normalize(self.pseudonymise(self.check(self.decode(block))))
 
     def accept_blocks(self, blocks: list[SourceBlock]) -> list[Events]:
-        """Of each block, what `__call__` says.
+        """Return the events of each block, as `__call__` does.
 
-        Small blocks of several partitions go through the steps as one: a step costs a few tenths of a millisecond, whatever the size
-        of a block. Only if all of their events hold, as they nearly always do; else each goes by itself.
+        Small blocks of several partitions go through the steps as one, since a step costs a few tenths of a millisecond, whatever the
+        size of a block. If one of their events is not valid, which is rare, each block goes by itself.
         """
         small = [
             b for b in blocks if isinstance(b, RawBlock) and b.accepted_us is not None and len(b.payloads)
@@ -56,7 +56,7 @@ class Acceptance:
         return [found[id(block)] if id(block) in found else self(block) for block in blocks]
 
     def _accept_joined(self, blocks: list[RawBlock]) -> list[Events]:
-        """The events of each block; none when one of them does not hold."""
+        """Return the events of each block; an empty list if any event is not valid."""
         joined = RawBlock(
             "",
             -1,
@@ -85,7 +85,7 @@ class Acceptance:
 
 
 def joined_payloads(parts: list[Payloads]) -> Payloads:
-    """Payloads of several blocks in one buffer."""
+    """Copy the payloads of several blocks into one buffer."""
     sizes = np.array([len(part.data) for part in parts])
     shifts = np.cumsum(sizes) - sizes
     return Payloads(

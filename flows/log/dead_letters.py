@@ -1,7 +1,7 @@
 """Dead letters: every event that was not accepted, with its bytes, the reason and where it came from, exactly once.
 
 Parquet files under `home/dead_letters/<stream>`, schema `flows.blocks.DEAD_LETTER`, written like the log
-(`flows.log.epoch_files`). The bytes may hold personal data that could not even be found, so they are encrypted
+(`flows.log.epoch_files`). The bytes may hold personal data that cannot be located, so they are encrypted
 (`flows.privacy.payload_cipher`); `decrypt` and `python -m flows.dead_letters --show` open them for who has the key. Without a key (`off`) they are kept as
 they came, but for streams with columns that `off` does not make harmless: those letters have no payload. `flows.accept.dead_letter_limit` stops a flow of which most events end here; `python -m flows.redrive` puts them back.
 """
@@ -36,11 +36,11 @@ class DeadLetterSink(FixedPartitionedSink[pa.RecordBatch, StagedState]):
         self._folders = folders(stream, settings)
 
     def list_parts(self) -> list[str]:
-        """The one part of this run."""
+        """Return the one part of this run."""
         return [self._part]
 
     def build_part(self, step_id: str, for_part: str, resume_state: StagedState | None) -> StagedPart:
-        """Go on after the last durable file."""
+        """Continue after the last durable file."""
         del step_id
         return StagedPart(for_part, self._folders, DEAD_LETTER, resume_state, self._count)
 
@@ -49,14 +49,14 @@ class DeadLetterSink(FixedPartitionedSink[pa.RecordBatch, StagedState]):
 
 
 class StorableDeadLetters:
-    """The dead letters of a block as they may be kept; call it with events."""
+    """Turns the dead letters of a block into what may be stored: payloads encrypted, or withheld."""
 
     def __init__(self, stream: EventStream, pseudonyms: Pseudonyms) -> None:
         self._cipher = PayloadCipher(stream.name, pseudonyms) if pseudonyms.keyed else None
         self._withheld = bool(lost_without_key(stream.personal))
 
     def __call__(self, events: Events) -> tuple[pa.RecordBatch, ...]:
-        """One batch or several; an empty one keeps the sink's epochs going."""
+        """Return one batch or several; an empty batch is the heartbeat of the sink."""
         if not events.dead:
             return (_NO_LETTERS,)
         dead = tuple(_traced(letters, events.origin) for letters in events.dead)
@@ -68,7 +68,7 @@ class StorableDeadLetters:
 
 
 def _traced(letters: pa.RecordBatch, origin: SourceBlock) -> pa.RecordBatch:
-    """Letters with the trace context their events came with."""
+    """Add the trace context that the events came with."""
     if not (isinstance(origin, RawBlock) and origin.traces):
         return letters
     traces = [origin.traces.get(offset) for offset in letters["source_offset"].to_pylist()]
@@ -77,20 +77,20 @@ def _traced(letters: pa.RecordBatch, origin: SourceBlock) -> pa.RecordBatch:
 
 
 def folders(stream: EventStream, settings: FlowSettings) -> Folders:
-    """Folders of a stream's dead letters."""
+    """Return the folders of a stream's dead letters."""
     name = f"{stream.name}-dead-letters"
     return Folders(stream.name, settings.dead_letters / stream.name, settings.staging / name)
 
 
 def read(stream: EventStream, settings: FlowSettings) -> Iterator[pa.Table]:
-    """The published dead letters of a stream, a file at a time; payloads as they are stored."""
+    """Yield the published dead letters of a stream, one table per file; payloads as they are stored."""
     for path in sorted((settings.dead_letters / stream.name).glob("*.parquet")):
         checksums.check([path])
         yield pq.read_table(path, schema=DEAD_LETTER)
 
 
 def decrypt(letters: pa.Table, stream: EventStream, pseudonyms: Pseudonyms) -> pa.Table:
-    """Dead letters with their payloads as they came in. Raises `DataError` for those of another key, `SettingsError` without one."""
+    """Return dead letters with decrypted payloads. Raises `DataError` for another key, `SettingsError` without a key."""
     cipher = PayloadCipher(stream.name, pseudonyms)
     opened = [
         None

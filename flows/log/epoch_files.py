@@ -5,14 +5,14 @@ and a replay must not write it again. A source leaves epoch e only when e-1 is d
 epoch e, everything staged in an earlier epoch may be published:
 
     write_batch   buffers
-    snapshot      publishes what earlier snapshots staged (rename), stages this epoch's rows as a file of its own
+    snapshot      publishes the files that earlier snapshots staged (rename), stages this epoch's rows as one file
                   (write aside, fsync, rename) and returns {seq, pending}: the next number, the file just staged
     build_part    publishes `pending` again (refusing a damaged file), removes staged files of epochs that never became durable, and refuses
-                  to start when the published files know more than the recovery state does
+                  to start if there are published files that the recovery state does not have
 
 Files are named `<part>-<seq>.parquet`; staging and published folder are on one file system. Each footer says which
-offsets of which source partition a file holds (`millstream.offsets`), so that a restart opens only what it needs, and what its bytes
-sum up to (`feature_repo.stores.event_log.checksums`).
+offsets of which source partition a file holds (`millstream.offsets`), so that a restart opens only the files it needs, and has
+checksums (`feature_repo.stores.event_log.checksums`).
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ ROW_GROUP_ROWS: Final = 131_072
 _HEAD_ROWS: Final = 1_000
 OFFSETS_KEY: Final = b"millstream.offsets"
 NEWEST_KEY: Final = b"millstream.newest"
-"""Of a file some rows were erased from (`flows.erase`): the newest event time per source partition it had, which admission goes by."""
+"""In a file with erased rows (`flows.erase`): the newest event time it had per source partition, which admission needs."""
 ERASED_KEY: Final = b"millstream.erased"
-"""Of such a file: how many rows were erased, per source partition."""
+"""In such a file: how many rows were erased, per source partition."""
 
 
 class StagedState(TypedDict):
@@ -59,7 +59,7 @@ class StagedState(TypedDict):
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a kind of file is written: published for everyone, staged for the flow alone."""
+    """Folders of one kind of file: published for all readers, staged for the flow only."""
 
     stream: str
     published: Path
@@ -79,7 +79,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         *,
         complete: bool = False,
     ) -> None:
-        """`complete`: nobody may have removed a file since; one that is missing is refused."""
+        """`complete`: refuse to start if a published file is missing."""
         self._part = part
         self._folders = folders
         self._schema = schema
@@ -102,7 +102,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         self._buffer += [rows for rows in values if rows.num_rows]
 
     def snapshot(self) -> StagedState:
-        """Publish earlier epochs, stage this one. Raises `DiskError`."""
+        """Publish the files of earlier epochs and stage this epoch's. Raises `DiskError`, and `LogError` for a lost file."""
         with self._writing(self._folders.published):
             self._publish()
         if self._buffer:
@@ -177,7 +177,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
             )
 
     def _refuse_gaps(self) -> None:
-        """Numbers have no gaps: an erasure leaves an empty file. What is missing was copied away, lost, or never restored."""
+        """Refuse gaps in the numbers: an erasure leaves an empty file, so a missing one was moved, lost, or never restored."""
         folders = (self._folders.published, self._folders.staging)
         names = [path.name for folder in folders for path in folder.glob(f"{self._part}-*.parquet")]
         missing = sorted(set(range(self._seq)) - {_sequence(self._part, name) for name in names})
@@ -190,10 +190,10 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
 
 
 def encodings_of(table: pa.Table) -> dict[str, Any]:
-    """How columns are best written: texts that repeat by dictionary, times and whole numbers by their differences.
+    """Return the Parquet encodings of columns: a dictionary for texts that repeat, differences for times and whole numbers.
 
-    By default the writer tries a dictionary on every column, and ids, times and offsets find out late that they are all different:
-    half of the CPU time and nearly half of the bytes.
+    By default the writer tries a dictionary for every column and gives it up late for ids, times and offsets, which never repeat. That
+    takes half of the CPU time and nearly half of the bytes.
     """
     head = table.slice(0, _HEAD_ROWS)
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
@@ -209,7 +209,7 @@ def encodings_of(table: pa.Table) -> dict[str, Any]:
 
 
 def offset_ranges(table: pa.Table) -> dict[str, list[int]]:
-    """First and last source offset per source partition.
+    """Return the first and last source offset per source partition.
 
     >>> offset_ranges(pa.table({"source_partition": ["a", "b", "a"], "source_offset": [4, 7, 2]}))
     {'a': [2, 4], 'b': [7, 7]}
@@ -229,6 +229,6 @@ def count_reasons(stream: str, table: pa.Table) -> None:
 
 
 def _sequence(part: str, name: str) -> int | None:
-    """Number of a file of this part, None for any other file."""
+    """Return the number of a file of this part, None for any other file."""
     found = re.fullmatch(re.escape(part) + r"-(\d+)\.parquet", name)
     return int(found[1]) if found else None

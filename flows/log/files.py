@@ -1,8 +1,8 @@
-"""Read back what the flow itself has logged: published files, and staged ones, which count just as much for a restart.
+"""Read files of the log: the published ones, and the staged ones, which count just as much for a restart.
 
 A flow's states are pointers into the log; at a restart they are rebuilt from its rows. A file may move from staging to
-the log while we look, so staging is listed first and a file is opened wherever it is found. A staged file may also go away: when
-its flow starts, what never became durable is removed, perhaps while another process, or another flow, looks. It holds nothing then.
+the log while it is read, so staging is listed first and a file is opened in whichever folder it is found. A staged file may also
+disappear: when its flow starts, files of undurable epochs are removed, perhaps while another process reads. It then counts as empty.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ Within = dict[str, tuple[int, int]]
 
 
 class LogFile:
-    """One file of the log, wherever it is at the moment; `folders`: where it is published, then where it is staged."""
+    """One file of the log, in whichever of `folders` it is: published first, then staged."""
 
     def __init__(self, name: str, folders: Sequence[Path], schema: pa.Schema | None = None) -> None:
-        """`schema`: that of the stream's log, for columns that came later than the file."""
+        """`schema` is that of the stream's log, for columns that were added after the file was written."""
         self.name = name
         self._schema = schema
         self._folders = folders
         self._published = len(folders) == 1
-        """Whether it was seen among the published files, which never go away."""
+        """Whether it was seen among the published files, which never disappear."""
         self._empty = (schema or _NO_COLUMNS).empty_table()
         self.written_ns = self._wherever(lambda path: path.stat().st_mtime_ns, lambda: 0)
-        """Tells a file from an earlier, undurable one of the same name; a rename keeps it."""
+        """Time of writing: differs from that of an earlier, undurable file of the same name; a rename keeps it."""
         self._metadata: pq.FileMetaData | None = None
         self._offsets: dict[str, list[int]] | None = None
 
     def read(self, columns: list[str], predicate: pc.Expression | None = None) -> pa.Table:
-        """Some columns of the rows a predicate picks; one that the file does not have, for it is older than the column, as nulls."""
+        """Read columns of the rows that a predicate selects; columns that are newer than the file are null."""
         held = set(self.columns())
         wanted = [c for c in columns if c in held]
         rows = self._wherever(
@@ -63,7 +63,7 @@ class LogFile:
         return rows
 
     def offsets(self) -> dict[str, list[int]]:
-        """First and last offset per source partition, from the footer (files of other writers are read instead)."""
+        """Return the first and last offset per source partition, from the footer, else from the rows."""
         if self._offsets is None:
             stored = (self._footer().metadata or {}).get(OFFSETS_KEY)
             if stored is None:
@@ -73,21 +73,21 @@ class LogFile:
         return self._offsets
 
     def holds_some(self, within: Within) -> bool:
-        """Whether it may hold rows within, by its first and last offsets."""
+        """Whether the file may hold rows `within`, by its first and last offsets."""
         held = self.offsets()
         return any(p in held and held[p][1] > low and held[p][0] <= high for p, (low, high) in within.items())
 
     def rows(self) -> int:
-        """How many events it holds."""
+        """Return the number of events in the file."""
         return int(self._footer().num_rows)
 
     def columns(self) -> list[str]:
-        """Names of the columns it has; a file keeps those of the version that wrote it."""
+        """Return the names of the file's columns; a file keeps the columns of the version that wrote it."""
         names: list[str] = self._footer().schema.to_arrow_schema().names
         return names
 
     def newest_us(self) -> int:
-        """Highest event time in the file; files are sorted by it. Rows that were erased count."""
+        """Return the highest event time in the file, int64 microseconds; files are sorted by it. Erased rows count."""
         footer = self._footer()
         newest = self.newest_before_erasure()
         if newest:
@@ -99,11 +99,11 @@ class LogFile:
         return int(pa.scalar(last.max, _TIMES).value)
 
     def newest_before_erasure(self) -> dict[str, int]:
-        """Highest event time per source partition when the file was written, of one some rows were erased from; else empty."""
+        """Return the highest event time per source partition before rows were erased; empty if none were."""
         return self._stored(NEWEST_KEY)
 
     def erased(self) -> dict[str, int]:
-        """How many rows were erased from it, per source partition."""
+        """Return how many rows were erased, per source partition."""
         return self._stored(ERASED_KEY)
 
     def _stored(self, key: bytes) -> dict[str, int]:
@@ -117,7 +117,7 @@ class LogFile:
         return self._metadata
 
     def _wherever(self, look: Callable[[Path], Found], nothing: Callable[[], Found]) -> Found:
-        """What a look at the file finds; it may move from staging to the log before or while we look, hence twice."""
+        """Apply `look` to the file; tried twice, since it may move from staging to the log meanwhile. Raises `LogError`."""
         for _ in range(2):
             for folder in self._folders:
                 try:
@@ -140,7 +140,7 @@ class LogFile:
 
 
 def _footer_without(table: pa.Table) -> pq.FileMetaData:
-    """The footer of a file with these rows and no offsets."""
+    """Return the footer of a file with these rows and no offsets."""
     file = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({OFFSETS_KEY: b"{}"}), file)
     return pq.read_metadata(pa.BufferReader(file.getvalue()))
@@ -159,7 +159,7 @@ def _footer_of(path: Path) -> pq.FileMetaData:
 def log_files(
     stream: EventStream, settings: FlowSettings, part: str = "", *, staged: bool = True
 ) -> list[LogFile]:
-    """Files of a stream's log by name, staged ones too or not; of one log part if it is given."""
+    """Return the files of a stream's log by name, with staged ones or without; of one log part if it is given."""
     published = stream.log_folder(settings)
     folders = (stream.staging_folder(settings), published) if staged else (published,)
     pattern = f"{part}-*.parquet" if part else "*.parquet"
@@ -176,7 +176,7 @@ def log_files(
 
 
 def _is_damaged_tail(path: Path) -> bool:
-    """Whether a staged file is damaged. If its epoch is durable, the log's writer refuses to start; else its events are read again."""
+    """Whether a staged file is damaged. If its epoch is durable, the log's writer refuses to start, else its events are read again."""
     try:
         checksums.check([path])
     except FileNotFoundError:
@@ -184,7 +184,7 @@ def _is_damaged_tail(path: Path) -> bool:
     except LogError as error:
         if path not in _warned:
             _warned.add(path)
-            log.warning("log.damaged_tail", error=str(error), then="it is passed over")
+            log.warning("log.damaged_tail", error=str(error), then="the file is skipped")
         return True
     return False
 
@@ -192,10 +192,10 @@ def _is_damaged_tail(path: Path) -> bool:
 def recent_rows(
     stream: EventStream, settings: FlowSettings, part: str, partition: str, *, since_us: int, last_offset: int
 ) -> Iterator[pa.Table]:
-    """Ids and times of a partition's logged events from an event time on, up to an offset; newest files first.
+    """Yield ids and times of a partition's logged events from an event time on, up to an offset; newest files first.
 
-    Goes back only as far as needed: a row is never further than the lateness behind the watermark of its time, so once
-    a file's own rows of the partition end a lateness before `since_us`, no older file can hold a wanted one.
+    It reads only the files it needs: a row is never further behind its watermark than the allowed lateness, so once
+    a file's newest row is that much before `since_us`, no older file can hold a wanted row.
     """
     predicate = (
         (pc.field("source_partition") == partition)

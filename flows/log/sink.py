@@ -24,11 +24,11 @@ class LogSink(FixedPartitionedSink[pa.RecordBatch, StagedState]):
         self._folders = Folders(stream.name, stream.log_folder(settings), stream.staging_folder(settings))
 
     def list_parts(self) -> list[str]:
-        """The one part of this run."""
+        """Return the one part of this run."""
         return [self._part]
 
     def build_part(self, step_id: str, for_part: str, resume_state: StagedState | None) -> StagedPart:
-        """Go on after the last durable file."""
+        """Continue after the last durable file."""
         del step_id
         return StagedPart(
             for_part, self._folders, self._stream.log_schema, resume_state, self._count, complete=True

@@ -1,13 +1,13 @@
-r"""Payloads of dead letters, encrypted: what could not be read may hold anybody's name, and nobody can drop a column of it.
+r"""Encrypt the payloads of dead letters: an unreadable payload may hold anybody's name, and has no columns to drop.
 
 AES-256-GCM with a key of its own, derived from the key of the pseudonyms (`Pseudonyms.derive`); the stream, the source partition and
 the offset are authenticated with it, so that a payload cannot be put beside another reason unnoticed. The bytes:
 
     "MSL1" | length of the key id | key id | nonce (12) | ciphertext and tag
 
-The nonce is not drawn but computed: the first 96 bits of HMAC-SHA256 over all that is encrypted. A replay after a crash so writes the very
-same bytes, as every sink here must, and the nonce repeats only where the whole message does, which is harmless; two different
-messages meet in a nonce with a chance of 2^-33 among the 2^32 a key should be used for.
+The nonce is not random but computed: the first 96 bits of HMAC-SHA256 over everything that is encrypted. So a replay after a crash writes
+the same bytes, as every sink here must. The nonce repeats only if the whole message does, which is harmless. Among 2^32 messages, the
+most a key should be used for, two different ones share a nonce with a probability of 2^-33.
 
     >>> cipher = PayloadCipher("payments", Pseudonyms("k1", bytes(range(32))))
     >>> encrypted = cipher.encrypt(b'{"name": "Ada"', "bus:payments:0", 7)
@@ -32,7 +32,7 @@ _NONCE_BYTES: Final = 12
 
 
 class PayloadCipher:
-    """Seals and opens the payloads of one stream. Needs a key: see `flows.log.dead_letters` for what happens without."""
+    """Encrypts and decrypts the payloads of one stream. Needs a key; `flows.log.dead_letters` describes what happens without."""
 
     def __init__(self, stream: str, pseudonyms: Pseudonyms) -> None:
         self._stream = stream.encode()
@@ -41,14 +41,14 @@ class PayloadCipher:
         self._nonce_key = pseudonyms.derive("dead letters: nonce")
 
     def encrypt(self, payload: bytes, partition: str, offset: int) -> bytes:
-        """Sealed bytes, the same again for the same arguments; about 8 us."""
+        """Return the encrypted bytes, the same for the same arguments; about 8 us."""
         place = self._place(partition, offset)
         nonce = hmac.digest(self._nonce_key, place + payload, "sha256")[:_NONCE_BYTES]
         header = MAGIC + bytes([len(self._key_id)]) + self._key_id + nonce
         return header + self._cipher.encrypt(nonce, payload, place)
 
     def decrypt(self, encrypted: bytes, partition: str, offset: int) -> bytes:
-        """The payload; bytes that were never encrypted come back as they are. Raises `DataError`."""
+        """Return the payload; bytes that are not encrypted are returned unchanged. Raises `DataError` for another key or altered bytes."""
         key_id = key_of(encrypted)
         if key_id is None:
             return encrypted
@@ -71,13 +71,13 @@ class PayloadCipher:
             ) from None
 
     def _place(self, partition: str, offset: int) -> bytes:
-        """What is authenticated, each part behind its length, so that no two places are spelled alike."""
+        """Return the authenticated data: each part after its length, so that no two places have the same bytes."""
         parts = (self._stream, partition.encode())
         return b"".join(len(p).to_bytes(4, "big") + p for p in parts) + offset.to_bytes(8, "big", signed=True)
 
 
 def key_of(payload: bytes) -> str | None:
-    """The id of the key a payload is encrypted with, None if it is not."""
+    """Return the id of the key a payload is encrypted with, None if it is not encrypted."""
     if not payload.startswith(MAGIC) or len(payload) <= len(MAGIC):
         return None
     at = len(MAGIC) + 1
@@ -85,7 +85,7 @@ def key_of(payload: bytes) -> str | None:
 
 
 def encrypt_payloads(letters: pa.RecordBatch, cipher: PayloadCipher) -> pa.RecordBatch:
-    """Dead letters (schema `flows.blocks.DEAD_LETTER`) with their payloads encrypted."""
+    """Return dead letters (schema `flows.blocks.DEAD_LETTER`) with encrypted payloads."""
     columns = (letters["payload"], letters["source_partition"], letters["source_offset"])
     encrypted = [
         None if payload is None else cipher.encrypt(payload, partition, offset)
@@ -95,7 +95,7 @@ def encrypt_payloads(letters: pa.RecordBatch, cipher: PayloadCipher) -> pa.Recor
 
 
 def with_payloads(letters: pa.RecordBatch, payloads: list[bytes | None]) -> pa.RecordBatch:
-    """The same letters with other payloads."""
+    """Return the letters with other payloads."""
     arrays = list(letters.columns)
     arrays[letters.schema.get_field_index("payload")] = pa.array(payloads, pa.binary())
     return pa.RecordBatch.from_arrays(arrays, schema=letters.schema)

@@ -1,10 +1,10 @@
-"""How the detail of a dead letter may speak of a value: it is read by more people than the payload is.
+"""Describe values in the detail of a dead letter without personal data: more people read the detail than the payload.
 
-With a key, a value is repeated only where the log could hold it in clear anyway: a number or a truth value in a numeric
-column. All else is described ("a text of 12 characters"), personal columns are not even that, and a text never is repeated:
-producers that mix up columns put names where a currency belongs. Who holds the key reads the value in the payload
-(`python -m flows.dead_letters --show`). Without a key (`off`) the data is pseudonymous, and values are show, but not those of
-columns that no `off` makes harmless.
+With a key, a value is repeated only where the log may hold it in clear: a number or a truth value in a numeric column. Texts are
+described ("a text of 12 characters") and never repeated, since producers that mix up columns put names where a currency belongs.
+Values of personal columns are not described at all. A holder of the key reads the value in the payload
+(`python -m flows.dead_letters --show`). Without a key (`off`) the data is pseudonymous already, and values are repeated, except those of
+columns that are personal all the same.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from feature_repo.privacy.policy import lost_without_key
 from flows.streams import EventStream
 
 Describe = Callable[[str, object], str]
-"""(column, value) in, text for a detail out."""
+"""Takes (column, value), returns the text for a detail."""
 
 PERSONAL: Final = "(personal)"
 _SHOWN: Final = 80
 
 
 def show(column: str, value: object) -> str:
-    """The value, cut: for data that holds nothing personal.
+    """Return the value, shortened: for data without personal values.
 
     >>> show("type", "GIFT")
     "'GIFT'"
@@ -37,7 +37,7 @@ def show(column: str, value: object) -> str:
 
 
 def describer(stream: EventStream, pseudonyms: Pseudonyms) -> Describe:
-    """What details of a stream may say."""
+    """Return the function that describes values of a stream."""
     if pseudonyms.keyed:
         hidden = set(stream.personal)
         numeric = {
@@ -53,7 +53,7 @@ def describer(stream: EventStream, pseudonyms: Pseudonyms) -> Describe:
 
 
 def describe_kind(column: str, value: object, *, clear: bool) -> str:
-    """What kind of value it is; a number of a numeric column as it is.
+    """Return the kind of a value, or the value itself if it is a number and `clear`.
 
     >>> describe_kind("currency", "Smith", clear=False), describe_kind("amount", -1.5, clear=True)
     ('a text of 5 characters', '-1.5')

@@ -1,14 +1,14 @@
-"""Files as a source: backfill is the same flow, read from Parquet or JSON-lines files to their end.
+"""Files as a source: a backfill is the same flow, over Parquet or JSON-lines files, to their end.
 
 Unit of parallelism: the file. Delivery: exactly once into everything that snapshots with the flow; the offset of an
 event is its row (or line) number, and reading resumes in the middle of a file.
 
-A partition is called `file:<name>:<fingerprint>`, so that a file whose content has changed is another partition: its
-rows never pass for those of the old one. Reading the same files again resumes at their end and adds nothing.
+A partition is called `file:<name>:<fingerprint>`, so that a file whose content has changed is another partition, and its
+rows are not mistaken for those of the old file. Reading the same files again resumes at their end and adds nothing.
 
-The last rows count only when their epoch is durable: a partition that has reached its end stays for two more epochs
-and sends heartbeats. Bytewax leaves an epoch only when the one before is durable; after the first epoch the files
-staged with the last rows may be published, and the second begins after that has happened.
+The last rows count only when their epoch is durable, so a partition at its end sends heartbeats for two more epochs.
+Bytewax leaves an epoch only when the epoch before is durable: after the first of the two, the files
+staged with the last rows may be published, and the second begins after they are.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FilePosition = tuple[int, int]
 
 
 def part_name(path: Path) -> str:
-    """Name of a file as a source partition, with a fingerprint of its size, its head and its tail (Parquet's footer)."""
+    """Return the partition name of a file, with a fingerprint of its size, its head and its tail (Parquet's footer)."""
     digest = hashlib.blake2b(digest_size=4)
     with path.open("rb") as file:
         size = path.stat().st_size
@@ -51,7 +51,7 @@ def part_name(path: Path) -> str:
 
 
 def count_rows(path: Path) -> int:
-    """Events in a file: rows of its Parquet footer, or its lines that are not empty."""
+    """Count the events in a file: rows by its Parquet footer, or lines that are not empty."""
     if path.suffix == ".parquet":
         return int(pq.read_metadata(path).num_rows)
     with path.open("rb") as file:
@@ -59,7 +59,7 @@ def count_rows(path: Path) -> int:
 
 
 class FileSource(FixedPartitionedSource[SourceBlock, FilePosition]):
-    """Some files of one kind of event."""
+    """Files of one stream. Raises `SettingsError` for a missing file or one given twice."""
 
     def __init__(self, paths: tuple[Path, ...], settings: FlowSettings) -> None:
         missing = [str(path) for path in paths if not path.is_file()]
@@ -79,7 +79,7 @@ class FileSource(FixedPartitionedSource[SourceBlock, FilePosition]):
         self._settings = settings
 
     def list_parts(self) -> list[str]:
-        """Every worker is expected to see all files."""
+        """Return all files: every worker is expected to see them."""
         return list(self.paths)
 
     def build_part(self, step_id: str, for_part: str, resume_state: FilePosition | None) -> FilePartition:
@@ -113,7 +113,7 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
         self._blocks = self._parquet(path) if path.suffix == ".parquet" else self._lines(path)
 
     def next_batch(self) -> list[SourceBlock]:
-        """At most one block; a heartbeat in each epoch without one; ends two epochs after the last row."""
+        """Return at most one block; a heartbeat in each epoch without one. Ends two epochs after the last row."""
         self._awake = None
         full = self._in_epoch >= self._settings.epoch_events or self._bytes_in_epoch >= self._epoch_bytes
         if not full and self._epochs_after_end < 0:
@@ -138,11 +138,11 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
         return []
 
     def next_awake(self) -> datetime | None:
-        """At once, or after a nap while the epoch is full or the end waits to become durable."""
+        """Return None (at once), or a time shortly ahead while the epoch is full or the last rows are not durable yet."""
         return self._awake
 
     def snapshot(self) -> FilePosition:
-        """The row after the last block emitted; opens the next epoch."""
+        """Return the position after the last block and open the next epoch."""
         self._in_epoch = self._bytes_in_epoch = 0
         self._heartbeat_due = True
         if self._epochs_after_end >= 0:

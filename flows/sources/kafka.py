@@ -1,13 +1,13 @@
 """Kafka: a Bytewax source over the partitions of a topic.
 
-Unit of parallelism: a slot. Slot k reads the partitions p with p % SLOTS == k, those too that are added while the flow runs; Bytewax
-asks for its parts only at the start. Partition 3 of the payments is `kafka:payments:3` in the log, whichever topic it is.
+Unit of parallelism: a slot. Slot k reads the partitions p with p % SLOTS == k, including partitions added while the flow runs (Bytewax
+lists its parts only at the start). Partition 3 of the payments is `kafka:payments:3` in the log, whatever the topic is called.
 Delivery: exactly once into everything that snapshots with the flow. The resume state is the next offset of each partition; no
 consumer group takes part, nothing is committed to the brokers, and a replay reads the very same records. The accept time of an
 event is the record's timestamp as the topic keeps it.
 
 Nothing is lost silently: an offset the brokers no longer have (`auto.offset.reset=error`) stops the flow, and so does a topic that was
-made again or lost records we have read. While the brokers are away the source waits; the client goes on trying.
+created again or lost records the flow has read. While the brokers are away the source waits, and the client reconnects.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from flows.streams import EventStream
 log = structlog.get_logger(__name__)
 
 SLOTS: Final = 8
-"""Never another number for a home that has been written: a slot's state would name partitions that are no longer its own."""
+"""Must not change for a home that has been written: a slot's state would name partitions of another slot."""
 _EMPTY = np.empty(0, np.int64)
 _IDLE: Final = timedelta(milliseconds=200)
-"""How often a slot without partitions looks whether it has got one."""
+"""How often a slot without partitions checks for new ones."""
 _LATEST_MS: Final = 9_214_646_400_000
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -48,7 +48,7 @@ class SlotState(TypedDict):
 
 
 class KafkaSource(FixedPartitionedSource[RawBlock, SlotState | None]):
-    """All partitions of one stream's topic. `partitions` are their names, as far as they are known yet."""
+    """All partitions of one stream's topic. `partitions` are the names known so far."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         require_package("confluent_kafka")
@@ -59,15 +59,15 @@ class KafkaSource(FixedPartitionedSource[RawBlock, SlotState | None]):
         self.newest_ms = -1
 
     def newest(self) -> int:
-        """The highest timestamp among the records read, in milliseconds, by any worker of this process."""
+        """Return the highest timestamp of the records read by any worker of this process, in milliseconds; -1 before the first."""
         return self.newest_ms
 
     def list_parts(self) -> list[str]:
-        """Every worker reaches the brokers, so every worker has access to all slots."""
+        """Return all slots: every worker reaches the brokers."""
         return [f"kafka:{self._stream.name}:slot-{slot}" for slot in range(SLOTS)]
 
     def build_part(self, step_id: str, for_part: str, resume_state: SlotState | None) -> KafkaSlot:
-        """Begin at the next offset of the durable state; of other partitions at the earliest."""
+        """Begin at the next offset of the durable state; partitions without one begin at the earliest offset."""
         del step_id
         slot = int(for_part.rpartition("-")[2])
         return KafkaSlot(slot, resume_state, self, self._settings)
@@ -99,7 +99,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         self._watch.start()
 
     def next_batch(self) -> list[RawBlock]:
-        """At most one block of each partition: what has arrived, up to the block size; an empty one once an epoch."""
+        """Return at most one block of each partition: what has arrived, up to the block size; an empty one once an epoch."""
         now = datetime.now(UTC)
         self._awake = now + timedelta(milliseconds=self._settings.linger_ms)
         room = min(self._settings.block_events, self._settings.epoch_events - self._in_epoch)
@@ -118,7 +118,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         arrived: dict[int, list[Any]] = {}
         for record in records:
             partition = record.partition()
-            # What was on its way when the partitions were assigned anew may come a second time.
+            # Records in flight when the partitions were assigned again may arrive twice.
             if record.error() is None and record.offset() >= self._next[partition][0]:
                 arrived.setdefault(partition, []).append(record)
         blocks = [self._block(partition, some) for partition, some in arrived.items()]
@@ -130,11 +130,11 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         return blocks + [self._raw(partition, _EMPTY, _EMPTY, []) for partition in quiet]
 
     def next_awake(self) -> datetime | None:
-        """A few milliseconds from now, or at once if the last block was full."""
+        """Return a time a few milliseconds from now, or None (at once) if the last block was full."""
         return self._awake
 
     def snapshot(self) -> SlotState | None:
-        """The positions after the last blocks emitted; opens the next epoch."""
+        """Return the positions after the last blocks and open the next epoch."""
         self._in_epoch = self._bytes_in_epoch = 0
         self._heartbeat_due = set(self._next)
         facts = self._watch.facts
@@ -144,13 +144,13 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         return {"topic_id": facts.topic_id, "next": dict(self._next)}
 
     def close(self) -> None:
-        """Leave the brokers."""
+        """Close the connections to the brokers."""
         self._watch.stop()
         if self._consumer is not None:
             self._consumer.close()
 
     def _take_new(self, facts: TopicFacts) -> None:
-        """Begin to read the partitions of this slot that are not read yet."""
+        """Begin to read partitions of this slot that were added. Raises `FlowError` for another topic."""
         self._require_same_topic(facts)
         new = [p for p in sorted(facts.earliest) if p % SLOTS == self._slot and p not in self._next]
         if not new:
@@ -185,7 +185,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
 
         properties = client_properties(
             self._settings,
-            group_id="millstream",  # the client wants a name; no group is joined, nothing is committed
+            group_id="millstream",  # the client requires a name; no group is joined, nothing is committed
             enable_auto_commit=False,
             enable_auto_offset_store=False,
             auto_offset_reset="error",
@@ -236,7 +236,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         )
 
     def _handle_error(self, record: Any) -> None:
-        """An error in place of a record: some are waited out, some must stop the flow."""
+        """Handle an error that came in place of a record: wait if it may pass, else raise `FlowError`."""
         from confluent_kafka import KafkaError
 
         error = record.error()
@@ -250,7 +250,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
             raise FlowError(
                 f"a record cannot be read: {error.str()}",
                 where=f"{self._names.name(partition)}, offset {record.offset()}",
-                todo="see the brokers' logs; the flow goes on at this record when it is started again",
+                todo="see the brokers' logs; the flow continues at this record when it is started again",
             )
         else:
             self._count_error(error)
@@ -259,7 +259,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
                 log.warning("kafka.error", partition=self._names.name(partition), error=error.str())
 
     def _gap(self, partition: int) -> None:
-        """Our next offset is not there: before the earliest one is a gap that can be accepted, anything else is another log."""
+        """Handle a next offset that the brokers do not have: a gap if it is before their earliest, else another log."""
         from confluent_kafka import KafkaException, TopicPartition
 
         wanted = self._next[partition][0]
@@ -269,7 +269,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
             )
         except KafkaException as error:
             log.warning("kafka.error", partition=self._names.name(partition), error=error.args[0].str())
-            self._assign()  # asks for the offset again, and so comes back here
+            self._assign()  # the client asks for the offset again, and the error comes again
             return
         if wanted >= low:
             raise FlowError(
@@ -310,13 +310,13 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
 
 
 def accepted_us(records: Sequence[Any]) -> Int64s:
-    """When records were accepted: their timestamps. What is no time, or one beyond all, becomes a dead letter later on."""
+    """Return the timestamps of records in microseconds, int64[n]. Values out of range are clipped; their events become dead letters."""
     stamps = np.fromiter((r.timestamp()[1] for r in records), np.int64, len(records))
     return np.clip(stamps, -1, _LATEST_MS) * 1000
 
 
 def _traces(records: Sequence[Any]) -> dict[int, str]:
-    """The W3C trace context of records that have one that is well-formed; other headers stay in the topic, at the offset."""
+    """Return the well-formed W3C trace contexts by offset; other headers are not read."""
     found = {}
     for record in records:
         for name, value in record.headers() or ():

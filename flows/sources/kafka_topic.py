@@ -1,7 +1,7 @@
-"""What a topic looks like now: its partitions, watched by a thread of its own, so that no flow waits for a broker that is away.
+"""The partitions of a topic, refreshed by a thread, so that no flow waits for an unreachable broker.
 
-Partitions that are added while a flow runs are found within a second or two. A topic that was deleted and made again is another one,
-whose offsets mean nothing to us: it has another id.
+Partitions that are added while a flow runs are found within a second or two. A topic that was deleted and created again has another id;
+its offsets are unrelated to those of the old topic.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _ANSWER_S: Final = 5.0
 
 @dataclass(frozen=True)
 class TopicFacts:
-    """A topic's id, and of each partition the earliest offset there was when we first saw it."""
+    """A topic's id, and the earliest offset of each partition when it was first seen."""
 
     topic_id: str
     earliest: Mapping[int, int]
 
 
 class TopicWatch:
-    """Looks at one topic from `start` to `stop`; `facts` is None until the brokers have answered for the first time."""
+    """Refreshes `facts` about one topic from `start` to `stop`; None until the brokers first answered."""
 
     def __init__(self, topic: str, settings: FlowSettings) -> None:
         self.topic = topic
         self.facts: TopicFacts | None = None
         self.replaced = False
-        """Whether the topic was deleted and made again since."""
+        """Whether the topic was deleted and created again since the start."""
         self.missing = False
-        """Whether the brokers last said that there is no such topic."""
+        """Whether the brokers' last answer was that there is no such topic."""
         self._settings = settings
         self._users = 0
         self._lock = Lock()
@@ -51,7 +51,7 @@ class TopicWatch:
         self._failing_since: float | None = None
 
     def start(self) -> None:
-        """Begin to look, unless somebody has; as many calls of `stop` end it."""
+        """Start the thread if it does not run; as many calls of `stop` end it."""
         with self._lock:
             self._users += 1
             if self._users == 1:
@@ -63,7 +63,7 @@ class TopicWatch:
                 Thread(target=self._run, args=(admin, properties, self._stopped), daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the thread after the last user has stopped."""
         with self._lock:
             self._users -= 1
             if not self._users:
@@ -73,7 +73,7 @@ class TopicWatch:
         while not stopped.is_set():
             try:
                 self._refresh(admin)
-            except Exception as error:  # noqa: BLE001  whatever it is, events go on being read meanwhile; it is told and tried again
+            except Exception as error:  # noqa: BLE001  events are still read meanwhile; the error is logged and the refresh repeated
                 self._warn(mask_values(_error_text(error), properties))
                 stopped.wait(_RETRY_AFTER_S)
                 continue
@@ -115,7 +115,7 @@ class TopicWatch:
             log.warning(
                 "kafka.no_topic",
                 topic=self.topic,
-                todo="nothing is read until there is one: make it, or name another in MILLSTREAM_KAFKA_TOPICS",
+                todo="nothing is read until the topic exists: create it, or name another in MILLSTREAM_KAFKA_TOPICS",
             )
             return
         log.warning(
@@ -128,9 +128,9 @@ class TopicWatch:
 
 
 class TopicPartitions(AbstractSet[str]):
-    """Names of a topic's partitions as far as they are known; contains those to come as well (`x in partitions`).
+    """Names of a topic's partitions known so far; `in` is true for later ones too.
 
-    Before the brokers have answered there is one that nobody will ever see, so that nobody thinks to have seen them all.
+    Before the brokers have answered it holds one name that no partition has, so that no reader takes the set for complete.
     """
 
     def __init__(self, stream: str, watch: TopicWatch) -> None:
@@ -148,11 +148,11 @@ class TopicPartitions(AbstractSet[str]):
         return sum(1 for _ in self)
 
     def name(self, partition: int) -> str:
-        """A partition as the log calls it."""
+        """Return the name of a partition in the log."""
         return f"{self._prefix}{partition}"
 
 
 def _error_text(error: Exception) -> str:
-    """What a client says of a failure."""
+    """Return the client's text of an error."""
     inner: Any = error.args[0] if error.args else None
     return str(inner.str()) if hasattr(inner, "str") else f"{type(error).__name__}: {error}"

@@ -1,11 +1,11 @@
-"""Entries of a Redis stream as they come off the socket: ids and payloads as places in one buffer, no object per entry.
+"""Read entries of a Redis stream from the socket: ids, and payloads as places in one buffer, without an object per entry.
 
-What a client makes of a reply, a list of an id and a list of fields and values for each entry, costs it 3 us an entry; this costs
-0.2. The reply of an XREAD of one stream (RESP 2, redis.io/docs/reference/protocol-spec):
+A client makes a list of an id and a list of fields and values for each entry, at 3 us an entry; this reader costs 0.2 us (docs/adr/0006).
+The reply of an XREAD of one stream (RESP 2, redis.io/docs/reference/protocol-spec):
 
     *1 *2 $<n> <stream> *<entries>   and for each   *2 $<n> <ms>-<seq> *2 $1 v $<n> <payload>
 
-An entry with other fields than a single `v` is nothing for this; `Entries.of` takes what a client made of it.
+A reply with an entry that has other fields than a single `v` is left to the client; `Entries.of` takes the client's lists.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flows.blocks import Int64s, Payloads
 
 _FIRST_BYTES: Final = 1 << 20
 _KEPT_BYTES: Final = 64 << 20
-"""A buffer that large entries have made larger is given back."""
+"""A buffer that grew beyond this for large entries is released."""
 _INCOMPLETE: Final = -1
 _UNEXPECTED: Final = -2
 
@@ -29,7 +29,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Entries:
-    """Entries in the order of the stream: `milliseconds` and `sequence` of their ids, and their payloads."""
+    """Entries in the order of the stream: `milliseconds` and `sequence` of their ids (int64[n] each), and their payloads."""
 
     __slots__ = ("milliseconds", "payloads", "sequence")
 
@@ -45,7 +45,7 @@ class Entries:
 
     @classmethod
     def of(cls, entries: list[Any]) -> Entries:
-        """Of entries as a client gives them: `[id, [field, value, ...]]`."""
+        """Make entries from a client's lists `[id, [field, value, ...]]`."""
         ids = b" ".join([entry[0] for entry in entries]).replace(b"-", b" ")
         parts = np.fromstring(ids, dtype=np.int64, sep=" ").reshape(-1, 2)
         payloads = Payloads.of([payload_of(entry[1]) for entry in entries])
@@ -57,7 +57,7 @@ NO_ENTRIES: Final = Entries(_NONE, _NONE, Payloads(np.empty(0, np.uint8), _NONE,
 
 
 class UnexpectedReplyError(Exception):
-    """The reply is another one than expected: an error, or entries with other fields. The connection is in the middle of it."""
+    """The reply is an error, or has entries with other fields. The connection is in the middle of it."""
 
 
 class EntryReader:
@@ -69,7 +69,7 @@ class EntryReader:
         self._table = np.empty((4, most), np.int64)
 
     def read(self, receive: Callable[[memoryview], int]) -> Entries:
-        """The next reply. `receive` fills a buffer and says how far. Raises `UnexpectedReplyError`, and what `receive` raises."""
+        """Read the next reply. `receive` writes into a buffer and returns how many bytes. Raises `UnexpectedReplyError`, and what `receive` raises."""
         place = np.zeros(3, np.int64)  # bytes parsed, entries found, entries announced
         state = _scan(self._data, self._filled, self._table, place)
         while state == _INCOMPLETE:
@@ -92,12 +92,12 @@ class EntryReader:
         return found
 
     def reset(self) -> None:
-        """What has come of the next replies: the connection is another one now."""
+        """Drop the bytes of further replies, after the connection was replaced."""
         self._filled = 0
 
 
 def payload_of(fields: list[bytes] | None) -> bytes:
-    """The value of field `v`; without one, all fields, so that the dead letter shows what came."""
+    """Return the value of field `v`; without it all fields and values, joined, so that the dead letter shows the entry."""
     if fields and len(fields) == 2 and fields[0] == b"v":
         return fields[1]
     for name, value in zip((fields or [])[::2], (fields or [])[1::2], strict=False):
@@ -108,7 +108,7 @@ def payload_of(fields: list[bytes] | None) -> bytes:
 
 @kernel
 def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[Any, Any]:
-    """(place after it, the number) of a line such as `$12`; a negative place: more bytes are needed, or it is another line."""
+    """Return (place after the line, number) of a line such as `$12`; the place is negative if bytes are missing or the line is another."""
     if at >= end:
         return _INCOMPLETE, 0
     if data[at] != mark:
@@ -128,7 +128,7 @@ def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[Any, Any]:
 
 @kernel
 def _scan(data: Bytes, end: int, table: Any, place: Int64s) -> Any:
-    """Parse on from `place`; 0 when the reply is complete."""
+    """Continue parsing at `place`. Returns 0 when the reply is complete, else `_INCOMPLETE` or `_UNEXPECTED`."""
     at: Any = place[0]
     if at == 0:
         if end >= 5 and data[0] == 42 and data[1] == 45 and data[2] == 49 and data[3] == 13 and data[4] == 10:

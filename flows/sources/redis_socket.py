@@ -1,4 +1,4 @@
-"""Bytes of a redis-py connection, read by ourselves: where an object per reply would cost more than what the reply is about."""
+"""Read bytes from a redis-py connection, where an object per reply would cost too much."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import redis
 
 
 def receive(connection: Any, buffer: memoryview) -> int:
-    """Bytes put into the buffer, at least one. Raises redis-py's errors. What redis-py has read ahead is not seen here."""
+    """Read at least one byte into the buffer; returns how many. Raises redis-py's errors. Bytes that redis-py read ahead are not seen."""
     try:
         n: int = connection._sock.recv_into(buffer)  # the client connects, replies we read ourselves
     except TimeoutError as error:
