@@ -1,6 +1,6 @@
-"""Heavy trials with fixed seeds, in full under `make soak`; the tests run the same ones in a smaller number.
+"""Heavy trials with fixed seeds: all of them with `make soak`, a smaller number in the tests.
 
-A module here is one kind of trial: its docstring says what is tried and what must hold, `TRIALS` is how many make a full run, and
-`trial(seed)` is one of them. It raises (an `AssertionError`, as a rule) where the contract is broken, returns a line of what it saw,
-and does the same for the same seed. `ALONE = True` says that it speaks of times, and wants the machine for itself.
+Each module is one kind of trial. Its docstring says what is tried and what must hold, `TRIALS` is the number in a full run, and
+`trial(seed)` runs one. A trial raises (as a rule an `AssertionError`) when the contract is broken and otherwise returns one line about
+what it saw. The same seed gives the same trial. `ALONE = True` means that times are measured, so the trial needs the machine for itself.
 """

@@ -1,4 +1,4 @@
-"""`python -m tests.soak [name ...] [--seed N] [--trials N] [--jobs N]`: heavy trials, each with a seed of its own that brings it back."""
+"""Run heavy trials: `python -m tests.soak [name ...] [--seed N] [--trials N] [--jobs N]`."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ console = Console()
 
 
 def kinds() -> list[str]:
-    """The modules of this package."""
+    """The names of all kinds of trial: the modules of this package."""
     return sorted(m.name for m in pkgutil.iter_modules(tests.soak.__path__) if not m.name.startswith("_"))
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Kinds of trial; all if none is named")] = None,
-    seed: Annotated[
-        int, typer.Option(help="The first trial's seed; each further trial has the next one")
-    ] = 0,
-    trials: Annotated[int | None, typer.Option(min=1, help="How many; a full run if it is not said")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Kinds of trial; default: all")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first trial; each further trial adds one")] = 0,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of trials of each kind; default: a full run")
+    ] = None,
     jobs: Annotated[
         int,
         typer.Option(
-            min=1, help="Processes that share the seeds of a kind; kinds that speak of times run in one"
+            min=1, help="Processes that share the seeds of a kind; kinds that measure times always use one"
         ),
     ] = 1,
 ) -> None:
-    """Run trials; ends with 1 if one failed, and says which seed brings it back."""
+    """Run trials; exits with 1 if one failed and prints the seed that repeats it."""
     if unknown := sorted({*(names or ())} - {*kinds()}):
-        raise typer.BadParameter(f"no such trials: {', '.join(unknown)}; there are {', '.join(kinds())}")
+        raise typer.BadParameter(f"unknown trials: {', '.join(unknown)}; choose from {', '.join(kinds())}")
     failed = 0
     for name in names or kinds():
         kind: Any = importlib.import_module(f"tests.soak.{name}")
@@ -50,7 +50,7 @@ def main(
 
 
 def _shared(name: str, first: int, n: int, jobs: int) -> int:
-    """Trials in several processes, each with its share of the seeds; returns in how many of them one failed."""
+    """Run the trials in several processes, each with a part of the seeds; return how many processes had a failure."""
     bounds = [first + n * job // jobs for job in range(jobs + 1)]
     shares = [
         [sys.executable, "-m", "tests.soak", name, "--seed", f"{begin}", "--trials", f"{end - begin}"]
@@ -65,24 +65,24 @@ def _shared(name: str, first: int, n: int, jobs: int) -> int:
 
 
 def _run(name: str, kind: Any, first: int, n: int) -> int:
-    """Trials one after the other; returns how many failed."""
+    """Run the trials one after the other; return how many failed."""
     console.rule(f"{name}: {n:,} trials")
     began, said, failed = time.monotonic(), 0.0, 0
     for seed in range(first, first + n):
         try:
             saw = kind.trial(seed)
-        except Exception:  # noqa: BLE001  whatever a trial raises is what it found
+        except Exception:  # noqa: BLE001  any exception is the trial's result
             failed += 1
             traceback.print_exc()
             console.print(
-                f"[red]{name}: seed {seed} failed.[/] Again: python -m tests.soak {name} --seed {seed} --trials 1"
+                f"[red]{name}: seed {seed} failed.[/] Repeat it with: python -m tests.soak {name} --seed {seed} --trials 1"
             )
             continue
         now = time.monotonic()
         if now - said > 2 or seed == first + n - 1:
             said = now
             console.print(f"{name} {seed - first + 1:,}/{n:,} in {now - began:.0f} s, seed {seed}: {saw}")
-    console.print(f"{name}: {n - failed:,} of {n:,} held, {time.monotonic() - began:.0f} s")
+    console.print(f"{name}: {n - failed:,} of {n:,} passed, {time.monotonic() - began:.0f} s")
     return failed
 
 

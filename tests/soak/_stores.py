@@ -1,4 +1,4 @@
-"""What trials on the flow's stores share: a server that can be killed and set back in time, traffic, and what must hold at the end."""
+"""Shared by trials on the flow's stores: traffic, a home with a server, and the checks at the end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ACCOUNTS, MERCHANTS = 400, 37
 
 
 class Traffic:
-    """A producer in a thread: payments in order of time, which it sends again when it is told that some may be lost."""
+    """Publishes payments in time order from a thread; can publish those of the last seconds again."""
 
     def __init__(self, url: str, settings: FlowSettings, a_second: int, seed: int) -> None:
         self._client = redis.Redis.from_url(url)
@@ -49,7 +49,7 @@ class Traffic:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.sent: list[tuple[float, int, bytes]] = []
-        """When, to which partition, what."""
+        """(time.monotonic() when sent, partition, payload) of each payment."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -60,12 +60,12 @@ class Traffic:
         self._client.close()
 
     def stop(self) -> None:
-        """No more events."""
+        """Send no more events."""
         self._stop.set()
         self._thread.join()
 
     def send_again(self, since: float) -> None:
-        """Everything sent since then: what a careful producer does when its server went back in time."""
+        """Publish again all that was sent since then, as a careful producer does when its server lost writes."""
         with self._lock:
             for _, partition, event in [s for s in self.sent if s[0] >= since]:
                 self._publish(partition, event)
@@ -104,13 +104,13 @@ class Traffic:
 
 @contextlib.contextmanager
 def stage(**options: Any) -> Iterator[tuple[BreakableServer, FlowSettings]]:
-    """A home with views, and a server of its own."""
+    """Yield a server and the settings of a home with views on it."""
     with tempfile.TemporaryDirectory() as folder, BreakableServer(Path(folder) / "server") as server:
         yield server, home_settings(Path(folder) / "home", server.url, **options)
 
 
 def home_settings(home: Path, url: str, **options: Any) -> FlowSettings:
-    """A home with views."""
+    """Create a home with views; return its settings."""
     home.mkdir(parents=True, exist_ok=True)
     settings = FlowSettings(
         home=home,
@@ -123,7 +123,7 @@ def home_settings(home: Path, url: str, **options: Any) -> FlowSettings:
 
 
 def differing(settings: FlowSettings, client: redis.Redis) -> int:
-    """Keys whose states or plain rows on line are not those of the log, and keys on line that the log does not have."""
+    """Count the keys whose online states or plain rows differ from the log, and online keys that are not in the log."""
     expected, stored = states_from_log(settings, client), states_online(client)
     wrong = {key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key)}
     newest: dict[str, dict[str, Any]] = {}
@@ -142,17 +142,17 @@ def differing(settings: FlowSettings, client: redis.Redis) -> int:
 
 
 def require_exactly_once(settings: FlowSettings, sent: set[str]) -> None:
-    """Every event sent stands in the log once; what else was read is a duplicate among the dead letters."""
+    """Check that each event sent is in the log once, and that all dead letters are duplicates."""
     ids = log_rows(settings, ["event_id"])["event_id"].to_pylist()
-    assert len(ids) == len(set(ids)), f"{len(ids) - len(set(ids))} events stand twice in the log"
+    assert len(ids) == len(set(ids)), f"{len(ids) - len(set(ids))} events are in the log twice"
     assert set(ids) == sent, (
-        f"{len(sent - set(ids))} events are not in the log, {len(set(ids) - sent)} are not known"
+        f"{len(sent - set(ids))} events are not in the log, {len(set(ids) - sent)} were never sent"
     )
     others = {letter["reason"] for letter in dead_letter_rows(settings)} - {"duplicate"}
     assert not others, f"dead letters for {others}"
 
 
 def without_views(settings: FlowSettings) -> FlowSettings:
-    """The same home and server, for a flow that only writes the log."""
+    """Remove all views from the home, for a flow that only writes the log."""
     apply_views(settings, replace(APPLIED, streams={}, plain={}))
     return settings

@@ -1,7 +1,7 @@
-"""The champion changes 20 times under load, some of them to one that must not be used, and no payment is dropped.
+"""The champion changes 20 times under load, sometimes to an unusable one; no payment is dropped.
 
-Two versions take turns; now and then the alias names a version that is missing, corrupt or of another schema. Every payment is answered
-with 200 by one of the two versions, never by a bad one, and the scorer says of a bad one that it is not used.
+Two versions take turns. Now and then the alias names a version that is missing, corrupt or of another schema. Each payment is answered
+with 200 by one of the two good versions, and the scorer reports that it does not use the bad one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MISSING: Final = "20261124T000000Z-0000000b"
 
 
 def trial(seed: int) -> str:
-    """20 flips in an order, and of kinds, that are the seed's."""
+    """Run 20 flips; the seed decides their order and kinds."""
     chance = random.Random(seed)
     payments = [world().payment(chance.randrange(-2000, 0)) for _ in range(200)]
     tally = asyncio.run(_story(payments, chance))
@@ -58,7 +58,7 @@ def _flip(flip: int, chance: random.Random) -> None:
 
 
 def _bad(chance: random.Random) -> None:
-    """A champion that is missing, corrupt, or of another schema though in itself complete."""
+    """Name a champion that is missing, corrupt, or complete but of another schema."""
     models = rig().models
     version = chance.choice((MISSING, CORRUPT, OTHER_SCHEMA))
     if version == MISSING:

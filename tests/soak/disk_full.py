@@ -1,9 +1,9 @@
-"""The disk of a home runs full, or its log becomes read-only, while events come in.
+"""The disk of a home fills up, or its log becomes read-only, while events arrive.
 
-Three kinds in turn: a small tmpfs filled to its last byte; a limit on the size of files (`RLIMIT_FSIZE`), which needs no rights and
-stands in for a quota; log folders in which this user may not write. The flow stops by itself, with a message that names the place and
-what to do. With room or rights again it goes on, and every event stands in the log exactly once, and on line.
-Mounting needs root; without it the first kind is skipped for the second.
+Three kinds in turn: a small tmpfs is filled to its last byte; file sizes are limited (`RLIMIT_FSIZE`), which needs no rights and stands
+for a quota; this user may not write to the log folders. The flow must stop by itself with a message that names the place and what to do.
+With space or rights again it must continue, with each event in the log exactly once, and in the online store.
+Mounting a tmpfs needs root; without it the second kind replaces the first.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Kind = Literal["full", "limit", "read-only"]
 
 
 def trial(seed: int) -> str:
-    """One disk."""
+    """One kind of disk trouble, by the seed."""
     kind: Kind = ("full", "limit", "read-only")[seed % 3]  # type: ignore[assignment]
     seconds = random.Random(seed).choice([0.5, 30.0])
     with stage(checkpoint_seconds=seconds) as (server, settings), contextlib.ExitStack() as stack:
         if kind == "full" and not _mount(stack, settings.home):
             kind = "limit"
-        home_settings(settings.home, server.url)  # its views, once more: something may be mounted over them
+        home_settings(settings.home, server.url)  # write the views again: a mount may hide them
         return _trial(seed, kind, server, settings)
 
 
@@ -81,7 +81,7 @@ def _trial(seed: int, kind: Kind, server: BreakableServer, settings: FlowSetting
 
 @contextlib.contextmanager
 def _trouble(kind: Kind, settings: FlowSettings) -> Iterator[None]:
-    """While it lasts, nothing can be written."""
+    """Make writing impossible for the block."""
     filler = settings.home / "filler"
     folders = [settings.log_dir / "payments", settings.staging / "payments"]
     if kind == "full":
@@ -120,10 +120,10 @@ class LimitedFlow(Flow):
 
 
 def _run(settings: FlowSettings, said: Path, bytes_a_file: int) -> None:
-    """A flow that leaves its last words in a file."""
+    """Run a flow that writes its last message to a file."""
     said.write_text("")
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # may be a file, and then the limit is for it, too
+    for stream in (1, 2):  # these may be files, which the limit would hold for too
         os.dup2(nowhere, stream)
     if bytes_a_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))
@@ -137,7 +137,7 @@ def _run(settings: FlowSettings, said: Path, bytes_a_file: int) -> None:
 
 
 def _give_up_overriding_rights() -> None:
-    """Root may write anywhere; without CAP_DAC_OVERRIDE (bit 1) its files' modes count (capset(2), version 3)."""
+    """Drop CAP_DAC_OVERRIDE (bit 1), so that file modes hold for root too (capset(2), version 3)."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
     libc = ctypes.CDLL(None, use_errno=True)

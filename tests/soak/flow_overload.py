@@ -1,12 +1,11 @@
-"""Producers at three times what the flow takes: its memory stays flat, and once they are back to normal it catches up; nothing is lost.
+"""Producers send three times what the flow can take; its memory stays flat, it catches up afterwards, and nothing is lost.
 
-The flow reads blocks of a few events here, so that its own CPU time is what it lacks, at a rate a producer in Python can exceed. A trial
-measures that rate on a backlog, offers three times as much for 200 s (three trials are 10 minutes), then a third of it, and waits until the
-flow is level with the bus.
+Blocks are small here, so that the flow is short of CPU at a rate that a Python producer can exceed. A trial measures that rate on a
+backlog, sends three times as much for 200 s (three trials take 10 minutes), then a third of it until the flow has caught up.
 
-- Resident memory: in the second half of the overload no more than a tenth and 32 MB above the first. The backlog is on the bus.
+- Resident memory in the second half of the overload: at most a tenth and 32 MB above the first half. The backlog is on the bus.
 - Catching up: at least twice the arrival rate.
-- Every event is logged, once, and the online store is the fold of the log.
+- Each event is logged once, and the online store equals the fold of the log.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ BLOCK_EVENTS: Final = 32
 BACKLOG: Final = 12_000
 _TICK_S: Final = 0.01
 _STEP: Final = timedelta(milliseconds=250)
-"""Event time from one payment to the next: the lateness holds 2,400 of them, whatever the rate."""
+"""Event time between two payments; the allowed lateness spans 2,400 of them."""
 
 
 class Producer:
-    """Open loop: offers events at a rate, whatever becomes of them."""
+    """Publishes events at a fixed rate, whatever the flow does (open loop)."""
 
     def __init__(self, client: redis.Redis, partitions: int, seed: int) -> None:
         self._client, self._partitions, self._seed = client, partitions, seed
@@ -53,7 +52,7 @@ class Producer:
         self._thread: Thread | None = None
 
     def send(self, count: int) -> None:
-        """So many at once."""
+        """Publish `count` events at once."""
         for first in range(self.sent, self.sent + count, 500):
             pipe = self._client.pipeline(transaction=False)
             for n in range(first, min(first + 500, self.sent + count)):
@@ -63,7 +62,7 @@ class Producer:
         self.sent += count
 
     def run(self, rate: float) -> None:
-        """From now on at this rate, in place of the one before."""
+        """Publish at this rate from now on."""
         self.close()
         self._end = Event()
         self._thread = Thread(target=self._run, args=(rate, self._end), daemon=True)
@@ -85,7 +84,7 @@ class Producer:
 
 
 class Logged:
-    """How many events are published in the log; a file is counted once."""
+    """Counts the events in the published log; reads each file once."""
 
     def __init__(self, settings: FlowSettings) -> None:
         self._folder = settings.payments_log
@@ -99,7 +98,7 @@ class Logged:
 
 
 def trial(seed: int, seconds: float = 200.0, backlog: int = BACKLOG) -> str:
-    """One overload of so many seconds."""
+    """One overload of `seconds` seconds."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "server") as server:
         settings = FlowSettings(
             home=Path(folder) / "home",
@@ -143,7 +142,7 @@ def trial(seed: int, seconds: float = 200.0, backlog: int = BACKLOG) -> str:
 
 
 def _takes(count: Logged, process: Flow, backlog: int) -> float:
-    """Events a second, on a backlog."""
+    """Measure events per second on a backlog."""
     process.wait_for(lambda: count() > 0, seconds=900)
     began, before = time.monotonic(), count()
     process.wait_for(lambda: count() >= backlog - backlog // 10, seconds=900)
@@ -160,7 +159,7 @@ def _most_mb(process: Flow, seconds: float) -> int:
 
 
 def _level(count: Logged, producer: Producer, process: Flow) -> float:
-    """Events a second until nearly all of the backlog is gone."""
+    """Measure events per second until 95 % of the backlog is gone."""
     began, before = time.monotonic(), count()
     backlog = producer.sent - before
     process.wait_for(lambda: producer.sent - count() < backlog * 0.05, seconds=3_600)

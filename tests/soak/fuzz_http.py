@@ -1,8 +1,9 @@
-"""What arrives at the scorer's socket: payments of every kind of wrongness, other routes, raw bytes. None of it is a 5xx.
+"""Wrong payments, unknown routes and raw bytes arrive at the scorer's socket; none of them causes a 5xx.
 
-A trial is 10,000 requests over connections that stay open, to a real `python -m serving` with a model and a store: one in four is a payment as it should
-be, half have wrong or hostile fields, bodies, headers, keys and paths, and the rest is broken HTTP. Every request that is well-formed HTTP gets an answer below
-500 (of `/readyz`, which may say 503, and of the fallback, see `degraded`, nothing is asked), broken HTTP gets a 4xx or is hung up on, and afterwards the scorer scores as before.
+A trial sends 10,000 requests over kept-open connections to a real `python -m serving` with a model and a store. One in four is a valid
+payment, half have wrong or hostile fields, bodies, headers, keys or paths, and the rest is broken HTTP. Every well-formed request gets
+an answer below 500 (except `/readyz`, which may answer 503). Broken HTTP gets a 4xx or a closed connection. Afterwards the scorer scores
+as before.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ METHODS = ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "POST", "TRACE", 
 
 @functools.cache
 def scorer() -> tuple[str, int]:
-    """One for all trials of a process."""
+    """Start one scorer for all trials of this process."""
     stack = ExitStack()
     home = Path(tempfile.mkdtemp(prefix="millstream-fuzz-"))
     atexit.register(shutil.rmtree, home, True)
@@ -103,7 +104,7 @@ def scorer() -> tuple[str, int]:
 
 
 def trial(seed: int, requests: int = REQUESTS) -> str:
-    """See the module."""
+    """One trial; see the module."""
     draw = random.Random(seed)
     seen: Counter[str] = Counter()
     left = requests
@@ -142,7 +143,7 @@ def _request(draw: random.Random) -> tuple[bytes, bool]:
 
 
 def _body(draw: random.Random) -> bytes:
-    """JSON of a payment that is not one, then perhaps not JSON either."""
+    """A payment with wrong fields, sometimes no longer JSON."""
     payment = dict(draw.choice((EXAMPLE, SMALLEST)))
     for _ in range(draw.randrange(3)):
         payment[draw.choice([*EXAMPLE, "iban", "__proto__", ""])] = draw.choice(ODD)
@@ -203,7 +204,7 @@ def _post(
 
 
 def _broken(draw: random.Random) -> str:
-    """Bytes that are no request: a 4xx, or silence until the connection is closed."""
+    """Send bytes that are not a request; expect a 4xx or a closed connection."""
     whole, _ = _post("/score", json.dumps(SMALLEST).encode())
     at = draw.randrange(len(whole))
     sent = draw.choice(
@@ -236,7 +237,7 @@ def _broken(draw: random.Random) -> str:
 
 
 def _answers(batch: list[tuple[bytes, bool]]) -> list[str]:
-    """The status of each request of a batch, pipelined on as many connections as it takes: an answer may end one."""
+    """Send a batch pipelined; return the status of each request. A new connection is opened when an answer ends one."""
     found: list[str] = []
     together = True
     while len(found) < len(batch):

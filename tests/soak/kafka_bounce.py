@@ -1,6 +1,6 @@
-"""The broker goes away and comes back while a flow reads and a producer writes: stopped in good order, or killed.
+"""The broker stops (cleanly or killed) and returns while a flow reads and a producer writes.
 
-Must hold: the flow waits and goes on by itself, and every record the broker acknowledged is accounted for exactly once.
+The flow must wait and continue by itself, and every record that the broker acknowledged must be written exactly once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ EVENTS = 600
 
 
 def trial(seed: int) -> str:
-    """One bounce, somewhere among the events."""
+    """Stop and start the broker once, at a random event."""
     draw = random.Random(seed)
     broker = kafka_broker.shared()
-    assert broker is not None, "only a broker of our own can be stopped: unset KAFKA_BOOTSTRAP_SERVERS"
+    assert broker is not None, "the trial stops its own broker only: unset KAFKA_BOOTSTRAP_SERVERS"
     client = embedded_redis()
     client.flushall()
     topic = kafka_broker.fresh("payments")

@@ -1,7 +1,7 @@
-"""Payments joined with customers over two topics, with kills: what was known when the payment was accepted, live and in a replay.
+"""Payments are joined with customers over two topics while the flow is killed; live and replayed rows are equal.
 
-Must hold: the columns of each logged payment are those of an as-of join of the two logs, by both clocks; and the topics read again
-from their earliest offsets into an empty home give the same log, value for value.
+The joined columns of each logged payment must equal an as-of join of the two logs by both clocks. Reading the topics again from their
+earliest offsets into an empty home must give the same log, value for value.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def logged_customers(settings: FlowSettings) -> int:
 
 
 def trial(seed: int) -> str:
-    """Payments and customers in turn, the flow of payments killed once; then the replay."""
+    """Send payments and customers in turn, kill the flow of payments once, then replay."""
     embedded_redis().flushall()
     draw = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))

@@ -1,8 +1,8 @@
-"""kill -9 of a flow that reads Kafka, at random moments, while events arrive; at odd seeds the topic gets partitions meanwhile.
+"""A flow that reads Kafka is killed with -9 at random moments while events arrive; with odd seeds the topic gets more partitions.
 
-Must hold: every event is in the log or among the dead letters, exactly once; the online store equals the fold of the log. And
-the topic read again from its earliest offsets into an empty home gives the same log and the same store, value for value; where partitions
-were added, but for the columns derived from an account's past, whose order across partitions is nobody's.
+Every event must be in the log or among the dead letters exactly once, and the online store must equal the fold of the log. Reading the
+topic again from its earliest offsets into an empty home must give the same log and store, value for value. Where partitions were added,
+columns derived from an account's past are left out of this comparison, because their order across partitions is not defined.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACE_S = 0.02
 
 
 def trial(seed: int, kills: int = KILLS) -> str:
-    """One flow, killed five times, or as often as a test has time for."""
+    """Kill one flow `kills` times."""
     draw = random.Random(seed)
     client = embedded_redis()
     client.flushall()
@@ -62,22 +62,24 @@ def trial(seed: int, kills: int = KILLS) -> str:
     check(again, client, len(sent), None)
     replayed = in_order(log_rows(again))
     if grows_at is not None:
-        # Accounts have moved to other partitions: what is derived from their past goes by the order in which they are read.
+        # Accounts moved to other partitions: what is derived from their past depends on the order in which partitions are read.
         first, replayed = first.select(PAYMENTS.decoded.names), replayed.select(PAYMENTS.decoded.names)
     assert replayed.equals(first)
     assert states_online(client) == states
     shutil.rmtree(folder)
-    return f"{len(sent):,} events, {on_the_way} kills on the way" + (", partitions added" if grows_at else "")
+    return f"{len(sent):,} events, {on_the_way} kills while events arrived" + (
+        ", partitions added" if grows_at else ""
+    )
 
 
 def finish(settings: FlowSettings, count: int) -> None:
-    """Run the flow until it has accounted for so many events."""
+    """Run the flow until `count` events are written."""
     apply_views(settings)
     run_until(settings, count, linger=0.3)
 
 
 def check(settings: FlowSettings, client: redis.Redis, count: int, expected: dict[str, int] | None) -> None:
-    """Each event once; dead letters of the expected reasons, if it is known how many; the store as the log."""
+    """Check that each event is written once, the dead letters by reason (if `expected` is given), and the online store."""
     rows, letters = log_rows(settings), dead_letter_rows(settings)
     places = [
         *zip(rows["source_partition"].to_pylist(), rows["source_offset"].to_pylist(), strict=True),

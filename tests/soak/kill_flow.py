@@ -1,8 +1,8 @@
-"""kill -9 of the real flow, five times a trial, at random moments: while it starts, reads, writes, or takes a snapshot.
+"""The real flow is killed with -9 five times at random moments: while it starts, reads, writes or takes a snapshot.
 
-Payments arrive all the while in disorder, some late, doubled or broken. Each start has one worker or two. At the end every entry of the
-bus is in the log or among the dead letters, exactly once and for the right reason; the online store is the fold of the log; what was
-published has not changed since.
+Meanwhile payments arrive out of order, some late, duplicated or broken. Each start has one worker or two. At the end each entry of the bus
+must be in the log or among the dead letters, exactly once and for the right reason; the online store must equal the fold of the log; and
+no published file may have changed.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _PIECES: Final = 20
 
 
 class Supply:
-    """Payments of a seed for the bus, and what must become of them. Some for each life of the flow, so that each has something to do."""
+    """Payments for the bus, a share for each life of the flow, and the expected outcome."""
 
     def __init__(self, count: int, draw: random.Random) -> None:
         self.expected: Counter[str] = Counter(logged=count)
-        """How many must be logged, and how many dead letters there must be for each reason."""
+        """Expected number of log rows ("logged") and of dead letters per reason."""
         self._sent = self._made(count, draw)
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class Supply:
 
     @contextmanager
     def flowing(self, client: redis.Redis, life: int, lives: int) -> Iterator[None]:
-        """Publish one life's share of them over about half a second; leaving waits until all are on the bus."""
+        """Publish the share of one life within about half a second; the end of the block waits for the last one."""
         share = self._sent[len(self) * life // lives : len(self) * (life + 1) // lives]
         step = len(share) // _PIECES + 1
 
@@ -101,7 +101,7 @@ class Supply:
 
 @contextmanager
 def place(seed: int, **options: Any) -> Iterator[tuple[FlowSettings, redis.Redis]]:
-    """An empty home and a server of its own; snapshots and checkpoints come often."""
+    """Yield the settings of an empty home with frequent snapshots, and a client of its own server."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "server") as server:
         defaults: dict[str, Any] = {
             "epoch_ms": 100,
@@ -121,7 +121,7 @@ def place(seed: int, **options: Any) -> Iterator[tuple[FlowSettings, redis.Redis
 
 
 def check(settings: FlowSettings, client: redis.Redis, supply: Supply, before: dict[Path, bytes]) -> None:
-    """The contract. `before` are files that were published at an earlier moment."""
+    """Check the contract; `before` holds files that were published earlier, with their hashes."""
     rows, letters = log_rows(settings), dead_letter_rows(settings)
     found = Counter(letter["reason"] for letter in letters)
     found["logged"] = rows.num_rows
@@ -132,18 +132,20 @@ def check(settings: FlowSettings, client: redis.Redis, supply: Supply, before: d
     assert len(set(places)) == len(places) == len(supply)
     now = published_files(settings)
     assert {path: now.get(path) for path in before} == before, "a published file changed"
-    assert states_online(client) == states_from_log(settings, client), "the store is not the fold of the log"
+    assert states_online(client) == states_from_log(settings, client), (
+        "the online store differs from the fold of the log"
+    )
 
 
 def finished(settings: FlowSettings, client: redis.Redis, supply: Supply) -> bool:
-    """Whether all is accounted for, and every state is in the store."""
+    """Whether all events are written and the online store equals the log."""
     return events_written(settings) >= len(supply) and states_online(client) == states_from_log(
         settings, client
     )
 
 
 def trial(seed: int, count: int = 1_200, kills: int = KILLS) -> str:
-    """One flow, killed `kills` times: two of three times after it has published something, else perhaps before it has begun."""
+    """Kill one flow `kills` times: two of three times after it has published something, else possibly before."""
     draw = random.Random(seed)
     supply = Supply(count, draw)
     with place(seed) as (settings, client):

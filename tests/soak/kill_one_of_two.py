@@ -1,7 +1,7 @@
-"""A flow of two processes, of which one is killed: the other one ends by itself, and both go on exactly after a start.
+"""One process of a flow of two is killed: the other one ends by itself, and both continue exactly after a new start.
 
-A process that has lost the other can do nothing: epochs end for all or for none. So whoever runs a cluster lets each process be started
-again when it ends (a unit of systemd with `Restart=always`, a pod): here they come back one by one, in either order, up to a second apart.
+A process without the other cannot do anything, because epochs end for all processes or for none. A cluster therefore restarts each process
+that ends (systemd with `Restart=always`, a pod). Here they return one by one, in either order, up to a second apart.
 The contract at the end is that of `kill_flow`.
 """
 
@@ -24,7 +24,7 @@ FOLLOWS_S: Final = 20.0
 
 
 def trial(seed: int, count: int = 1_000, kills: int = KILLS) -> str:
-    """One cluster of two; one or the other is killed `kills` times."""
+    """Kill a random process of a cluster of two, `kills` times."""
     draw = random.Random(seed)
     supply = Supply(count, draw)
     longest = 0.0
@@ -42,7 +42,7 @@ def trial(seed: int, count: int = 1_000, kills: int = KILLS) -> str:
                 alone = both[1 - victim].exit_code(FOLLOWS_S) is None
                 longest = max(longest, time.monotonic() - began)
                 both[1 - victim].kill()
-                assert not alone, f"process {1 - victim} lives on without the other"
+                assert not alone, f"process {1 - victim} still runs without the other"
                 files |= published_files(settings)
         with supply.flowing(client, kills, kills + 1):
             both = _start(settings, draw)
@@ -54,7 +54,7 @@ def trial(seed: int, count: int = 1_000, kills: int = KILLS) -> str:
 
 
 def _start(settings: FlowSettings, draw: random.Random) -> list[Flow]:
-    """Both processes, in either order."""
+    """Start both processes, in either order."""
     addresses = [f"127.0.0.1:{_free_port()}" for _ in range(2)]
     first = draw.randrange(2)
     made = {first: FlowOfCluster(settings, first, addresses)}

@@ -1,9 +1,9 @@
-"""Files of the log are cut, at every byte, or have bits that flipped.
+"""Log files are cut at every byte or have flipped bits; every reader detects it.
 
-A file of a log is damaged in every way there is (a sample of ways if the file is long) and handed to each of its readers: what a flow
-replays at its start, what the offline store scans, what DuckDB joins of plain views and training begin with, what a backfill folds. Each
-refuses it with the file's name, or, where the damage hit nothing that means anything, returns the very rows. Every fifth trial is of a whole
-flow: it does not start on a damaged file of its published log, and says which; a staged file that never became durable is dropped.
+A log file is damaged in every way (a sample of ways if it is long) and given to each of its readers: replay at the start of a flow, the
+scan of the offline store, the DuckDB joins of plain views and of training, and backfill. Each must refuse it and name the file, or return
+the original rows if the damage changed nothing. Every fifth trial runs a whole flow: it must not start on a damaged published file and
+must name it; a staged file that never became durable is dropped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from training import labels
 
 TRIALS = 40
 SAMPLE = 3_000
-"""Ways of damage per trial, at most."""
+"""The most damaged versions per trial."""
 
 
 def trial(seed: int) -> str:
@@ -45,7 +45,7 @@ def trial(seed: int) -> str:
 
 
 def file_trial(seed: int, sample: int = SAMPLE) -> str:
-    """One file, damaged in many ways, before every reader."""
+    """Damage one file in many ways and give it to every reader."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         settings = FlowSettings(home=Path(folder))
@@ -64,14 +64,14 @@ def file_trial(seed: int, sample: int = SAMPLE) -> str:
                     refused += 1
                 else:
                     said = path.name
-                    assert _same(found, truth[name]), f"{name} answers from a damaged file"
+                    assert _same(found, truth[name]), f"{name} accepts a damaged file"
                     harmless += 1
                 assert path.name in said, f"{name}: {said}"
-        return f"{len(whole):,} bytes: {refused:,} readings refused with the file's name, {harmless:,} with the very rows"
+        return f"{len(whole):,} bytes: {refused:,} reads refused with the file's name, {harmless:,} with the original rows"
 
 
 def flow_trial(seed: int) -> str:
-    """One flow, before a file of its own that was damaged while it was down."""
+    """Start one flow on a file that was damaged while it was down."""
     draw = random.Random(seed)
     with stage() as (server, settings):
         client = redis.Redis.from_url(server.url)
@@ -88,7 +88,7 @@ def flow_trial(seed: int) -> str:
         with running_flow(settings, output=server.home / "output.log") as flow:
             code = flow.exit_code(60)
         said = (server.home / "output.log").read_text().splitlines()[-1]
-        assert code == 2, f"the flow reads a damaged file: {said}"
+        assert code == 2, f"the flow accepts a damaged file: {said}"
         assert path.name in said, said
         path.write_bytes(whole)
         undurable.write_bytes(whole[: draw.randrange(len(whole))])
@@ -125,7 +125,7 @@ def _cuts(whole: bytes) -> Iterator[bytes]:
 
 
 def _flips(whole: bytes, draw: random.Random, n: int) -> Iterator[bytes]:
-    """One bit, some bits, a run of zeros."""
+    """Copies with one flipped bit, several flipped bits, or a run of zeros."""
     for _ in range(n):
         damaged = bytearray(whole)
         if draw.random() < 0.1:
@@ -139,7 +139,7 @@ def _flips(whole: bytes, draw: random.Random, n: int) -> Iterator[bytes]:
 
 
 def _replayed(settings: FlowSettings) -> Any:
-    """What the parts of a flow, and those of a backfill, fold."""
+    """What a flow and a backfill fold."""
     replay = LogReplay(PAYMENTS, settings, VIEWS.entities("payments"))
     pieces = [
         piece
@@ -156,7 +156,7 @@ def _replayed(settings: FlowSettings) -> Any:
 
 
 def _offsets(settings: FlowSettings) -> Any:
-    """What is asked of footers alone."""
+    """What is read from the footers only."""
     return LogReplay(PAYMENTS, settings, VIEWS.entities("payments")).published_offsets()
 
 

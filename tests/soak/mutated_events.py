@@ -1,8 +1,8 @@
-"""Mutated events at 1 % among good ones, through a real flow on a real bus: 1,000 of them a trial, 100,000 in a full run.
+"""A real flow on a real bus gets 1 % mutated events: 1,000 per trial, 100,000 in a full run.
 
-Every event is in the log or among the dead letters, exactly once; a dead letter has the very bytes that came; all good ones are logged
-as they were sent; the flow never stops; the online store is the fold of the log. Trials of an odd seed run with a key: their letters are
-sealed.
+Each event is in the log or among the dead letters exactly once. A dead letter holds the exact bytes that came. All good events are logged
+as sent. The flow never stops, and the online store equals the fold of the log. With odd seeds there is a key, and dead letters are
+encrypted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.kits.views import apply_views
 TRIALS: Final = 100
 KEY: Final = "k1:" + base64.b64encode(bytes(range(32))).decode()
 MOST_MB: Final = 1_500
-"""What the flow may have in memory, events of 10 MB in it; it has 300 without any."""
+"""The most memory of the flow with events of 10 MB; without such events it has 300."""
 _PIPELINE: Final = 1_000
 _PIPELINE_BYTES: Final = 20_000_000
 Place = tuple[str, int]
@@ -116,13 +116,13 @@ def _verdict(
     assert kept.keys().isdisjoint(letters), "an event was logged and dead-lettered"
     assert kept.keys() | letters.keys() == sent.keys(), "an event was lost"
     for place, event in sound.items():
-        assert place in kept, f"a good event was refused: {letters[place]}"
+        assert place in kept, f"a good event was rejected: {letters[place]}"
         row = kept[place]
         assert (row["event_id"], row["amount"]) == (event["event_id"], event["amount"])
         assert row["event_timestamp"] == datetime.fromisoformat(event["event_timestamp"])
     for place, letter in letters.items():
         flat = [part for pair in sent[place] for part in pair]
-        assert letter["payload"] == payload_of(flat), f"not the bytes that came: {place}"
+        assert letter["payload"] == payload_of(flat), f"the payload differs from what was sent: {place}"
         assert letter["detail"], letter["reason"]
     assert states_online(client) == states_from_log(settings, client)
     reasons = Counter(letter["reason"] for letter in letters.values())

@@ -1,8 +1,8 @@
-"""Redis loses its last writes as by a power cut: it is killed, and started again from an older part of its append-only file.
+"""Redis loses its last writes as in a power cut: it is killed and started again from an older part of its append-only file.
 
-Every other trial that happens under a running flow, else while the flow is down (killed with -9 before); in a third of the former the
-flow is killed soon after. The producer goes on, and sends again what it had sent within the span that was lost. At the end every event
-stands in the log exactly once, and every key on line, of windowed and plain views, is that of the log.
+In every other trial the flow runs meanwhile, and in a third of these it is killed soon after; otherwise it is down (killed with -9 before).
+The producer continues and sends again what it had sent in the lost span. At the end each event must be in the log exactly once, and every
+online key of windowed and plain views must equal the log.
 """
 
 from __future__ import annotations

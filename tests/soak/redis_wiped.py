@@ -1,8 +1,8 @@
-"""Redis is wiped, with everything in it, and the flow writes all of the online store again from what it knows.
+"""Redis loses all its data, and the flow writes the online store again.
 
-Every other trial wipes it under a running flow that may go on (`MILLSTREAM_BUS_GAP=accept`), else a flow that may not, and which stops
-because its bus is gone: with a message, and after the operator's word it goes on. In half of all trials the checkpoints are lost as well,
-so the log alone has to do. Two kinds of wiping: FLUSHALL, which the server survives, and a new, empty server at the same address.
+In every other trial this happens under a running flow that may continue (`MILLSTREAM_BUS_GAP=accept`). In the others the flow must stop
+with a message, because its bus is gone, and continues after the operator allows it; in half of these the checkpoints are lost too, so only
+the log is left. Data is removed with FLUSHALL, or by an empty server at the same address.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TRIALS = 20
 
 
 def trial(seed: int) -> str:
-    """One loss of everything."""
+    """One loss of all data."""
     draw = random.Random(seed)
     accepts = seed % 2 == 0
     with (
@@ -39,7 +39,7 @@ def trial(seed: int) -> str:
             wipe(server, client, flush=draw.random() < 0.5)
             traffic.send_again(since - 1.5)
             if not accepts:
-                assert flow.exit_code(30), "the flow goes on without its bus"
+                assert flow.exit_code(30), "the flow runs without its bus"
                 if draw.random() < 0.5:
                     shutil.rmtree(settings.checkpoints)
                 since = time.monotonic()
@@ -58,6 +58,6 @@ def trial(seed: int) -> str:
 
 
 def _all_filled(client: redis.Redis) -> bool:
-    """Whether readers are told again that what is missing had no events."""
+    """Whether all views are marked as filled again, so that a missing key means no events."""
     kept = KeptVersions.of(client.hkeys(versions_key(VIEWS.project)))  # type: ignore[arg-type]
     return all(kept.is_filled(spec) for spec in VIEWS.streams["payments"])

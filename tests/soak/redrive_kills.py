@@ -1,4 +1,4 @@
-"""`flows.redrive send`, killed at random moments and started again: every letter is on the bus once, on a real server."""
+"""`flows.redrive send` is killed at random moments and started again: each dead letter is on the bus exactly once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def trial(seed: int, letters: int = 3_000, kills: int = 5) -> str:
             f"{len(found)} events, {len(set(found))} different ones"
         )
         assert not client.keys("millstream:redriving:*")
-    return f"{letters:,} letters, {on_the_way} of {kills} kills on the way, each letter on the bus once"
+    return f"{letters:,} letters, {on_the_way} of {kills} kills while sending, each letter on the bus once"
 
 
 def _send(path: Path) -> None:

@@ -1,8 +1,8 @@
-"""The online store stops, freezes, is slow, resets connections or is out of memory, and every payment is answered in time.
+"""The online store stops, freezes, is slow, resets connections or is out of memory; every payment is answered in time.
 
 A scorer process reads a real Valkey server through a proxy. Payments come at twice the normal load before, during and after the fault.
-All of them are answered with 200. What had to be decided without features says so (`degraded`, with a reason); a store that is slow but
-in time and one that refuses writes cost nothing; and within 2 s of the store being well again payments are scored with features.
+All are answered with 200. An answer decided without features is marked `degraded` with a reason. A store that is slow but in time, or
+refuses writes, changes nothing. Within 2 s of the store's recovery payments are scored with features again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ NORMAL: Final = 100.0
 """Payments a second; trials send twice as many."""
 DEADLINE: Final = 0.15
 NOISE: Final = 0.1
-"""ScoreClient, proxy and scorer share the machine with each other and with other work; what is said in the end are the times themselves."""
+"""Client, proxy and scorer share the machine with each other and with other work; the result line has the measured times."""
 HANGS: Final = 5.0
-"""No answer takes so long, on however busy a machine."""
+"""No answer may take this long, even on a busy machine."""
 BACK_WITHIN, BUSY = 2.0, 1.0
 FEW: Final = 0.2
 """Share of payments that a busy machine may make too late for features."""
@@ -56,9 +56,9 @@ FAULTS: Final[dict[str, Fault]] = {
     "out of memory": lambda server, _: out_of_memory(server),
 }
 HARMLESS: Final = {"slow by 50 ms", "out of memory"}
-"""Reads still come in time."""
+"""Faults under which reads still arrive in time."""
 GONE: Final = {"stopped", "suspended (SIGSTOP)", "network frozen", "slow by 200 ms", "slow by 2,000 ms"}
-"""No read comes in time."""
+"""Faults under which no read arrives in time."""
 CODES: Final = {"store_timeout", "store_unreachable", "store_slow", "deadline"}
 TRIALS: Final = len(FAULTS)
 ALONE: Final = True
@@ -87,7 +87,7 @@ rig = functools.cache(Rig)
 
 
 def trial(seed: int, requests: int = REQUESTS) -> str:
-    """One fault, by the seed; the payments, and how long it lasts, are the seed's too."""
+    """One fault; the seed decides which one, and the payments."""
     name = list(FAULTS)[seed % len(FAULTS)]
     chance = random.Random(seed)
     payments = [world().payment(chance.randrange(-2000, 0)) for _ in range(200)]
@@ -101,10 +101,10 @@ def trial(seed: int, requests: int = REQUESTS) -> str:
         assert during.degraded <= FEW * requests, f"{name}: {during}"
     if name in GONE:
         assert during.degraded == requests, f"{name}: {during}"
-    assert back < BACK_WITHIN + BUSY, f"{name}: well again after {back:.2f} s"
+    assert back < BACK_WITHIN + BUSY, f"{name}: recovered after {back:.2f} s"
     assert after.degraded <= FEW * after.n, f"{name}, afterwards: {after}"
-    assert rig().proxy.open_now <= 8, "connections pile up"
-    return f"{name}: {during}, {during.within(DEADLINE):.1%} within the deadline; well again after {back * 1000:.0f} ms"
+    assert rig().proxy.open_now <= 8, "too many connections are open"
+    return f"{name}: {during}, {during.within(DEADLINE):.1%} within the deadline; recovered after {back * 1000:.0f} ms"
 
 
 async def _story(

@@ -1,8 +1,8 @@
-"""Three times as many payments as the scorer can answer, for ten minutes: it answers what it can in time, and turns the rest away at once.
+"""Three times as many payments as the scorer can answer, for ten minutes: it answers what it can and rejects the rest at once.
 
-Every request is answered: 200, or 429 or 503 with Retry-After; none hangs, and memory stays flat. By the seed it is `python -m serving` or `uvicorn serving.app:app`.
-The load comes from a process of its own (`bench.load`) over 2,000 connections, on the same machine. Times are from when a request was due; what is said of it is what
-was really asked.
+Each request is answered with 200, or with 429 or 503 and Retry-After; none hangs, and memory stays flat. The seed decides between
+`python -m serving` and `uvicorn serving.app:app`. The load comes from a process of its own (`bench.load`) over 2,000 connections on the
+same machine. Times count from when a request was due; the result line states the rate that was really sent.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ TIMES: Final = 3.0
 CONNECTIONS: Final = 2_000
 MOST_GROWTH_MB: Final = 48.0
 FEW: Final = 0.2
-"""Share of the answers with 200 that the fallback may have to give."""
+"""The most answers with 200 that may come from the fallback, as a share."""
 
 
 def trial(seed: int, seconds: float = SECONDS) -> str:
-    """Measures what the scorer can take, and then asks for three times that."""
+    """Measure what the scorer can take, then send three times as much."""
     chance = random.Random(seed)
     payments = [world().payment(chance.randrange(-2000, 0)) for _ in range(200)]
     short = seed % 2 == 0
@@ -60,7 +60,7 @@ def trial(seed: int, seconds: float = SECONDS) -> str:
     said = (
         f"{'python -m serving' if short else 'uvicorn serving.app:app'}: takes {takes:,.0f}/s alone, asked {seen['sent'] / seconds:,.0f}/s for "
         f"{seconds:.0f} s: {seen['answered']:,} answers with 200 ({seen['degraded']:,} degraded; p50 {seen['p50_ms']:.0f} p99 "
-        f"{seen['p99_ms']:.0f} max {seen['max_ms']:.0f} ms), {seen['refused']:,} turned away {seen['statuses']} (p50 "
+        f"{seen['p99_ms']:.0f} max {seen['max_ms']:.0f} ms), {seen['refused']:,} rejected {seen['statuses']} (p50 "
         f"{seen['refused_p50_ms']:.0f} p99 {seen['refused_p99_ms']:.0f} max {seen['refused_max_ms']:.0f} ms), {seen['lost']} "
         f"connections lost; memory {warm[0]:.0f} to {warm[-1]:.0f} MiB, at most {max(warm):.0f}"
     )

@@ -1,10 +1,10 @@
-"""The same payments in any arrival order within the lateness, doubled here and there, cut into blocks of any size, over several partitions:
-the same rows in the log and the same bytes in the online store.
+"""Any arrival order of the same payments gives the same rows in the log and the same bytes in the online store.
 
-Hypothesis draws payments and how long each is under way. A trial tries 24 of these in the simulation (`tests.sim`: the real steps and sinks
-on a model of Bytewax, of one worker, two workers or two processes) and one with a real flow on a real server: 500 in a full run. Each is
-held against a run that got every payment once, in the order of time. Rows are compared by what the events say; where they stood on the
-bus, when they were accepted and what was joined or derived at that moment is data about the arrival.
+Orders stay within the allowed lateness; some payments are sent twice, blocks have any size, and there are several partitions. Hypothesis
+draws payments and their delays. A trial tries 24 orders in the simulation (`tests.sim`: the real steps and sinks on a model of Bytewax,
+with one worker, two workers or two processes) and one with a real flow on a real server; a full run tries 500. Each is compared with a run
+that got every payment once in time order. Compared are the columns of the events; columns about the arrival differ by nature (place on the
+bus, accept time, what was joined or derived at that moment).
 """
 
 from __future__ import annotations

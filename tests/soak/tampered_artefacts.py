@@ -1,8 +1,8 @@
-"""An artefact that was tampered with after it was promoted is refused, and the model before it goes on.
+"""An artefact that was changed after its promotion is refused, and the model before it stays in use.
 
-Somebody who may write in a version's directory, but not the alias, changes something: bytes of any file, its length, its name; adds or
-takes files; puts in links, also to other directories; rewrites the manifest (thresholds, paths that lead outside, absolute ones, golden
-predictions, hashes that fit again). Or the alias itself is spoilt. The kind is the seed's, and so is the place.
+Someone who may write to a version's directory, but not to the alias, changes bytes, length or name of a file; adds or removes files; adds
+links, also to other directories; or rewrites the manifest (thresholds, paths outside the directory, absolute paths, golden predictions,
+matching hashes). Or the alias itself is damaged. The seed decides kind and place.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ OUTSIDE: Final = (
 
 
 def _edit(place: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """The manifest, changed and in itself right again."""
+    """Change the manifest and make its own hashes consistent again."""
     path = place / MANIFEST
     manifest = json.loads(path.read_text())
     change(manifest)
@@ -157,7 +157,7 @@ def _say_otherwise(place: Path, chance: random.Random) -> None:
 
 
 def _with_hashes_that_fit(place: Path, chance: random.Random) -> None:
-    """Other trees, and a manifest that knows them: all fits, but it is not what was promoted."""
+    """Other trees with a matching manifest: consistent, but not what was promoted."""
     shutil.copy(place.parent / VERSION / "model.onnx", place / "model.onnx")
     golden = json.loads((place.parent / VERSION / MANIFEST).read_text())["golden"]
     digest = hashlib.sha256((place / "model.onnx").read_bytes()).hexdigest()
@@ -202,7 +202,7 @@ KINDS: Final = (
 
 @functools.cache
 def _template() -> tuple[Path, Model]:
-    """A model's folder with two versions, and the first of them as it is loaded."""
+    """A model folder with two versions, and the first of them loaded."""
     home = own_home(Path(tempfile.mkdtemp(prefix="millstream-tampered-", dir=world().home)))
     folder = home / "models" / "fraud_detection"
     world().write_model(folder, SECOND, rounds=7)
@@ -214,7 +214,7 @@ def _template() -> tuple[Path, Model]:
 
 
 def trial(seed: int) -> str:
-    """One artefact, tampered with in one way; a scorer that runs and one that starts both refuse it."""
+    """Tamper with one artefact in one way; a running and a starting scorer must both refuse it."""
     kind = KINDS[seed % len(KINDS)]
     template, before = _template()
     folder = Path(tempfile.mkdtemp(prefix="millstream-tampered-")) / "fraud_detection"
@@ -227,7 +227,7 @@ def trial(seed: int) -> str:
         running.refresh()
         running.refresh()
         assert running.current is before, f"{kind.__name__} was not noticed by a running scorer"
-        assert running.problem, f"{kind.__name__} was not told"
+        assert running.problem, f"{kind.__name__} was not reported"
         starting = Champion(folder, bootstrap.REPO, threads=1)
         starting.refresh()
         assert starting.current is None, f"{kind.__name__} was not noticed by a starting scorer"

@@ -1,8 +1,9 @@
-"""Somebody with a valid key tries to learn about another tenant's accounts. No try reads anything of theirs.
+"""Someone with a valid key tries to learn about another tenant's accounts; no attempt reads anything of them.
 
-A trial is 100 tries against a real `python -m serving` with a model and a store, by its short way and its batches: other payers, other payees, batches with one foreign
-payment, names written otherwise, keys put together from two, keys in odd places, odd paths. A try holds when its answer is a refusal that says nothing of the account
-(or, for a key that may, the answer to a payment of one's own), and when the store, asked for its own count, has handed out no hash in between.
+A trial makes 100 attempts against a real `python -m serving` with a model and a store, as single requests and batches: other payers, other
+payees, batches with one foreign payment, other spellings of names, keys combined from two, keys in unusual places, unusual paths. An
+attempt is harmless if its answer is a refusal that says nothing about the account (or, for a permitted key, the answer to its own payment)
+and the store's own counter shows no hash read in between.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TRIES = 100
 
 
 class Bank(NamedTuple):
-    """A scorer, two keys, and accounts of the tenants they belong to."""
+    """A scorer, two keys, and the accounts of their tenants."""
 
     netloc: str
     ours: str
@@ -40,7 +41,7 @@ class Bank(NamedTuple):
 
 @functools.cache
 def bank() -> Bank:
-    """One for all trials of a process. The world's accounts are halved between two tenants."""
+    """Start one scorer for all trials of this process; each of two tenants has half of the accounts."""
     stack = ExitStack()
     home = own_home(Path(tempfile.mkdtemp(prefix="millstream-tenants-")))
     atexit.register(shutil.rmtree, home, True)
@@ -64,18 +65,18 @@ def bank() -> Bank:
 
 
 def reads() -> int:
-    """How many hashes the store has been asked for, since it was started."""
+    """How many hashes the server has read since its start."""
     stats = cast("dict[str, Any]", world().client.info("commandstats"))
     return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("hmget", "zrange"))
 
 
 def trial(seed: int) -> str:
-    """See the module."""
+    """One trial; see the module."""
     draw = random.Random(seed)
     there = bank()
     before = reads()
     assert _ask(there.ours, "/score", _payment(draw.choice(there.our_accounts)))[0] == 200
-    assert reads() > before, "a payment of one's own is read for"
+    assert reads() > before, "a payment of the own tenant reads no hash"
     before = reads()
     for _ in range(TRIES):
         key, path, body, victim = _try(draw)
@@ -85,7 +86,7 @@ def trial(seed: int) -> str:
         assert reads() == before, (path, body)
     status, said = _ask(there.theirs, "/score", _payment(draw.choice(there.their_accounts)))
     assert status == 200, (status, said)
-    return f"{TRIES} tries, {reads() - before} hash reads but the tenant's own"
+    return f"{TRIES} attempts, {reads() - before} foreign hash reads"
 
 
 def _payment(account: str, **changes: str) -> dict[str, Any]:

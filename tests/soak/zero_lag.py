@@ -1,8 +1,8 @@
-"""The flow stands still for a minute while 10,000 payments are scored in bursts: not one feature vector may differ from the log's.
+"""The flow pauses for a minute while 10,000 payments are scored in bursts: no feature vector differs from the log's.
 
-A whole stack on a generated world (`bench.home`: a month of history, a champion of the largest service), every part a process of its own.
-The payments flow is stopped by a signal; payments are scored one after the other, as they happen, and then published to the bus. The flow
-goes on, and when it has logged all of them the skew report computes every vector again.
+The trial runs a whole stack on a generated world (`bench.home`: a month of history, a champion of the largest service), each part as a
+process. A signal stops the payments flow; payments are scored one after the other and then published to the bus. The flow continues, and
+when it has logged all of them the skew report computes every vector again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SECONDS = 60.0
 
 
 def trial(seed: int) -> str:
-    """`seed` moves the moment at which the flow stops."""
+    """Run once; `seed` shifts the moment at which the flow stops."""
     with home.served() as (built, url):
         settings = FlowSettings(home=built.home, redis_url=url)
         client = redis.Redis.from_url(url)
@@ -73,11 +73,11 @@ def trial(seed: int) -> str:
         report = orjson.loads((built.home / "skew.json").read_bytes())
     assert report["compared"] == n, f"{report['missing']} answers had no vector"
     assert report["differing"] == 0, orjson.dumps(report["examples"][:3]).decode() + str(report["causes"])
-    return f"{n:,} vectors, 0 differ; {pending:,} times a payment counted that no state knew"
+    return f"{n:,} vectors, 0 differ; {pending:,} times a payment counted that the flow had not folded yet"
 
 
 def _caught_up(client: redis.Redis, built: home.Built, settings: FlowSettings) -> int:
-    """How many payments are accounted for when the flow has read all there are: some published now, and whatever stood before them."""
+    """Publish some payments and wait until the flow has written all of the bus; return how many events are written."""
     before = accounted(PAYMENTS, settings).all
     world = World.open(built.home / "generated")
     sent = 0
@@ -88,13 +88,13 @@ def _caught_up(client: redis.Redis, built: home.Built, settings: FlowSettings) -
         now = accounted(PAYMENTS, settings).all
         if now != seen:
             seen, since = now, time.monotonic()
-        assert time.monotonic() < since + 120, "the flow does not read"
+        assert time.monotonic() < since + 120, "the flow does not read the bus"
         time.sleep(0.2)
     return seen
 
 
 def _score_and_publish(client: redis.Redis, built: home.Built, port: int, partitions: int) -> tuple[int, int]:
-    """How many payments were scored, and how often one of them counted that the flow had not folded."""
+    """Score and publish; return the payments scored, and how often one counted that the flow had not folded."""
     world = World.open(built.home / "generated")
     start = datetime.now(UTC) + timedelta(seconds=1)
     blocks = world.live(epoch_us(start), rate=PAYMENTS_SCORED / SECONDS, seconds=SECONDS, block_seconds=0.02)
