@@ -1,8 +1,8 @@
-"""`python -m training.skew`: is what the scorer used what training would have used? Measured, feature by feature.
+"""`python -m training.skew`: compare the features that were scored with those that training would use, one by one.
 
-One row per live score with a feature vector. The vector is computed again from the event log, as of the same time, by the offline
-store, and compared bit for bit. For each vector that differs the report says why, and proves it where it can: it folds exactly the
-events the online state had seen (the score log keeps their number) and looks whether that gives the logged values.
+The offline store computes the vector of each live score again from the event log, as of the same time, and the two are compared
+bit for bit. For each vector that differs the report names the cause, and proves it where that is possible
+(`training.skew_causes`).
 """
 
 import os
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class SkewReport:
-    """`compared` vectors, of which `differing`; `missing` answers were given without a vector (degraded).
+    """Numbers of vectors compared and differing, and what differs.
 
-    `causes` counts differing vectors per cause, `proved` how many of them the recomputation reproduced. `features` counts
-    matches and mismatches per feature, `examples` are a few differing vectors in full.
+    `missing`: answers without a vector (degraded). `causes`: differing vectors per cause (`skew_causes.CAUSES`). `proved`:
+    differing vectors whose logged values were reproduced. `features`: feature -> {"match": n, "mismatch": n}. `examples`: at
+    most 20 differing vectors in full.
     """
 
     compared: int = 0
@@ -46,13 +47,15 @@ class SkewReport:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> bytes:
+        """Return the report as indented JSON."""
         return orjson.dumps(self, option=orjson.OPT_INDENT_2)
 
 
 def read_scores(folder: Path) -> tuple[list[Score], int]:
-    """The logged answers with a vector, in order of time, and the number of those without. Raises `DataError` on a broken line.
+    """Return the logged answers with a vector in order of time, and the number of answers without one.
 
-    A last line without its end is an answer whose writing was cut off by a kill; it is left out.
+    A last line without a line end was cut off when the scorer was killed, and is left out. Raises `DataError` for any other line
+    that is not JSON.
     """
     scores, missing = [], 0
     for path in sorted(folder.glob("*.jsonl")):
@@ -73,7 +76,10 @@ def read_scores(folder: Path) -> tuple[list[Score], int]:
 def measure(
     store: "FeatureStore", plan: Plan, scores: Sequence[Score], missing: int, logs: Path
 ) -> SkewReport:
-    """Compare every score's vector with the one the offline store computes now."""
+    """Compare the vector of every score with the one that the offline store computes from the logs in `logs`.
+
+    `missing` is the number of answers without a vector.
+    """
     report = SkewReport(compared=len(scores), missing=missing)
     if not scores:
         return report
@@ -95,7 +101,7 @@ def measure(
                     {"event_id": score["event_id"], "as_of": score["as_of"], "features": shown}
                 )
     report.differing = len(differing)
-    evidence = Evidence(store, logs, plan, [score for score, _ in differing])
+    evidence = Evidence(store, logs, plan, [score for score, _ in differing], scores)
     for i, (score, names) in enumerate(differing):
         cause, proved = evidence.cause(score, names)
         report.causes[cause] = report.causes.get(cause, 0) + 1
@@ -118,15 +124,15 @@ def _recompute(store: "FeatureStore", plan: Plan, scores: Sequence[Score]) -> di
 
 
 def show(report: SkewReport, console: Console) -> None:
-    """The report as a person reads it."""
+    """Print the report."""
     share = report.differing / report.compared if report.compared else 0.0
     console.print(
-        f"[bold]{report.compared:,}[/] live vectors computed again from the log: "
-        f"[bold]{report.differing:,}[/] differ ({share:.2%}); {report.missing:,} answers had no vector."
+        f"[bold]{report.compared:,}[/] live vectors were computed again from the log: "
+        f"[bold]{report.differing:,}[/] differ ({share:.2%}). {report.missing:,} answers had no vector."
     )
     if report.differing:
         table = Table(
-            "vectors", "cause", "meaning", title=f"{report.proved:,} of {report.differing:,} causes proved"
+            "vectors", "cause", "meaning", title=f"Causes; {report.proved:,} of {report.differing:,} proved"
         )
         for cause, count in sorted(report.causes.items(), key=lambda item: -item[1]):
             table.add_row(f"{count:,}", cause, CAUSES[cause])
@@ -144,15 +150,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     home: Annotated[
-        Path | None, typer.Option(help="Folder of log and scores; default MILLSTREAM_HOME.")
+        Path | None, typer.Option(help="Folder of log and scores. [default: MILLSTREAM_HOME]")
     ] = None,
     repo: Annotated[Path, typer.Option(help="The feature repository.")] = PROJECT_ROOT / "feature_repo",
     model: Annotated[
-        str, typer.Option(help="Model whose champion's features are compared.")
+        str, typer.Option(help="Model; the features of its champion are compared.")
     ] = "fraud_detection",
-    out: Annotated[Path | None, typer.Option(help="Report file; default <home>/skew.json.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Path of the report. [default: <home>/skew.json]")] = None,
 ) -> None:
-    """Compute every live score's feature vector again from the event log, and say how many differ, where and why."""
+    """Compute the feature vector of every live score again from the event log; report how many differ, where and why."""
     console = Console()
     if home is not None:
         os.environ["MILLSTREAM_HOME"] = str(home.resolve())

@@ -1,9 +1,11 @@
-"""Why a live vector differs from the one the log gives: what the online state had seen, held against what the log says it should have.
+"""Find out why a live vector differs from the one computed from the event log.
 
-A cause is proved where it can be: exactly the events the state had folded are folded again (the score log keeps their number), and
-must give the logged values. What no scorer logs (a view only an on-demand view reads) and what is joined can be named, not proved.
+A cause is proved where that is possible: exactly the events that the online state had folded are folded again, and must give
+the logged values. Views that only an on-demand view reads, and joined rows, are not in the score log: their cause can be named
+but not proved.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.stores.event_log.read import read_log
+from feature_repo.stores.reader.pending import PAYMENTS
 from feature_repo.stores.reader.plan import PlainRead, Plan, WindowedRead
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history.answer import features_at
@@ -23,30 +26,34 @@ from training.feature_matrix import PAYMENT_KEY
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+CONCURRENT: Final = "concurrent_requests"
 FLOW_LAG: Final = "flow_lag"
 ACCEPTED_LATER: Final = "accepted_later"
 NEWER_ROW: Final = "newer_row"
 BEYOND_STATE: Final = "beyond_state"
 UNEXPLAINED: Final = "unexplained"
 MOST_MISSING: Final = 6
-"""With more events than this between flow and score, the cause is taken as read: the ways to have missed them are too many."""
+"""If the state lacked more events than this, no proof is tried: there are too many combinations."""
 LAG_US: Final = 60_000_000
-"""A joined row accepted this shortly before a score may not have been on line yet."""
+"""A joined row that was accepted at most so long before a score may not have been in the online store yet."""
 CAUSES: Final[Mapping[str, str]] = {
+    CONCURRENT: "another request of the same key was being scored at the same time",
     FLOW_LAG: "the flow had accepted, but not yet folded, an earlier event of the same key",
     ACCEPTED_LATER: "an earlier event of the same key was accepted only after the score was given",
-    NEWER_ROW: "on line stood a version of a customer, merchant or charge that is newer than the payment",
-    BEYOND_STATE: "the payment lay further back than the state could answer; the score said so",
-    UNEXPLAINED: "none of these: a defect",
+    NEWER_ROW: "the online store held a version of a customer, merchant or charge that is newer than the payment",
+    BEYOND_STATE: "the payment is older than what the online state can answer; the answer said so",
+    UNEXPLAINED: "none of these: a defect, please report it",
 }
+"""Cause -> meaning. If the views of one vector have several causes, the last one of them in this order is reported."""
 
 Score = dict[str, Any]
+"""One line of the score log."""
 Cause = tuple[str, bool]
-"""Why, and whether that is proved."""
+"""A key of `CAUSES`, and whether it is proved."""
 
 
 def same(live: Any, log: Any) -> bool:
-    """To the last bit; missing equals missing."""
+    """Return whether two values are equal to the last bit; null equals null and NaN."""
     return _number(live) == _number(log) if _number(live) is not None else _number(log) is None
 
 
@@ -55,11 +62,24 @@ def _number(value: Any) -> Any:
 
 
 class Evidence:
-    """What the logs hold of the keys whose vectors differ, in the order in which it was accepted."""
+    """The logged events of all keys whose vectors differ, in the order in which they were accepted."""
 
-    def __init__(self, store: "FeatureStore", logs: Path, plan: Plan, scores: Sequence[Score]) -> None:
-        """Read the logs of all streams the plan's views are made from; `logs` is the folder they lie in."""
+    def __init__(
+        self,
+        store: "FeatureStore",
+        logs: Path,
+        plan: Plan,
+        scores: Sequence[Score],
+        requests: Sequence[Score] = (),
+    ) -> None:
+        """Read the logs of the streams of all views of the plan.
+
+        `logs` is the folder of the logs, `scores` are those whose vectors differ, `requests` all scores there are.
+        """
         self._plan = plan
+        self._requests = sorted(requests, key=_began)
+        self._begins = [_began(request) for request in self._requests]
+        self._longest = max((r["scored_at"] - _began(r) for r in self._requests), default=0)
         self._windowed: dict[str, pa.Table] = {}
         self._plain: dict[str, pa.Table] = {}
         if not scores:
@@ -87,7 +107,7 @@ class Evidence:
             self._plain[plain.name] = _accepted(log, keys, plain.entity_columns, set(), scores)
 
     def cause(self, score: Score, names: Sequence[str]) -> Cause:
-        """Why the features `names` of a score differ: every view that holds one must have a cause."""
+        """Return why the features `names` of a score differ; every view that holds one of them must have a cause."""
         differing = set(names)
         direct = {r.spec.name: r for r in self._plan.windowed if differing & set(r.spec.feature_names)}
         shown = {p.name: p for p in self._plan.plain if differing & {f for f, _, _ in p.features}}
@@ -103,7 +123,7 @@ class Evidence:
         return worst, all(proved for _, proved in found)
 
     def _of_any(self, views: set[str], score: Score) -> Cause:
-        """Of views that no feature shows directly one is enough."""
+        """Return the cause of one of `views`; one is enough where no feature of theirs is in the score log."""
         found = [self._of_windows(r, score) for r in self._plan.windowed if r.spec.name in views]
         found += [self._of_row(p, score) for p in self._plan.plain if p.name in views]
         return min(found, key=lambda pair: list(CAUSES).index(pair[0]), default=(UNEXPLAINED, False))
@@ -114,6 +134,9 @@ class Evidence:
             return BEYOND_STATE, True
         events = _of_key(self._windowed[spec.name], spec.join_keys, read.entity_columns, score)
         logged = any(name in score["features"] for name in spec.feature_names)
+        concurrent = self._concurrent(read, score)
+        if concurrent and (not logged or _misses_some(read, events, concurrent, score)):
+            return CONCURRENT, logged
         accepted = pc.less_equal(events["created_timestamp"], _time(score["scored_at"]))
         n_accepted, folded = int(pc.sum(accepted).as_py() or 0), int(score["versions"].get(spec.name, 0))
         if folded < n_accepted:
@@ -130,8 +153,26 @@ class Evidence:
         fits = _reproduces(read, events.slice(0, folded), score)
         return (ACCEPTED_LATER, logged) if later and fits else (UNEXPLAINED, False)
 
+    def _concurrent(self, read: WindowedRead, score: Score) -> list[str]:
+        """Return the ids of earlier payments of a view's key whose requests overlapped this one."""
+        if read.stream != PAYMENTS:
+            return []
+        began, ended = _began(score), int(score["scored_at"])
+        columns = list(zip(read.spec.join_keys, read.entity_columns, strict=True))
+        low = bisect.bisect_left(self._begins, began - self._longest)
+        return [
+            other["event_id"]
+            for other in self._requests[low : bisect.bisect_right(self._begins, ended)]
+            if other["scored_at"] >= began
+            and other["as_of"] < score["as_of"]
+            and all(_value(other, key) == _value(score, column) for key, column in columns)
+        ]
+
     def _of_row(self, read: PlainRead, score: Score) -> Cause:
-        """A joined row: the log's is the latest not after the payment, the one on line the latest written by then."""
+        """Return the cause of a joined row.
+
+        The log gives the latest row that is not after the payment; the online store held the latest one written by then.
+        """
         rows = self._plain[read.name]
         rows = _of_key(rows, rows.column_names[: len(read.join_keys)], read.entity_columns, score)
         at = rows["event_timestamp"].cast(pa.int64()).to_numpy()
@@ -149,8 +190,13 @@ def _view(store: "FeatureStore", name: str) -> Any:
     return store.registry.get_any_feature_view(name, store.project)
 
 
+def _began(score: Score) -> int:
+    """When the request arrived (us); for a log that does not say so, when it was scored."""
+    return int(score.get("arrived_at") or score["scored_at"])
+
+
 def _value(score: Score, column: str) -> Any:
-    """What a score's payment says; as an entity of its own it goes by another name."""
+    """Return a column of the scored payment; its id as an entity has another name."""
     return score["event_id"] if column == PAYMENT_KEY else score.get(column)
 
 
@@ -161,7 +207,7 @@ def _time(us: int) -> pa.Scalar:
 def _accepted(
     log: Path, keys: Sequence[str], entity_columns: Sequence[str], columns: set[str], scores: Sequence[Score]
 ) -> pa.Table:
-    """The rows of a log that have the first key of a score, keys first, in the order in which they were accepted."""
+    """Return the rows of a log whose first key is that of a score, key columns first, in order of acceptance."""
     place = ("created_timestamp", "source_partition", "source_offset")
     wanted = [*keys, *sorted({*columns, "event_timestamp", *place} - set(keys))]
     asked = pa.array({_value(score, entity_columns[0]) for score in scores}, pa.string())
@@ -181,7 +227,10 @@ def _of_key(rows: pa.Table, keys: Sequence[str], entity_columns: Sequence[str], 
 
 
 def _without(events: pa.Table, missing: int) -> Iterator[pa.Table]:
-    """The events but the last `missing`: the flow folds each partition in order, but runs ahead in one or the other."""
+    """Yield every way to leave out `missing` events at the ends of partitions.
+
+    The flow folds each partition in order, but may be further ahead in one of them than in another.
+    """
     partitions = sorted(set(events["source_partition"].to_pylist()))
     parts = [events.filter(pc.equal(events["source_partition"], p)) for p in partitions]
     for cuts in itertools.product(range(missing + 1), repeat=len(parts)):
@@ -191,8 +240,19 @@ def _without(events: pa.Table, missing: int) -> Iterator[pa.Table]:
             )
 
 
+def _misses_some(read: WindowedRead, events: pa.Table, ids: Sequence[str], score: Score) -> bool:
+    """Return whether the view's logged values are those of all events without some of `ids`, at most `MOST_MISSING`."""
+    column = events[read.spec.id_column]
+    for missing in range(1, min(len(ids), MOST_MISSING) + 1):
+        for left_out in itertools.combinations(ids, missing):
+            kept = pc.invert(pc.is_in(column, pa.array(left_out, pa.string())))
+            if _reproduces(read, events.filter(kept), score):
+                return True
+    return False
+
+
 def _reproduces(read: WindowedRead, events: pa.Table, score: Score) -> bool:
-    """Whether the view's logged values are those of exactly these events."""
+    """Return whether the view's logged values are those of exactly these events."""
     spec = read.spec
     wanted = pa.table(
         {

@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 _WHY: Final[Mapping[str, str]] = {
-    "flow_lag": "the flow had accepted an earlier payment of the same key, but not folded it yet",
-    "accepted_later": "an earlier payment of the same key was accepted only after the score was given",
-    "newer_row": "a newer version of a joined row (customer, merchant, charge) stood online already",
-    "beyond_state": "the payment lay further back than the online state can answer, and the score said so",
-    "unexplained": "no cause found: please report this",
+    "concurrent_requests": "another request of the same key was being scored at the same time",
+    "flow_lag": "the flow had accepted, but not yet folded, an earlier event of the same key",
+    "accepted_later": "an earlier event of the same key was accepted only after the score was given",
+    "newer_row": "the online store held a newer version of a customer, merchant or charge",
+    "beyond_state": "the payment is older than what the online state can answer; the answer said so",
+    "unexplained": "no cause found: a defect, please report it",
 }
 _BRINGS: Final[Mapping[str, str]] = {
     "fraud_detection_v1": "payments alone",

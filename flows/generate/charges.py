@@ -20,7 +20,9 @@ from flows.generate.versions import Versions
 _COUNTRIES: Final = ("DE", "AT", "NL", "FR", "PL", "TR", "GB")
 _COUNTRY_WEIGHT: Final = np.cumsum([0.88, 0.03, 0.02, 0.02, 0.02, 0.02])
 _NETWORK_WEIGHT: Final = np.cumsum([0.46, 0.41, 0.05])
-_EARLY_US, _AFTER_US, _DELAY_US = 400_000, 200_000, 800_000
+_EARLY_US: Final = (150_000, 400_000)
+"""A charge before its payment is so long before it: the card is authorised before the payment is scored."""
+_AFTER_US, _DELAY_US = 200_000, 800_000
 _AFTER = 0.10
 """Share of charges that happen, and arrive, after their payment."""
 
@@ -51,7 +53,8 @@ def charge_payments(
     moment = rng.random(n)
     after = moment < _AFTER
     within = np.where(after, moment / _AFTER, (moment - _AFTER) / (1.0 - _AFTER))
-    offset = np.where(after, within * _AFTER_US, -within * _EARLY_US)
+    least, most = _EARLY_US
+    offset = np.where(after, within * _AFTER_US, -least - within * (most - least))
     t = plan.t[which] + offset.astype(np.int64)
     arrival = t + np.where(after, rng.random(n) * _DELAY_US, 0.0).astype(np.int64)
     order = np.argsort(arrival, kind="stable")

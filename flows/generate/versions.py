@@ -26,6 +26,12 @@ class Versions(NamedTuple):
         """Rows from `low` to before `high`."""
         return Versions(self.table.slice(low, high - low), self.arrivals[low:high])
 
+    def merged(self, other: "Versions") -> "Versions":
+        """Return the rows of both, in order of arrival."""
+        arrivals = np.concatenate([self.arrivals, other.arrivals])
+        order = np.argsort(arrivals, kind="stable")
+        return Versions(pa.concat_tables([self.table, other.table]).take(order), arrivals[order])
+
     def stamped(self) -> pa.Table:
         """The rows with their arrival as `created_timestamp`: what a file says that is to be replayed as it came in."""
         return self.table.append_column(CREATED_TIMESTAMP.field, pa.array(self.arrivals).cast(TIMESTAMP))

@@ -117,13 +117,20 @@ class World:
         block = max(int(block_seconds * 1e6), 1)
         chunk = max(_LIVE_CHUNK_US // block, 1) * block
         stop = None if seconds is None else start + int(seconds * 1e6)
+        for events, begin, end in _charges_by_arrival(self._stretches(start, stop, chunk, rate)):
+            yield from _blocks(events, begin, end, block)
+
+    def _stretches(
+        self, start: int, stop: int | None, length: int, rate: float
+    ) -> Iterator[tuple[Events, int, int]]:
+        """Yield the events of `length` microseconds after the other, with start and end of each stretch."""
         run, first = f"{self.seed:x}.live.{start:x}", 0
         while stop is None or start < stop:
-            end = start + chunk if stop is None else min(start + chunk, stop)
+            end = start + length if stop is None else min(start + length, stop)
             expected = rate * (end - start) / 1e6
             events = self._advance(Span(start, end, real_time=True), expected, expected, run=run, first=first)
             first += events.payments.num_rows
-            yield from _blocks(events, start, end, block)
+            yield events, start, end
             start = end
 
     def save(self, folder: Path) -> Path:
@@ -315,6 +322,20 @@ def _or_null(codes: Ints) -> Any:
 def _money(cents: Ints) -> Any:
     values: Floats = cents / 100.0
     return pa.array(values, mask=cents == NOTHING)
+
+
+def _charges_by_arrival(stretches: Iterator[tuple[Events, int, int]]) -> Iterator[tuple[Events, int, int]]:
+    """Move charges to the stretch they arrive in, which may be the one before or after that of their payment."""
+    held: tuple[Events, int, int] | None = None
+    for events, start, end in stretches:
+        if held is not None:
+            charges = held[0].charges.merged(events.charges)
+            cut = int(np.searchsorted(charges.arrivals, start))
+            yield held[0]._replace(charges=charges.slice(0, cut)), *held[1:]
+            events = events._replace(charges=charges.slice(cut, len(charges.arrivals)))  # noqa: PLW2901
+        held = events, start, end
+    if held is not None:
+        yield held
 
 
 def _blocks(events: Events, start: int, end: int, block: int) -> Iterator[Events]:

@@ -1,5 +1,5 @@
-"""Live payments, with what comes beside them: published to the bus, then scored, in real time; `python -m flows.traffic`.
+"""Live payments and the events that belong to them, scored and published in real time: `python -m flows.traffic`.
 
-What a client of the whole system sees is measured here, outside of all its parts: how long a score takes, and how long
-after it was sent to the bus a payment can be read in the online store.
+It measures what a client of the whole system sees: the latency of a score, and the time from the moment a payment is
+published on the bus until it can be read in the online store.
 """

@@ -1,4 +1,4 @@
-"""`python -m flows.traffic`: the edge of the process."""
+"""Command `python -m flows.traffic`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flows.generate.command import pending_labels
 from flows.settings import FlowSettings
 from flows.traffic.freshness import FreshnessProbe
 from flows.traffic.live import Traffic
-from flows.traffic.scoring import Asker
+from flows.traffic.scoring import ScoreClient
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 console = Console(stderr=True)
@@ -25,22 +25,33 @@ console = Console(stderr=True)
 
 @app.command()
 def main(
-    rate: Annotated[float, typer.Option(min=0.1, help="Payments a second.")] = 40.0,
-    seconds: Annotated[float, typer.Option(min=0, help="How long; 0 goes on until interrupted.")] = 60.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Payments per second.")] = 40.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Length of the run; 0 runs until interrupted.")
+    ] = 60.0,
     score: Annotated[
-        str, typer.Option(help="Base address of the scorer; empty: publish only.")
+        str, typer.Option(help="Base address of the scorer. Empty: publish only.")
     ] = "http://127.0.0.1:8000",
-    connections: Annotated[int, typer.Option(min=1, max=256, help="Requests in flight at most.")] = 8,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of traffic before measuring.")] = 2.0,
+    connections: Annotated[
+        int, typer.Option(min=1, max=256, help="Maximum number of requests in flight.")
+    ] = 8,
+    warm_up: Annotated[
+        float, typer.Option(min=0, help="Seconds of traffic before the measurement begins.")
+    ] = 2.0,
     world: Annotated[
-        Path | None, typer.Option(help="Folder of the history to go on from. [default: <home>/generated]")
+        Path | None,
+        typer.Option(help="Folder of the generated history to continue. [default: <home>/generated]"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Report. [default: <home>/traffic.json]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Path of the report. [default: <home>/traffic.json]")
+    ] = None,
 ) -> None:
-    """Publish live payments of the generated world to the bus and ask for a score of each."""
+    """Ask for the score of live payments of the generated world, and publish each on the bus once it is answered."""
     settings = FlowSettings()
     folder = world or settings.home / "generated"
-    sys.setswitchinterval(0.001)  # the publisher shall not make an answer wait for its turn
+    sys.setswitchinterval(
+        0.001
+    )  # threads take turns every millisecond, so that an answer is read soon after it arrives
     try:
         with redis.Redis.from_url(settings.redis_url) as client:
             traffic = Traffic(
@@ -50,7 +61,7 @@ def main(
                 rate=rate,
                 partitions=settings.bus_partitions,
                 out=out or settings.home / "traffic.json",
-                asker=Asker(score, connections) if score else None,
+                scores=ScoreClient(score, connections) if score else None,
                 probe=FreshnessProbe(client, settings.home / "views.json", privacy.of_settings(settings)),
             )
             traffic.run(seconds=seconds or None, warm_up_seconds=warm_up)

@@ -1,8 +1,8 @@
-"""How long until a payment sent to the bus can be read in the online store, seen from outside.
+"""Time from the publishing of a payment until it can be read in the online store, measured by a client of the store.
 
 A payment counts as readable when the newest event time stored for its account (`_ts:<view>`, which the flow writes
-together with the state) has reached it. The clock starts just before the payment is sent to the bus, the store is asked
-every millisecond: a figure is up to a round trip and a millisecond too long, never too short.
+together with the state) is not before the payment's. The clock starts just before the payment is sent to the bus, and the
+store is read every millisecond, so a figure is too long by at most a round trip and a millisecond, and never too short.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from feature_repo.privacy import PARTY, Pseudonyms
 from feature_repo.stores.applied_views import read_views
 from feature_repo.stores.redis_layout.keys import decode_timestamp, key_prefix, key_values, time_field
 
-ASK_EVERY_S: Final = 0.001
+POLL_EVERY_S: Final = 0.001
 GIVE_UP_S: Final = 30.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A payment under watch; `began` by `time.perf_counter`."""
+    """A payment to look for; `began` by `time.perf_counter`."""
 
     key: bytes
     event_us: int
@@ -36,14 +36,19 @@ class Sample:
 
 
 class FreshnessProbe:
-    """Watches samples in a thread of its own. Raises `DefinitionError` if no view is kept per account."""
+    """Looks for sampled payments in a thread of its own.
+
+    `milliseconds` holds one figure per measured sample found, `unreadable` counts those given up after `GIVE_UP_S`,
+    `outstanding` those still looked for. Raises `DefinitionError` if no applied view is keyed by account.
+    """
 
     def __init__(self, client: redis.Redis, views: Path, pseudonyms: Pseudonyms) -> None:
         applied = read_views(views)
         specs = applied.entities("payments").get(("account_id",))
         if not specs:
             raise DefinitionError(
-                "no windowed view per account has been applied, freshness cannot be seen", where=views
+                "no windowed view keyed by account has been applied, so freshness cannot be measured",
+                where=views,
             )
         self._client = client
         self._pseudonyms = pseudonyms
@@ -57,7 +62,7 @@ class FreshnessProbe:
         self._thread.start()
 
     def watch(self, account_id: str, event_us: int, began: float, *, measured: bool) -> None:
-        """Begin to look for a payment."""
+        """Look for a payment from now on; `began` by `time.perf_counter`, `event_us` its event time."""
         key = (
             key_prefix(["account_id"]) + key_values([self._pseudonyms.of(account_id, PARTY)]) + self._project
         )
@@ -65,7 +70,7 @@ class FreshnessProbe:
         self._coming.put(Sample(key, event_us, began, measured))
 
     def finish(self) -> None:
-        """Wait until every sample was seen or given up."""
+        """Wait until every sample has been found or given up."""
         self._coming.put(None)
         self._thread.join()
 
@@ -83,13 +88,13 @@ class FreshnessProbe:
                 pass
             if pending:
                 pending = self._look(pending)
-                time.sleep(ASK_EVERY_S)
+                time.sleep(POLL_EVERY_S)
 
     def _look(self, pending: list[Sample]) -> list[Sample]:
         try:
             with self._client.pipeline(transaction=False) as pipe:
                 for sample in pending:
-                    pipe.hget(sample.key, self._field)  # type: ignore[arg-type]  # bytes are fine; the stubs know str only
+                    pipe.hget(sample.key, self._field)  # type: ignore[arg-type]  # bytes work; the stubs allow str only
                 found: list[bytes | None] = pipe.execute()
         except redis.RedisError:
             found = [None] * len(pending)

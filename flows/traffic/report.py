@@ -1,4 +1,4 @@
-"""What live traffic has seen, as JSON: replaced whole, once a second, so that others can follow it."""
+"""The measurements of live traffic as a JSON file, replaced as a whole once a second so that others can follow a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import orjson
 
 from feature_repo.files import write_atomically
 from flows.traffic.freshness import FreshnessProbe
-from flows.traffic.scoring import Asker
+from flows.traffic.scoring import ScoreClient
 
 
 def percentiles(values: list[float]) -> dict[str, float | int | None]:
-    """Samples, p50, p90, p99 and the largest; null without samples.
+    """Return number of samples, p50, p90, p99 and maximum; null without samples.
 
     >>> percentiles([1.0, 2.0, 3.0])["p50"]
     2.0
@@ -31,20 +31,20 @@ def write(
     *,
     published: dict[str, int],
     warm_up: dict[str, Any],
-    asker: Asker | None,
+    scores: ScoreClient | None,
     probe: FreshnessProbe | None,
     done: bool,
 ) -> None:
-    """Replace the report; `published` counts events by stream."""
+    """Replace the report. `published` holds the number of events per stream; times are in milliseconds."""
     made: dict[str, Any] = {**published, "warm_up": warm_up, "done": done}
-    if asker is not None:
+    if scores is not None:
         made |= {
-            "requests": asker.answered,
-            "failed": sum(asker.statuses.values()) - asker.answered,
-            "last_failure": asker.last_failure,
-            "degraded": asker.degraded,
-            "decisions": dict(asker.decisions),
-            "latency_ms": percentiles(asker.latencies_ms),
+            "requests": scores.answered,
+            "failed": scores.failed,
+            "last_failure": scores.last_failure,
+            "degraded": scores.degraded,
+            "decisions": dict(scores.decisions),
+            "latency_ms": percentiles(scores.latencies_ms),
         }
     if probe is not None:
         made["freshness_ms"] = percentiles(probe.milliseconds) | {"unreadable": probe.unreadable}

@@ -1,7 +1,7 @@
-"""Asks `POST /score`, several requests in flight over connections that stay open, and measures from the client's side.
+"""Sends `POST /score`, several requests in flight over connections that stay open, and measures latency at the client.
 
-The time of a request begins when its payment is handed over, not when a connection is free for it: a scorer that falls
-behind must not look quick because fewer requests are sent.
+The latency of a request begins when its payment is handed over, not when a connection is free for it. Otherwise a scorer
+that falls behind would look fast, because fewer requests would be sent to it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import http.client
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Final
@@ -22,8 +24,21 @@ TIMEOUT_S: Final = 10.0
 _HEADERS: Final = {"content-type": "application/json"}
 
 
-class Asker:
-    """`connections` threads with one connection each. Safe to read at any time."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One payment to score; `began` by `time.perf_counter`."""
+
+    body: bytes
+    began: float
+    measured: bool
+    then: Callable[[], None]
+
+
+class ScoreClient:
+    """A client of `connections` threads with one connection each. The counters may be read at any time.
+
+    `url` is the base address of a scorer. Raises `SettingsError` if it is not an http address.
+    """
 
     def __init__(self, url: str, connections: int) -> None:
         address = urlsplit(url)
@@ -34,25 +49,26 @@ class Asker:
                 todo="give its base address, such as http://127.0.0.1:8000",
             )
         self._host, self._port = address.hostname, address.port or 80
-        self._waiting: SimpleQueue[tuple[bytes, float, bool] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[_Request | None] = SimpleQueue()
         self._lock = Lock()
         self.latencies_ms: list[float] = []
         self.statuses: Counter[str] = Counter()
         self.decisions: Counter[str] = Counter()
         self.degraded = 0
-        self._asked = 0
         self.last_failure = ""
+        self._asked = 0
+        self._done = 0
         self._threads = [Thread(target=self._work, daemon=True) for _ in range(connections)]
         for thread in self._threads:
             thread.start()
 
-    def ask(self, body: bytes, *, measured: bool) -> None:
-        """Have a payment scored; returns at once."""
+    def ask(self, body: bytes, *, measured: bool, then: Callable[[], None] = lambda: None) -> None:
+        """Hand over a payment (JSON) and return at once; `then` is called when it is answered or has failed."""
         self._asked += 1
-        self._waiting.put((body, time.perf_counter(), measured))
+        self._waiting.put(_Request(body, time.perf_counter(), measured, then))
 
     def finish(self) -> None:
-        """Wait for all answers."""
+        """Wait for all answers and for what is called after them."""
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -60,25 +76,32 @@ class Asker:
 
     @property
     def outstanding(self) -> int:
-        """Requests handed over that have no outcome yet."""
-        return self._asked - sum(self.statuses.values())
+        """Number of requests handed over whose answer, or what is called after it, is still to come."""
+        return self._asked - self._done
 
     @property
     def answered(self) -> int:
-        """Requests answered with 200."""
+        """Number of requests answered with status 200."""
         return self.statuses["200"]
+
+    @property
+    def failed(self) -> int:
+        """Number of requests with another status, or without an answer."""
+        return sum(self.statuses.values()) - self.answered
 
     def _work(self) -> None:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
-        while (item := self._waiting.get()) is not None:
-            body, began, measured = item
+        while (request := self._waiting.get()) is not None:
             try:
-                status, answer = _post(connection, body)
-                took_ms = (time.perf_counter() - began) * 1000
-                self._count(str(status), answer, took_ms if measured else None)
+                status, answer = _post(connection, request.body)
+                took_ms = (time.perf_counter() - request.began) * 1000
+                self._count(str(status), answer, took_ms if request.measured else None)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()  # the next request opens another one
                 self._fail("no answer", f"{type(error).__name__}: {error}")
+            request.then()
+            with self._lock:
+                self._done += 1
         connection.close()
 
     def _count(self, status: str, body: bytes, took_ms: float | None) -> None:
@@ -100,7 +123,10 @@ class Asker:
 
 
 def _post(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, bytes]:
-    """One request; asked again on a new connection if the server had closed this one while it was idle."""
+    """Send one request; retry it once on a new connection if the server closed the idle one.
+
+    Returns the status and the body of the answer. Raises `OSError` or `http.client.HTTPException`.
+    """
     kept_open = connection.sock is not None
     try:
         connection.request("POST", "/score", body, _HEADERS)

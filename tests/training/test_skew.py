@@ -1,4 +1,4 @@
-"""The skew report: equal vectors count as equal, and every difference gets its true cause."""
+"""The skew report counts equal vectors as equal and names the true cause of every difference."""
 
 import time
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ from training.skew import SkewReport, measure, read_scores
 from training.skew_causes import (
     ACCEPTED_LATER,
     BEYOND_STATE,
+    CONCURRENT,
     FLOW_LAG,
     MOST_MISSING,
     NEWER_ROW,
@@ -104,13 +105,30 @@ def test_payments_accepted_after_the_score_are_named_as_the_cause(world: World) 
     assert set(report.causes) == {ACCEPTED_LATER}
 
 
+def test_requests_of_one_key_scored_at_the_same_time_are_named_as_the_cause_and_proved(world: World) -> None:
+    def requested(number: int, began_ms: float, ended_ms: float) -> dict[str, Any]:
+        score = world.score(number)
+        began = world.payments["event_timestamp"][world.folded].as_py()
+        score["arrived_at"] = to_us(began + timedelta(milliseconds=began_ms))
+        score["scored_at"] = to_us(began + timedelta(milliseconds=ended_ms))
+        return score
+
+    first, second = requested(world.folded, 0, 5), requested(world.folded + 1, 3, 9)
+    report = world.measure(first, second)
+    assert (report.causes, report.proved) == ({CONCURRENT: 1}, 1)
+    after = requested(world.folded + 1, 6, 9)  # the first one had been answered
+    assert CONCURRENT not in world.measure(first, after).causes
+    second["features"]["merchant_amount_sum_1h"] += 1.0  # not explained by leaving out the first one
+    assert world.measure(first, second).causes.keys() == {UNEXPLAINED}
+
+
 def test_a_read_beyond_the_state_is_its_own_cause(world: World) -> None:
     score = world.score(200)
     assert score["flags"]["incomplete"]
     assert BEYOND_STATE in world.measure(score).causes
 
 
-def test_a_value_nobody_can_explain_is_called_a_defect(world: World) -> None:
+def test_a_value_without_a_cause_is_reported_as_a_defect(world: World) -> None:
     score = world.score(world.folded)
     score["features"]["account_amount_sum_1h"] += 1.0
     report = world.measure(score)
@@ -118,7 +136,7 @@ def test_a_value_nobody_can_explain_is_called_a_defect(world: World) -> None:
     assert list(report.examples[0]["features"]) == ["account_amount_sum_1h"]
 
 
-def test_a_cut_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) -> None:
+def test_a_cut_last_line_is_left_out_and_a_broken_line_is_an_error(tmp_path: Path) -> None:
     line = orjson.dumps({"features": {"x": 1}, "scored_at": 1})
     degraded = orjson.dumps({"features": None, "scored_at": 1})
     log = tmp_path / "scores.jsonl"
@@ -178,7 +196,7 @@ JOINED = Plan(
         pytest.param([], UNEXPLAINED, id="nobody"),
     ],
 )
-def test_a_joined_row_that_was_another_on_line_has_its_cause(
+def test_a_joined_row_that_differed_online_has_a_cause(
     tmp_path: Path, versions: list[tuple[float, float]], cause: str
 ) -> None:
     minute = 60_000_000

@@ -22,7 +22,7 @@ from flows.local.home import clear_server, fresh
 from flows.local.processes import Processes, last_words
 from flows.settings import FlowSettings
 from flows.traffic.report import percentiles
-from flows.traffic.scoring import Asker
+from flows.traffic.scoring import ScoreClient
 from flows.up import _unfinished
 
 
@@ -136,16 +136,16 @@ class _Slow(http.server.BaseHTTPRequestHandler):
 def test_latency_includes_the_wait_for_a_free_connection() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        asker = Asker(f"http://127.0.0.1:{server.server_port}", connections=1)
+        client = ScoreClient(f"http://127.0.0.1:{server.server_port}", connections=1)
         for body in (b"warm", b"{}", b"{}", b"bad"):
-            asker.ask(body, measured=body == b"{}")
-        asker.finish()
+            client.ask(body, measured=body == b"{}")
+        client.finish()
         server.shutdown()
-    assert asker.outstanding == 0
-    assert (asker.answered, asker.degraded, dict(asker.decisions)) == (3, 3, {"review": 3})
-    assert asker.last_failure == '422: {"detail": "amount: too small"}'
-    assert len(asker.latencies_ms) == 2
-    assert asker.latencies_ms[1] >= 145  # behind two others of 50 ms
+    assert client.outstanding == 0
+    assert (client.answered, client.degraded, dict(client.decisions)) == (3, 3, {"review": 3})
+    assert client.last_failure == '422: {"detail": "amount: too small"}'
+    assert len(client.latencies_ms) == 2
+    assert client.latencies_ms[1] >= 145  # behind two others of 50 ms
 
 
 def test_percentiles_of_nothing_are_null_and_not_zero() -> None:

@@ -264,6 +264,7 @@ def test_charges_belong_to_payments_by_card_and_come_mostly_before_them(history:
     )
     assert ahead.min() >= -0.2
     assert ahead.max() <= 0.4
+    assert ahead[ahead > 0].min() >= 0.15
     assert np.mean(ahead < 0) == pytest.approx(0.1, abs=0.02)
 
 
@@ -601,7 +602,7 @@ def test_live_traffic_publishes_every_stream_and_reports_what_it_published(
     world = World(3, accounts=100, merchants=40, payments_a_day=1_000)
     with redis_server(tmp_path) as url, redis.Redis.from_url(url) as client:
         out = tmp_path / "traffic.json"
-        traffic = Traffic(client, world, LABELS.schema.empty_table(), 200.0, 2, out, asker=None, probe=None)
+        traffic = Traffic(client, world, LABELS.schema.empty_table(), 200.0, 2, out, scores=None, probe=None)
         traffic.run(seconds=1.0, warm_up_seconds=0)
         found = {
             stream: sum(client.xlen(name) for name in client.keys(f"millstream:{stream}:*"))
