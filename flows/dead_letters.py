@@ -1,4 +1,4 @@
-"""`python -m flows.dead_letters`: why events were not accepted and, for who holds the key, what they were."""
+"""`python -m flows.dead_letters`: list the dead letters, with their reasons and, if the key is there, their payloads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 def main(
     stream: Annotated[str | None, typer.Option(help=f"One of: {', '.join(STREAMS)}; default: all")] = None,
     show: Annotated[
-        bool, typer.Option("--show", help="Print every letter with its payload, opened with the key")
+        bool, typer.Option("--show", help="Print every dead letter with its payload, decrypted")
     ] = False,
-    reason: Annotated[str | None, typer.Option(help="Only those of a reason, such as check")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Only dead letters of this reason, such as check")
+    ] = None,
 ) -> None:
-    """Count dead letters by reason with a few details, or print them all. Settings come from MILLSTREAM_... variables."""
+    """Count dead letters by reason with a few examples, or print them all. Settings are MILLSTREAM_... variables."""
     if stream is not None and stream not in STREAMS:
         raise typer.BadParameter(f"no stream {stream!r}; there are: {', '.join(STREAMS)}")
     settings = FlowSettings()

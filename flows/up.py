@@ -1,7 +1,7 @@
-"""`python -m flows.up`: the whole stack on this machine until Ctrl-C: server, flows, scorer and, if asked for, traffic.
+"""`python -m flows.up`: run the whole stack on this machine until Ctrl-C: server, flows, scorer, and optionally traffic.
 
-An empty home gets a generated history and a model first; one that has them goes on where it stopped. The flows are
-crash-only and started again a few times; whatever else ends is reported, and everything stops.
+An empty home first gets a generated history and a model; another one continues where it stopped. A flow that ends is started
+again a few times. If any other process ends, it is reported and everything stops.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from rich.console import Console
 from feature_repo.errors import MillstreamError
 from feature_repo.redact import redact
 from feature_repo.settings import RepoSettings
-from flows.demo.__main__ import stop_like_ctrl_c
 from flows.local import live, stages
 from flows.local.live import FLOWS, TRAFFIC
-from flows.local.processes import Processes
+from flows.local.processes import Processes, stop_like_ctrl_c
 from flows.local.redis_server import redis_server
 from flows.local.show import Steps
 from flows.local.stages import Scale
@@ -31,12 +30,12 @@ from flows.settings import FlowSettings
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 RESTARTS: Final = 5
-FORGIVEN_AFTER_S: Final = 300.0
-"""A flow that has run for so long may fail as often again."""
+RESET_AFTER_S: Final = 300.0
+"""The count of restarts of a flow is reset after it has run for so long."""
 
 
 class Supervisor:
-    """Starts flows again that have ended; `restarts` tells how often each has been."""
+    """Restarts flows that have ended; `restarts` holds the number of restarts per flow."""
 
     def __init__(self, processes: Processes, console: Console, metrics_ports: dict[str, int]) -> None:
         self._processes = processes
@@ -45,12 +44,12 @@ class Supervisor:
         self._started = dict.fromkeys(metrics_ports, time.monotonic())
         self.restarts = dict.fromkeys(metrics_ports, 0)
 
-    def look(self) -> None:
-        """One look at all processes; raises if one has ended that is not to be started again, or too often."""
+    def check(self) -> None:
+        """Restart flows that have ended. Raises `FlowError` if another process has ended, or a flow more than `RESTARTS` times."""
         for child in self._processes.ended():
             if child.name not in self._ports or self.restarts[child.name] >= RESTARTS:
                 raise child.failure()
-            if time.monotonic() - self._started[child.name] > FORGIVEN_AFTER_S:
+            if time.monotonic() - self._started[child.name] > RESET_AFTER_S:
                 self.restarts[child.name] = 0
             self.restarts[child.name] += 1
             self._console.print(
@@ -65,7 +64,7 @@ class Supervisor:
 
 
 def run(settings: FlowSettings, scale: Scale, *, port: int, rate: float, console: Console) -> None:
-    """Bring everything up, print the addresses, and watch until interrupted."""
+    """Start everything, print the addresses, and supervise until interrupted."""
     steps = Steps(console)
     home = settings.home
     with redis_server(home) as url, Processes(home, url) as processes:
@@ -81,25 +80,26 @@ def run(settings: FlowSettings, scale: Scale, *, port: int, rate: float, console
         if rate:
             options = ("--rate", f"{rate:g}", "--seconds", "0", "--score", f"http://127.0.0.1:{port}")
             processes.start(TRAFFIC, "-m", "flows.traffic", *options)
-        tell(console, settings, port, ports, rate)
+        show_addresses(console, settings, port, ports, rate)
         supervisor = Supervisor(processes, console, ports)
         while True:
-            supervisor.look()
+            supervisor.check()
             time.sleep(0.5)
 
 
 def run_server(settings: FlowSettings, console: Console) -> None:
-    """The server alone, for whoever starts the other parts by hand."""
+    """Run only the Redis server, for users who start the other parts themselves."""
     with redis_server(settings.home) as url:
         console.print(f"  [bold cyan]Redis[/]  REDIS_URL={redact(url)}", highlight=False)
         console.print(
-            f"\n  Every process with the home {settings.home} finds it. Ctrl-C stops it.\n", highlight=False
+            f"\n  Every process with MILLSTREAM_HOME={settings.home} uses it. Ctrl-C stops it.\n",
+            highlight=False,
         )
         signal.pause()
 
 
 def prepare(processes: Processes, steps: Steps, settings: FlowSettings, scale: Scale) -> None:
-    """Definitions unless they are those applied last; history and model where there are none."""
+    """Apply the definitions if they have changed; generate history and train a model if there are none."""
     applied = stages.is_applied(settings)
     began = 0.0 if applied else stages.begin_apply(processes)
     history = settings.home / "generated"
@@ -115,7 +115,7 @@ def prepare(processes: Processes, steps: Steps, settings: FlowSettings, scale: S
 
 
 def _unfinished(settings: FlowSettings, history: Path) -> bool:
-    """Whether an earlier backfill of the generated history was interrupted; running it again continues it."""
+    """Return whether an earlier backfill of the generated history was interrupted; running it again continues it."""
     return any(
         sum(live.rows_of(folder, "files-*.parquet") for folder in folders)
         < live.rows_of(history, f"{stream.name}.parquet")
@@ -124,8 +124,10 @@ def _unfinished(settings: FlowSettings, history: Path) -> bool:
     )
 
 
-def tell(console: Console, settings: FlowSettings, port: int, metrics: dict[str, int], rate: float) -> None:
-    """The addresses."""
+def show_addresses(
+    console: Console, settings: FlowSettings, port: int, metrics: dict[str, int], rate: float
+) -> None:
+    """Print the addresses of all parts."""
     config = settings.home / "feature_store.yaml"
     ui = f"feast -f {config} ui" if config.exists() else "feast ui"
     rows = {
@@ -134,15 +136,15 @@ def tell(console: Console, settings: FlowSettings, port: int, metrics: dict[str,
         "Flow metrics": "   ".join(f"http://127.0.0.1:{p}/metrics" for p in metrics.values()),
         "Redis": f"REDIS_URL={redact(settings.redis_url)}",
         "Feature UI": f"cd feature_repo && {ui}",
-        "Traffic": f"{rate:g} payments a second, {settings.home / 'traffic.json'}"
+        "Traffic": f"{rate:g} payments per second, {settings.home / 'traffic.json'}"
         if rate
-        else "none; --traffic",
+        else "none (option --traffic)",
         "Logs": settings.home / "logs",
     }
     console.print()
     for name, value in rows.items():
         console.print(f"  [bold cyan]{name:<16}[/] {value}", highlight=False, soft_wrap=True)
-    console.print("\n  Ctrl-C stops everything; the next start goes on from here.\n", highlight=False)
+    console.print("\n  Ctrl-C stops everything; the next start continues from here.\n", highlight=False)
 
 
 @app.command()
@@ -150,18 +152,25 @@ def main(
     home: Annotated[
         Path | None, typer.Option(help="Folder of log, states and models. [default: MILLSTREAM_HOME, var]")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of the scorer; another one if it is taken.")] = 8000,
-    traffic: Annotated[bool, typer.Option("--traffic", help="Publish and score live payments.")] = False,
-    rate: Annotated[float, typer.Option(min=0.1, help="Live payments a second, with --traffic.")] = 5.0,
+    port: Annotated[
+        int, typer.Option(help="Port of the scorer; if it is in use, a free one is taken.")
+    ] = 8000,
+    traffic: Annotated[bool, typer.Option("--traffic", help="Score and publish live payments.")] = False,
+    rate: Annotated[float, typer.Option(min=0.1, help="Live payments per second, with --traffic.")] = 5.0,
     only_server: Annotated[
-        bool, typer.Option("--only-server", help="Nothing but the Redis server, to start the rest by hand.")
+        bool,
+        typer.Option("--only-server", help="Run only the Redis server, to start the other parts yourself."),
     ] = False,
-    payments: Annotated[int, typer.Option(min=1_000, help="History of an empty home.")] = 225_000,
-    accounts: Annotated[int, typer.Option(min=10)] = 5_000,
-    merchants: Annotated[int, typer.Option(min=10)] = 500,
-    fraud_share: Annotated[float, typer.Option(min=0.0001, max=0.5)] = 0.008,
+    payments: Annotated[
+        int, typer.Option(min=1_000, help="Payments of the history that is generated in an empty home.")
+    ] = 225_000,
+    accounts: Annotated[int, typer.Option(min=10, help="Accounts of that history.")] = 5_000,
+    merchants: Annotated[int, typer.Option(min=10, help="Merchants of that history.")] = 500,
+    fraud_share: Annotated[
+        float, typer.Option(min=0.0001, max=0.5, help="Share of its payments that are fraud.")
+    ] = 0.008,
 ) -> None:
-    """Keep the whole stack running until Ctrl-C, and say where it is."""
+    """Run the whole stack until Ctrl-C, and print its addresses."""
     console = Console()
     stop_like_ctrl_c()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))

@@ -1,4 +1,4 @@
-"""How models learn from the features: labels, training set, gate, model, thresholds, report, artefact.
+"""Training of models: labels, training set, validation, model, thresholds, report, artefact.
 
-`training.train` is the door: `python -m training.train --service fraud_detection_v1`, or `train(...)` from Python.
+Start a run with `python -m training.train --service fraud_detection_v1`, or with `training.train.train` from Python.
 """

@@ -1,8 +1,8 @@
-"""What a service's features bring: the run's own model, grown again on the features of smaller services alone.
+"""Ablation: train the model of a run again on the features of smaller services, to measure what the other features add.
 
-Same payments, same split, same parameters, same early stopping, thresholds chosen in the same way; only columns are taken away.
-Nothing is searched for again, so a smaller service may do a little better with parameters of its own. All are measured on the
-same resamples of the test days, so the gain of one over the other has a narrower interval than either of them.
+Payments, split, parameters, early stopping and the choice of thresholds are the same; only columns are left out. The parameters
+are not tuned again, so a smaller service could do a little better with its own. All models are measured on the same bootstrap
+resamples of the test days, so the interval of a gain is narrower than the intervals of the two models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from feature_repo.errors import DefinitionError
 from training import model
-from training.compare_models import Judged, Scores, gap, judge
+from training.compare_models import ModelResult, Scores, compare_models, gap
 from training.evaluate import Estimate
 from training.feature_matrix import FeatureSource
 from training.labelled_rows import Sample, TrainingSet
@@ -25,20 +25,23 @@ Places = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One service: what its features are worth, and what they gain over the largest smaller service."""
+    """The result of one service, and its gain over the largest service whose features it contains."""
 
     service: str
     features: frozenset[str]
     trees: int
-    judged: Judged
+    result: ModelResult
     over: str | None
-    """The service the gain is over; None: there is no smaller one."""
+    """The service that the gain is measured against; None if there is no smaller one."""
     gain: Mapping[str, Estimate]
-    """As `judge.gap`; empty without `over`."""
+    """As `compare_models.gap`; empty without `over`."""
 
 
 def smaller(source: FeatureSource, services: Sequence[str]) -> dict[str, Places]:
-    """Columns of each named service in the trained one; raises `DefinitionError` when one has other features than those."""
+    """Return, per service, the positions of its features among those of the trained service, intp[k].
+
+    Raises `DefinitionError` if a service has a feature that the trained one does not have.
+    """
     names = [feature.name for feature in source.features]
     found = {}
     for service in dict.fromkeys(services):
@@ -65,14 +68,14 @@ def score(
     config: TrainingConfig,
     steps: Steps,
 ) -> dict[str, tuple[int, Scores]]:
-    """Trees, and scores of valid and test, of the model grown on each service's columns."""
+    """Train a model on the columns of each service; return, per service, its number of trees and its scores."""
     settings = config.model.model_copy(update={"weighting": (chosen.weighting,)})
     train, valid, test = (data.of(name) for name in ("train", "valid", "test"))
     target = data.labels.target
     names = [feature.name for feature in source.features]
     found = {}
     for service, places in services.items():
-        with steps.step(f"compare_{service}", f"Without {len(names) - len(places)} features") as step:
+        with steps.step(f"compare_{service}", f"Comparison: {service} ({len(places)} features)") as step:
             grown = model.fit(
                 data.matrix[np.ix_(train, places)],
                 target[train],
@@ -89,18 +92,18 @@ def score(
                     grown.predict(data.matrix[np.ix_(test, places)]),
                 ),
             )
-            step.found = f"{service}: {len(places)} features, {grown.chosen.trees} trees, {grown.chosen.average_precision:.3f} on validation"
+            step.found = f"{grown.chosen.trees} trees, average precision {grown.chosen.average_precision:.3f} (validation)"
     return found
 
 
 def progress(step: Step) -> model.Progress:
-    """Tells a step about every tree."""
+    """Return a callback that shows each new tree on a step's progress bar."""
     return lambda _, tree, of, ap: step.advance(f"{ap:.4f}", tree, of)
 
 
 def levels(
     source: FeatureSource,
-    full: Judged,
+    full: ModelResult,
     trees: int,
     services: Mapping[str, Places],
     scored: Mapping[str, tuple[int, Scores]],
@@ -108,13 +111,13 @@ def levels(
     test: Sample,
     config: TrainingConfig,
 ) -> list[Level]:
-    """Smallest service first, the trained one last; nothing when there is nothing to compare."""
+    """Return the results from the smallest service to the trained one; empty if there is nothing to compare."""
     if not scored:
         return []
     names = [feature.name for feature in source.features]
-    judged = judge({service: scores for service, (_, scores) in scored.items()}, valid, test, config)
+    result = compare_models({service: scores for service, (_, scores) in scored.items()}, valid, test, config)
     rows = [
-        (service, frozenset(names[place] for place in services[service]), scored[service][0], judged[service])
+        (service, frozenset(names[place] for place in services[service]), scored[service][0], result[service])
         for service in scored
     ]
     rows.append((source.service, frozenset(names), trees, full))
@@ -123,6 +126,6 @@ def levels(
     for service, features, grown, one in rows:
         below = [level for level in made if level.features < features]
         before = below[-1] if below else None
-        gain = gap(one, before.judged, confidence=config.report.confidence) if before else {}
+        gain = gap(one, before.result, confidence=config.report.confidence) if before else {}
         made.append(Level(service, features, grown, one, before.service if before else None, gain))
     return made

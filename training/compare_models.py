@@ -24,7 +24,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ModelResult:
     """One model: thresholds chosen on valid, everything else measured on test."""
 
     scores: Scores
@@ -41,10 +41,10 @@ class Judged:
     """Cost of each resample."""
 
 
-def judge(
+def compare_models(
     scores: Mapping[str, Scores], valid: Sample, test: Sample, config: TrainingConfig
-) -> dict[str, Judged]:
-    """Each model judged."""
+) -> dict[str, ModelResult]:
+    """Each model result."""
     estimates, draws = evaluate.estimate(
         {name: evaluate.Ranking(test.target, score.test) for name, score in scores.items()},
         test.account,
@@ -52,7 +52,7 @@ def judge(
         confidence=config.report.confidence,
         seed=config.model.seed,
     )
-    judged = {}
+    result = {}
     for name, score in scores.items():
         thresholds = threshold.choose(valid.target, score.valid, valid.amount, config.cost, days=valid.days)
         outcome = threshold.apply(test.target, score.test, test.amount, config.cost, thresholds)
@@ -71,7 +71,7 @@ def judge(
         caught = np.divide(
             totals[:, 1], totals[:, 2], out=np.full(len(totals), np.nan), where=totals[:, 2] > 0
         )
-        judged[name] = Judged(
+        result[name] = ModelResult(
             score,
             thresholds,
             outcome,
@@ -81,10 +81,10 @@ def judge(
             draws=draws[name],
             spent=totals[:, 0],
         )
-    return judged
+    return result
 
 
-def gap(one: Judged, other: Judged, *, confidence: float) -> dict[str, Estimate]:
+def gap(one: ModelResult, other: ModelResult, *, confidence: float) -> dict[str, Estimate]:
     """By how much the one is better per metric, and what it saves (`saved`), each resample compared with itself."""
     saved = other.outcome.cost - one.outcome.cost
     return {

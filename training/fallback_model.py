@@ -1,7 +1,7 @@
-"""A second model beside the champion, for when nothing can be read: trees on what the payment says about itself, and nothing else.
+"""The fallback model: trees on the features of the payment itself, for when the online store cannot be read.
 
-Same payments, same split, same parameters and same kind of thresholds as the champion; only columns are taken away. It is worth
-much less, and more than fixed limits on the amount: the report and the manifest say how much, on the same test days.
+Payments, split, parameters and the choice of thresholds are those of the champion; only columns are left out. It is worth much
+less than the champion and more than fixed limits on the amount; report and manifest hold its metrics on the same test days.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ import numpy as np
 
 from training import evaluate, export, model
 from training.ablation import Places, progress
-from training.compare_models import Judged, Scores
+from training.compare_models import ModelResult, Scores
 from training.feature_matrix import FeatureSource
 from training.labelled_rows import TrainingSet
 from training.manifest import onnx_of, typical
 from training.progress import Steps
 from training.settings import TrainingConfig
 
-NAME: Final = "payment alone (fallback)"
+NAME: Final = "fallback model (payment only)"
 FILE: Final = "fallback.onnx"
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
-    """The trees, the places of their features in the champion's, and their scores on the held-out days."""
+class FallbackModel:
+    """The trees, their features, the positions of these among the champion's (intp[k]), and their scores."""
 
     trained: model.Trained
     features: Sequence[str]
@@ -39,15 +39,15 @@ def grow(
     chosen: model.Candidate,
     config: TrainingConfig,
     steps: Steps,
-) -> Alone | None:
-    """None when no feature of the service is made from the payment alone."""
+) -> FallbackModel | None:
+    """Train the fallback model; None if no feature of the service is computed from the payment alone."""
     names = [feature.name for feature in source.features]
     places = np.array([i for i, feature in enumerate(source.features) if feature.of_request], np.intp)
     if not len(places):
         return None
     train, valid, test = (data.of(name) for name in ("train", "valid", "test"))
     features = [names[place] for place in places]
-    with steps.step("fallback", "For when nothing can be read") as step:
+    with steps.step("fallback", "Fallback model") as step:
         trained = model.fit(
             data.matrix[np.ix_(train, places)],
             data.labels.target[train],
@@ -63,27 +63,27 @@ def grow(
         )
         step.found = (
             f"{len(places)} features, {trained.chosen.trees} trees, "
-            f"{trained.chosen.average_precision:.3f} on validation"
+            f"average precision {trained.chosen.average_precision:.3f} (validation)"
         )
-    return Alone(trained, features, places, scores)
+    return FallbackModel(trained, features, places, scores)
 
 
-def write(alone: Alone, judged: Judged, data: TrainingSet) -> tuple[bytes, dict[str, Any]]:
-    """The ONNX bytes, and what the manifest says of them (`fallback`): the same keys as of the champion."""
-    train, test = (data.matrix[np.ix_(data.of(name), alone.places)] for name in ("train", "test"))
-    exported = export.export(alone.trained.booster, test)
+def write(model: FallbackModel, result: ModelResult, data: TrainingSet) -> tuple[bytes, dict[str, Any]]:
+    """Return the ONNX bytes and the manifest entry `fallback`, which has the same keys as that of the champion."""
+    train, test = (data.matrix[np.ix_(data.of(name), model.places)] for name in ("train", "test"))
+    exported = export.export(model.trained.booster, test)
     return exported.onnx, {
         "file": FILE,
-        "features": list(alone.features),
-        "typical": dict(zip(alone.features, typical(train), strict=True)),
+        "features": list(model.features),
+        "typical": dict(zip(model.features, typical(train), strict=True)),
         "onnx": onnx_of(),
-        "threshold": asdict(judged.thresholds),
+        "threshold": asdict(result.thresholds),
         "metrics": {
-            **evaluate.to_json(judged.estimates),
-            "amount_caught": judged.caught.value,
-            "cost": judged.cost.value,
+            **evaluate.to_json(result.estimates),
+            "amount_caught": result.caught.value,
+            "cost": result.cost.value,
             "onnx_max_difference": exported.max_difference,
         },
-        "trees": alone.trained.chosen.trees,
-        "golden": export.golden(exported.onnx, test, alone.scores.test),
+        "trees": model.trained.chosen.trees,
+        "golden": export.golden(exported.onnx, test, model.scores.test),
     }

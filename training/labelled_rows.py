@@ -1,6 +1,7 @@
-"""One row per mature payment of the three parts, as of its event time: features, label as its part knew it, part.
+"""The training set: one row per payment that is old enough to be labelled, with its features as of its event time.
 
-Gated twice: the log before its features are computed, the set before a model sees it.
+The label of a row is the one known when its part of the split ends. The data is validated twice: the log before the features are
+computed, and the training set before a model is trained.
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,12 @@ from training.labels import Labels, as_known, log_files, read_payments, read_win
 from training.progress import Steps
 from training.settings import TrainingConfig
 from training.split import NONE, PARTS, Split, time_split
-from training.validation import Gate, joined_suite, training_suite
+from training.validation import Validator, joined_suite, training_suite
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Labelled payments of one part, aligned; amounts in major units of their currency."""
+    """Labelled payments of one part; all arrays have one entry per payment, amounts are in major units."""
 
     target: npt.NDArray[np.uint8]
     amount: npt.NDArray[np.float64]
@@ -36,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Everything aligned, row by row, in event order."""
+    """All rows in order of event time. `matrix` is float32[rows, features], `part` the part of each row."""
 
     payments: pa.Table
     matrix: Matrix
@@ -44,14 +45,14 @@ class TrainingSet:
     part: npt.NDArray[np.int8]
     split: Split
     all_missing: tuple[str, ...]
-    """Features without a single value, such as places in a source that knows none."""
+    """Features that are null in every row, such as coordinates if the source has none."""
 
     def of(self, name: str) -> npt.NDArray[np.bool_]:
-        """Mask of a part's rows."""
+        """Return the mask of the rows of a part, bool[rows]."""
         return np.asarray(self.part == PARTS[name])
 
     def sample(self, name: str, days: float) -> Sample:
-        """What evaluation needs of a part."""
+        """Return the labelled payments of a part, which lasts `days`."""
         mask = self.of(name)
         return Sample(
             target=self.labels.target[mask],
@@ -65,11 +66,11 @@ class TrainingSet:
 def read(
     config: TrainingConfig,
     settings: RepoSettings,
-    gate: Gate,
+    validator: Validator,
     steps: Steps,
     *,
     joined: Sequence[str] = (),
-    gated: bool,
+    stop_on_failure: bool,
 ) -> tuple[pa.Table, Split]:
     """Mature payments of the window, and how it is split; checked against the row checks of the stream.
 
@@ -88,15 +89,15 @@ def read(
             warmup=wanted.warmup,
         )
         rows = read_payments(settings.payments_log, window, label_delay=wanted.label_delay, also=joined)
-        step.found = f"{rows.num_rows:,} mature payments, {window.since:%d %b} to {split.test.until:%d %b %Y}"
-    expected = [*PAYMENTS.suite["expectations"], *joined_suite(joined, config.gate)]
-    with steps.step("gate_log", "Checking the log") as step:
-        every = -(-rows.num_rows // config.gate.max_log_rows)
+        step.found = f"{rows.num_rows:,} payments old enough to be labelled, {window.since:%d %b} to {split.test.until:%d %b %Y}"
+    expected = [*PAYMENTS.suite["expectations"], *joined_suite(joined, config.validation)]
+    with steps.step("validate_log", "Validating the log") as step:
+        every = -(-rows.num_rows // config.validation.max_log_rows)
         sampled = rows.take(pa.array(np.arange(0, rows.num_rows, every)))
-        verdict = gate.check("payments log", sampled.to_pandas(), expected)
+        verdict = validator.check("payments log", sampled.to_pandas(), expected)
         step.found = f"{verdict.expectations} expectations on {verdict.rows:,} rows"
-    if gated:
-        gate.insist()
+    if stop_on_failure:
+        validator.raise_on_failure()
     return rows.select(PAYMENTS.schema.names), split
 
 
@@ -106,12 +107,12 @@ def assemble(
     split: Split,
     config: TrainingConfig,
     settings: RepoSettings,
-    gate: Gate,
+    validator: Validator,
     steps: Steps,
     *,
-    gated: bool,
+    stop_on_failure: bool,
 ) -> TrainingSet:
-    """Features and labels of the rows that belong to a part, held to the suite derived from the service."""
+    """Compute features and labels of the rows of the three parts, and validate them by the suite of the service."""
     part = split.assign(rows["event_timestamp"].cast(pa.int64()).to_numpy())
     rows, part = rows.filter(pa.array(part != NONE)), part[part != NONE]
     with steps.step("labels", "Labels") as step:
@@ -123,17 +124,17 @@ def assemble(
         matrix = feature_matrix.to_matrix(features)
         empty = tuple(np.array(features.column_names)[np.isnan(matrix).all(axis=0)].tolist())
         step.found = f"{features.num_rows:,} rows, {features.num_columns} features of {source.service}"
-    with steps.step("gate_set", "Checking the training set") as step:
+    with steps.step("validate_set", "Validating the training set") as step:
         keys = {"event_id": rows["event_id"], "event_timestamp": rows["event_timestamp"]}
         target = {"target": pa.array(labels.target.astype(np.int64))}
         columns = {name: features[name] for name in features.column_names}
         frame = pa.table({**keys, **target, **columns}).to_pandas()
-        suite = training_suite(source.features, split, config.gate, all_missing=frozenset(empty))
-        verdict = gate.check("training set", frame, suite)
-        gate.write_docs()
-        step.found = f"{verdict.expectations} expectations, {len(verdict.failures)} did not hold"
-    if gated:
-        gate.insist()
+        suite = training_suite(source.features, split, config.validation, all_missing=frozenset(empty))
+        verdict = validator.check("training set", frame, suite)
+        validator.write_docs()
+        step.found = f"{verdict.expectations} expectations, {len(verdict.failures)} failed"
+    if stop_on_failure:
+        validator.raise_on_failure()
     made = TrainingSet(rows, matrix, labels, part, split, empty)
     for name in PARTS:
         frauds = int(labels.target[made.of(name)].sum())

@@ -36,9 +36,9 @@ def manifest(found: Findings, features: Sequence[Feature], *, train: Matrix, tes
             "all_missing": list(found.all_missing),
         },
         "validation": {
-            "success": found.gate.success,
-            "expectations": sum(verdict.expectations for verdict in found.gate.verdicts),
-            "failures": [str(failure) for failure in found.gate.failures],
+            "success": found.validator.success,
+            "expectations": sum(verdict.expectations for verdict in found.validator.verdicts),
+            "failures": [str(failure) for failure in found.validator.failures],
         },
         "metrics": metrics(found),
         "model": {
@@ -86,11 +86,11 @@ def metrics(found: Findings) -> dict[str, Any]:
         "onnx_max_difference": found.exported.max_difference,
         "others": {
             name: {
-                **evaluate.to_json(judged.estimates),
-                "amount_caught": judged.caught.value,
-                "cost": judged.cost.value,
+                **evaluate.to_json(result.estimates),
+                "amount_caught": result.caught.value,
+                "cost": result.cost.value,
             }
-            for name, judged in list(found.models.items())[1:]
+            for name, result in list(found.models.items())[1:]
         },
         "test_days": found.test.days,
         "services": [_level(level) for level in found.levels],
@@ -99,16 +99,16 @@ def metrics(found: Findings) -> dict[str, Any]:
 
 def _level(level: Level) -> dict[str, Any]:
     """What one service's features are worth on the test days; costs are of all those days."""
-    judged = level.judged
+    result = level.result
     return {
         "service": level.service,
         "features": len(level.features),
         "trees": level.trees,
-        **evaluate.to_json(judged.estimates),
-        "amount_caught": judged.caught.value,
-        "amount_caught_interval": [judged.caught.low, judged.caught.high],
-        "cost": judged.cost.value,
-        "cost_interval": [judged.cost.low, judged.cost.high],
+        **evaluate.to_json(result.estimates),
+        "amount_caught": result.caught.value,
+        "amount_caught_interval": [result.caught.low, result.caught.high],
+        "cost": result.cost.value,
+        "cost_interval": [result.cost.low, result.cost.high],
         "gain": {"over": level.over, **{name: asdict(e) for name, e in level.gain.items()}}
         if level.over
         else None,

@@ -1,7 +1,8 @@
-"""One run: log in, artefact out. Everything it depends on is an argument; the clock is read by the caller.
+"""One training run, from the event log to an artefact. All it depends on is passed in, the time included.
 
-payments, labels -> features -> gate -> split -> trees | logistic | rules | trees for the fallback | trees of smaller services -> thresholds -> evaluation
--> artefact
+payments, labels -> validation -> split -> features, labels -> validation
+-> XGBoost | logistic regression | rules | fallback model | models of smaller services
+-> thresholds -> evaluation -> artefact
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 from feature_repo.settings import RepoSettings
 from training import ablation, artefact, baselines, evaluate, export, fallback_model, model, report
-from training.compare_models import Scores, gap, judge
+from training.compare_models import Scores, compare_models, gap
 from training.feature_matrix import FeatureSource
 from training.labelled_rows import TrainingSet, assemble, read
 from training.manifest import manifest as make_manifest
@@ -21,7 +22,7 @@ from training.report import Findings
 from training.settings import TrainingConfig
 from training.split import PARTS
 from training.threshold import Thresholds
-from training.validation import Failure, Gate
+from training.validation import Failure, Validator
 
 OURS: Final = "XGBoost"
 LOGISTIC: Final = "logistic regression"
@@ -30,7 +31,7 @@ RULES: Final = "rules"
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a run made and what it is worth; `metrics` are those of the manifest."""
+    """The result of a run; `metrics` and their keys are those of the manifest, `seconds` the duration of each step."""
 
     version: str
     path: Path
@@ -46,7 +47,7 @@ class TrainingResult:
 
     @property
     def report(self) -> Path:
-        """The page to look at."""
+        """Path of the HTML report."""
         return self.path / "report.html"
 
 
@@ -57,14 +58,19 @@ def run(
     *,
     now: datetime,
     steps: Steps,
-    gated: bool = True,
+    stop_on_failure: bool = True,
     promote: bool = True,
 ) -> TrainingResult:
-    """Train one model and write its artefact; raises a `MillstreamError` that says what to do."""
+    """Train one model and write its artefact.
+
+    `now` stamps the version. Without `stop_on_failure`, failed expectations do not stop the run. Raises `MillstreamError`.
+    """
     services = ablation.smaller(source, config.compare_services)
-    gate = Gate(settings.home / "data_docs")
-    rows, split = read(config, settings, gate, steps, joined=source.joined_columns, gated=gated)
-    data = assemble(source, rows, split, config, settings, gate, steps, gated=gated)
+    validator = Validator(settings.home / "data_docs")
+    rows, split = read(
+        config, settings, validator, steps, joined=source.joined_columns, stop_on_failure=stop_on_failure
+    )
+    data = assemble(source, rows, split, config, settings, validator, steps, stop_on_failure=stop_on_failure)
     trained = _grow(data, source, config, steps)
     scores, unused = _score(data, source, trained, config, steps)
     fallback = fallback_model.grow(data, source, trained.chosen, config, steps)
@@ -75,7 +81,7 @@ def run(
     with steps.step("evaluate", "Thresholds and evaluation") as step:
         valid = data.sample("valid", config.split.valid_days)
         test = data.sample("test", config.split.test_days)
-        models = judge(scores, valid, test, config)
+        models = compare_models(scores, valid, test, config)
         ours, *others = models.values()
         gaps = [gap(ours, other, confidence=config.report.confidence) for other in others]
         levels = ablation.levels(source, ours, trained.chosen.trees, services, without, valid, test, config)
@@ -109,7 +115,7 @@ def run(
                 name: (int(data.of(name).sum()), int(data.labels.target[data.of(name)].sum()))
                 for name in PARTS
             },
-            gate=gate,
+            validator=validator,
             trained=trained,
             exported=exported,
             models=models,
@@ -133,7 +139,7 @@ def run(
         place = _write(found, manifest, files, source, settings.models / config.name)
         if promote:
             artefact.promote(place.parent, place.name)
-        step.found = place.name + (", now champion" if promote else "")
+        step.found = place.name + (", promoted to champion" if promote else "")
 
     return TrainingResult(
         version=place.name,
@@ -141,9 +147,9 @@ def run(
         promoted=promote,
         rows=len(data.matrix),
         features=[feature.name for feature in source.features],
-        validation_success=gate.success,
-        failures=gate.failures,
-        data_docs=gate.docs / "index.html",
+        validation_success=validator.success,
+        failures=validator.failures,
+        data_docs=validator.docs / "index.html",
         metrics=manifest["metrics"],
         thresholds=models[OURS].thresholds,
         seconds=dict(steps.seconds),
@@ -152,7 +158,7 @@ def run(
 
 def _grow(data: TrainingSet, source: FeatureSource, config: TrainingConfig, steps: Steps) -> model.Trained:
     train, valid = data.of("train"), data.of("valid")
-    with steps.step("train", "Growing trees") as step:
+    with steps.step("train", "Training XGBoost") as step:
         trained = model.fit(
             data.matrix[train],
             data.labels.target[train],
@@ -163,16 +169,16 @@ def _grow(data: TrainingSet, source: FeatureSource, config: TrainingConfig, step
             lambda weighting, tree, of, ap: step.advance(f"weighting {weighting}: {ap:.4f}", tree, of),
         )
         chosen = trained.chosen
-        step.found = f"{chosen.trees} trees, weighting {chosen.weighting}, {chosen.average_precision:.3f} on validation"
+        step.found = f"{chosen.trees} trees, weighting {chosen.weighting}, average precision {chosen.average_precision:.3f} (validation)"
     return trained
 
 
 def _score(
     data: TrainingSet, source: FeatureSource, trained: model.Trained, config: TrainingConfig, steps: Steps
 ) -> tuple[dict[str, Scores], list[str]]:
-    """Scores of our model and of the simpler ones, and the features whose rules could not be used."""
+    """Return the scores of our model and of the baselines, and the features whose rules could not be used."""
     train, valid, test = (data.matrix[data.of(name)] for name in PARTS)
-    with steps.step("baselines", "Simpler models") as step:
+    with steps.step("baselines", "Baselines") as step:
         logistic = baselines.fit_logistic(
             train, data.labels.target[data.of("train")], threads=config.model.threads, seed=config.model.seed
         )

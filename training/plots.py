@@ -1,7 +1,7 @@
-"""One SVG per question, drawn on the held-out test days unless its title says otherwise.
+"""The plots of the report as SVG; all show the test days, unless a title says otherwise.
 
-Text stays text (the page's own font, searchable), curves are thinned to what a screen can show, and the same numbers give
-the same bytes.
+Text stays text (in the font of the page, searchable), curves are thinned to the resolution of a screen, and equal numbers
+give equal bytes.
 """
 
 import io
@@ -58,7 +58,7 @@ _STYLE: Final[dict[str, Any]] = {
 def precision_recall(
     rankings: Mapping[str, Ranking], marks: Mapping[str, float], *, title: str = "Precision and recall"
 ) -> str:
-    """Share of alarms that are fraud against share of frauds found; the thresholds are marked on the first curve."""
+    """Plot precision over recall per model; `marks` (name -> threshold) are dots on the first curve."""
 
     def paint(axes: Axes) -> None:
         for (name, ranking), colour in zip(rankings.items(), (MODEL, *OTHERS), strict=False):
@@ -80,7 +80,10 @@ def precision_recall(
                 axes.plot(
                     x, y, "o", color=colour, markersize=8, markeredgecolor="white", zorder=5, label=name
                 )
-        axes.set(xlabel="share of frauds found (recall)", ylabel="share of alarms that are fraud (precision)")
+        axes.set(
+            xlabel="share of frauds found (recall)",
+            ylabel="share of flagged payments that are fraud (precision)",
+        )
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.03))
         _percent(axes, "both")
 
@@ -88,7 +91,7 @@ def precision_recall(
 
 
 def calibration(target: Targets, score: Floats) -> str:
-    """Share of fraud among payments with about the same score; on the diagonal a score is a probability."""
+    """Plot the share of fraud over the mean score per score bin, with Wilson intervals (reliability diagram)."""
 
     def paint(axes: Axes) -> None:
         low = 1e-4
@@ -106,7 +109,7 @@ def calibration(target: Targets, score: Floats) -> str:
             below, above = _wilson(frauds, n)
             axes.plot([x, x], [max(below, low), above], color=MODEL, linewidth=1.4, alpha=0.5)
             axes.plot(x, max(y, low), "o", color=MODEL, markersize=6.5, markeredgecolor="white")
-        axes.set(xscale="log", yscale="log", xlabel="mean score", ylabel="share that is fraud")
+        axes.set(xscale="log", yscale="log", xlabel="mean score", ylabel="share of fraud")
         axes.set(xlim=(low * 0.8, 1.25), ylim=(low * 0.8, 1.25))
         _percent(axes, "both")
         axes.legend(loc="upper left")
@@ -115,7 +118,7 @@ def calibration(target: Targets, score: Floats) -> str:
 
 
 def score_distribution(target: Targets, score: Floats, thresholds: Thresholds) -> str:
-    """How many honest and fraudulent payments get which score; both axes stretched so that rare ones can be seen."""
+    """Plot histograms of the scores of honest and fraudulent payments: logistic x axis, logarithmic y axis."""
 
     def paint(axes: Axes) -> None:
         logit = np.clip(_logit(score), -12, 12)
@@ -143,7 +146,7 @@ def score_distribution(target: Targets, score: Floats, thresholds: Thresholds) -
 
 
 def importance(shares: Sequence[tuple[str, float]]) -> str:
-    """Share of the trees' total gain per feature, the largest first."""
+    """Plot (feature, share of the total gain) as bars, the largest first."""
 
     def paint(axes: Axes) -> None:
         names, values = [name for name, _ in shares][::-1], [value for _, value in shares][::-1]
@@ -155,13 +158,13 @@ def importance(shares: Sequence[tuple[str, float]]) -> str:
         axes.set(xticks=[], xlim=(0, max(values) * 1.12))
         axes.tick_params(axis="y", labelsize=9.5, labelcolor=INK)
 
-    return _draw(paint, "What the trees look at", size=(11.4, 0.9 + 0.27 * len(shares)))
+    return _draw(paint, "Feature importance", size=(11.4, 0.9 + 0.27 * len(shares)))
 
 
 def amount_caught(
     target: Targets, amount: Floats, scores: Mapping[str, Floats], *, days: float, flagged_per_day: float
 ) -> str:
-    """Share of the stolen amount among the highest-scored payments, by how many of those a day are touched."""
+    """Plot the share of the fraud amount that is in the n highest-scored payments per day, over n."""
 
     def paint(axes: Axes) -> None:
         stolen = amount * target
@@ -176,12 +179,12 @@ def amount_caught(
             )
         if flagged_per_day > 0:
             axes.axvline(
-                flagged_per_day, color=REVIEW, linewidth=1.6, linestyle=(0, (4, 3)), label="touched now"
+                flagged_per_day, color=REVIEW, linewidth=1.6, linestyle=(0, (4, 3)), label="flagged now"
             )
         axes.set(
             xscale="log",
-            xlabel="payments touched a day",
-            ylabel="share of the stolen amount",
+            xlabel="payments flagged per day",
+            ylabel="share of the fraud amount",
             ylim=(-0.02, 1.03),
         )
         axes.set_xlim(left=max(1.0, 1 / days))
@@ -189,11 +192,11 @@ def amount_caught(
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend(loc="lower right")
 
-    return _draw(paint, "Amount caught")
+    return _draw(paint, "Fraud amount caught")
 
 
 def recall_by_kind(rankings: Mapping[str, Ranking]) -> str:
-    """Share of each kind of fraud found, by the share of honest payments flagged for it."""
+    """Plot the recall of each type of fraud over the share of honest payments flagged."""
 
     def paint(axes: Axes) -> None:
         for (kind, ranking), colour in zip(
@@ -209,19 +212,19 @@ def recall_by_kind(rankings: Mapping[str, Ranking]) -> str:
         _percent(axes, "both")
         axes.legend(loc="lower right")
 
-    return _draw(paint, "Recall by kind of fraud")
+    return _draw(paint, "Recall by type of fraud")
 
 
 def cost_curve(review: Floats, cost_per_day: Floats, chosen: float, *, approve_all: float) -> str:
-    """Cost a day on the validation days for every place of the review threshold, decline left where it is."""
+    """Plot the cost per day on the validation days over the review threshold; the decline threshold is fixed."""
 
     def paint(axes: Axes) -> None:
-        axes.plot(review, cost_per_day, color=MODEL, label="cost a day")
+        axes.plot(review, cost_per_day, color=MODEL, label="cost per day")
         axes.axhline(
-            approve_all, color=MUTED, linewidth=1.2, linestyle=(0, (4, 4)), label="approving everything"
+            approve_all, color=MUTED, linewidth=1.2, linestyle=(0, (4, 4)), label="approving all payments"
         )
         axes.axvline(chosen, color=REVIEW, linewidth=1.6, linestyle=(0, (4, 3)), label="chosen")
-        axes.set(xscale="log", yscale="log", xlabel="review threshold", ylabel="cost a day")
+        axes.set(xscale="log", yscale="log", xlabel="review threshold", ylabel="cost per day")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x * 100:.6g}%"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda _, __: ""))
@@ -231,7 +234,7 @@ def cost_curve(review: Floats, cost_per_day: Floats, chosen: float, *, approve_a
 
 
 def bars(estimates: Mapping[str, Estimate], title: str, label: Callable[[float], str]) -> str:
-    """One bar per name, from the top down, with its interval; the last is ours."""
+    """Plot one bar with its interval per name, top down; the last one is highlighted."""
 
     def paint(axes: Axes) -> None:
         names = [*estimates][::-1]
@@ -289,7 +292,7 @@ def _percent(axes: Axes, which: str) -> None:
 
 
 def _thin(x: Floats) -> npt.NDArray[np.int64]:
-    """Places of at most about `_POINTS` points, even along x, both ends included."""
+    """Return the indices of at most about `_POINTS` points, evenly spaced along x, both ends included."""
     if len(x) <= _POINTS:
         return np.arange(len(x))
     places = np.searchsorted(x, np.linspace(x[0], x[-1], _POINTS))
@@ -302,7 +305,10 @@ def _logit(p: Floats) -> Floats:
 
 
 def _wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Score interval of a share (Wilson 1927)."""
+    """Return the 95% score interval of a share.
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927), 209-212.
+    """
     share = hits / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))

@@ -1,4 +1,4 @@
-"""One line per step of a run, with what it found and how long it took."""
+"""Print one line per step of a run, with its result and duration."""
 
 import time
 from collections.abc import Iterator
@@ -11,27 +11,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 @dataclass(slots=True)
 class Step:
-    """A step under way; `found` is told when it is done."""
+    """A running step; `found` is the result that is printed when it is done."""
 
     _progress: Progress
     _task: TaskID
     found: str = ""
 
     def advance(self, note: str, done: int, of: int) -> None:
-        """Move the bar."""
+        """Move the progress bar to `done` of `of`."""
         self._progress.update(self._task, completed=done, total=of, note=note, visible=True)
 
 
 @dataclass(slots=True)
 class Steps:
-    """Shows steps on a console, and keeps how long each took (`seconds`, by its short name)."""
+    """Shows steps on a console; `seconds` holds the duration of each by its short name."""
 
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[Step]:
-        """Run a block under a spinner; on success one line stays."""
+        """Show a spinner while the block runs; on success print one line."""
         started = time.perf_counter()
         columns = (
             SpinnerColumn(),

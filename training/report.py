@@ -1,6 +1,6 @@
-"""One self-contained HTML page per trained model: what it is worth, what it costs, and what it was made from.
+"""The HTML report of a trained model: metrics, comparisons, costs, data and settings, in one self-contained page.
 
-Everything is said on the test days, except where a caption names the validation days. The page loads nothing from anywhere.
+All figures are of the test days, except where a caption names the validation days. The page loads no other resource.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 
 from training import evaluate, plots, threshold
 from training.ablation import Level
-from training.compare_models import Judged
+from training.compare_models import ModelResult
 from training.evaluate import METRICS, Estimate
 from training.export import TOLERANCE, Exported
 from training.labelled_rows import Sample
@@ -22,14 +22,14 @@ from training.model import Trained
 from training.settings import TrainingConfig
 from training.split import Split
 from training.threshold import Thresholds
-from training.validation import Gate
+from training.validation import Validator
 
 TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Everything a run found out; the manifest and the report are two views of it. The first of `models` is ours."""
+    """All results of a run, from which manifest and report are written. The first of `models` is the trained model."""
 
     version: str
     created: datetime
@@ -39,15 +39,15 @@ class Findings:
     libraries: Mapping[str, str]
     split: Split
     rows: Mapping[str, tuple[int, int]]
-    """Per part: payments, frauds."""
-    gate: Gate
+    """Part -> (payments, frauds)."""
+    validator: Validator
     trained: Trained
     exported: Exported
-    models: Mapping[str, Judged]
+    models: Mapping[str, ModelResult]
     gaps: Mapping[str, Mapping[str, Estimate]]
-    """Per other model: by how much ours is better."""
+    """Other model -> by how much ours is better, per metric."""
     levels: Sequence[Level]
-    """Per service, the smallest first: what its features are worth; empty when nothing was compared."""
+    """Results per service, the smallest first; empty if nothing was compared."""
     kinds: Mapping[str, tuple[int, Mapping[str, Estimate]]]
     valid: Sample
     test: Sample
@@ -56,19 +56,19 @@ class Findings:
     importance: Mapping[str, float]
 
     @property
-    def ours(self) -> Judged:
-        """The model of the artefact."""
+    def ours(self) -> ModelResult:
+        """The result of the model of the artefact."""
         return next(iter(self.models.values()))
 
 
 def draw(found: Findings) -> dict[str, str]:
-    """SVG per plot name."""
+    """Return plot name -> SVG."""
     ours, test, valid = found.ours, found.test, found.valid
     marks = {"review": ours.thresholds.review, "decline": ours.thresholds.decline}
     rankings = {
-        name: evaluate.Ranking(test.target, judged.scores.test) for name, judged in found.models.items()
+        name: evaluate.Ranking(test.target, result.scores.test) for name, result in found.models.items()
     }
-    scores = {name: judged.scores.test for name, judged in found.models.items()}
+    scores = {name: result.scores.test for name, result in found.models.items()}
     touched = (ours.outcome.reviewed + ours.outcome.declined) / test.days
     top = [(name, share) for name, share in found.importance.items() if share >= 0.0005]
     top = top[: found.config.report.top_features]
@@ -111,29 +111,29 @@ def _draw_services(found: Findings) -> dict[str, str]:
     if not found.levels:
         return {}
     days = found.test.days
-    ranked = {level.service: level.judged.estimates["average_precision"] for level in found.levels}
-    cost = {level.service: _a_day(level.judged.cost, days) for level in found.levels}
+    ranked = {level.service: level.result.estimates["average_precision"] for level in found.levels}
+    cost = {level.service: _a_day(level.result.cost, days) for level in found.levels}
     return {
         "services": plots.bars(ranked, "Average precision", lambda value: f"{value:.3f}"),
-        "services_cost": plots.bars(cost, "Cost a day", _money),
+        "services_cost": plots.bars(cost, "Cost per day", _money),
     }
 
 
 CAPTIONS: Final = {
-    "services": "The same trees on the features of each service. Lines are the intervals of each alone.",
-    "services_cost": "Thresholds chosen for each in the same way. A few large frauds decide it.",
-    "precision_recall": "Up and to the right is better. The dots are where review and decline begin.",
-    "amount_caught": "How much of the stolen money lies in the payments one would look at first.",
-    "scores": "Both axes are stretched: most honest payments score far below one in a thousand.",
-    "calibration": "Dots on the diagonal: a score can be read as a probability. Lines are 95% intervals.",
-    "cost": "Fewer reviews to the right, more to the left. Lower costs left of the line would take more reviews than there are.",
-    "kinds": "How many frauds of a kind are found when that share of the honest payments is flagged.",
-    "importance": "Share of the total gain of all splits. Features that say the same share it between them.",
+    "services": "The same model on the features of each service. Lines are the intervals of each model.",
+    "services_cost": "The thresholds of each model are chosen in the same way. A few large frauds dominate the cost.",
+    "precision_recall": "Further up and to the right is better. The dots are the thresholds for review and decline.",
+    "amount_caught": "Share of the fraud amount in the payments with the highest scores.",
+    "scores": "Logistic x axis, logarithmic y axis: most honest payments score far below 0.1%.",
+    "calibration": "On the diagonal, a score equals the probability of fraud. Lines are 95% intervals.",
+    "cost": "A lower threshold means more reviews. Thresholds left of the chosen one would need more reviews than the limit allows.",
+    "kinds": "Share of the frauds of a type that is found if that share of the honest payments is flagged.",
+    "importance": "Share of the total gain of all splits. Correlated features share it between them.",
 }
 
 
 def render(found: Findings, svgs: Mapping[str, str]) -> str:
-    """The page."""
+    """Return the HTML page; `svgs` are the plots of `draw`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(r=_page(found, svgs))
@@ -148,22 +148,26 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
     cards = [
         _card(name, ours.estimates[metric], note)
         for metric, name, note in (
-            ("average_precision", "Average precision", f"by chance: {outcome.frauds / outcome.payments:.4f}"),
-            ("roc_auc", "ROC AUC", "by chance: 0.5"),
-            ("recall_at_1pct_fpr", "Recall at 1% FPR", "by chance: 0.01"),
+            (
+                "average_precision",
+                "Average precision",
+                f"random model: {outcome.frauds / outcome.payments:.4f}",
+            ),
+            ("roc_auc", "ROC AUC", "random model: 0.5"),
+            ("recall_at_1pct_fpr", "Recall at 1% FPR", "random model: 0.01"),
         )
     ]
     cards += [
         {
-            "name": "Stolen amount caught",
+            "name": "Fraud amount caught",
             "value": _share(outcome.caught_share),
             "note": f"{_share(ours.caught.low)} to {_share(ours.caught.high)}\n"
-            f"{outcome.declined_fraud_amount / outcome.fraud_amount:.0%} declined at once",
+            f"{outcome.declined_fraud_amount / outcome.fraud_amount:.0%} declined without review",
         },
         {
-            "name": "Saved a day",
+            "name": "Saved per day",
             "value": _money(saved / days),
-            "note": f"of {_money(outcome.cost_of_approving_all / days)} that approving everything costs",
+            "note": f"of {_money(outcome.cost_of_approving_all / days)} that approving all payments would cost",
         },
     ]
     config = found.config
@@ -174,24 +178,24 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
         "created": f"{found.created:%d %B %Y %H:%M} UTC",
         "libraries": found.libraries,
         "schema_hash": found.schema_hash,
-        "gate": found.gate,
+        "validation": found.validator,
         "outcome": outcome,
         "confidence": f"{config.report.confidence:.0%}",
         "test_days": f"{days:g} days",
-        "headline": f"The model stops {_share(outcome.caught_share)} of the stolen money and touches "
+        "headline": f"The model catches {_share(outcome.caught_share)} of the fraud amount and flags "
         f"{honest_touched / honest:.2%} of the honest payments.",
         "cards": cards,
         "comparison_sentence": _comparison(found),
         "models": [
             {
                 "name": name,
-                "estimates": [judged.estimates[metric] for metric in METRICS],
-                "caught": _share(judged.caught.value),
-                "caught_range": f"{_share(judged.caught.low)}\u2013{_share(judged.caught.high)}",
-                "cost": _money(judged.cost.value / days),
-                "cost_range": f"{_money(judged.cost.low / days)}\u2013{_money(judged.cost.high / days)}",
+                "estimates": [result.estimates[metric] for metric in METRICS],
+                "caught": _share(result.caught.value),
+                "caught_range": f"{_share(result.caught.low)}\u2013{_share(result.caught.high)}",
+                "cost": _money(result.cost.value / days),
+                "cost_range": f"{_money(result.cost.low / days)}\u2013{_money(result.cost.high / days)}",
             }
-            for name, judged in found.models.items()
+            for name, result in found.models.items()
         ],
         "unused_rules": found.unused_rules,
         **_services(found, svgs),
@@ -200,11 +204,11 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
             {"name": name, "frauds": frauds, "estimates": [estimates[metric] for metric in METRICS]}
             for name, (frauds, estimates) in found.kinds.items()
         ],
-        "threshold_sentence": f"Chosen on the {found.valid.days:g} validation days: the two scores that cost least, with at "
-        f"most {config.cost.reviews_per_day:g} reviews a day. Below is what they did on the test days.",
+        "threshold_sentence": f"The thresholds minimise the cost on the {found.valid.days:g} validation days, with at most "
+        f"{config.cost.reviews_per_day:g} reviews per day. The table shows their result on the test days.",
         "decisions": _decisions(ours, days),
-        "cost_sentence": f"Cost table: a review {config.cost.review:g}; an honest payment declined "
-        f"{config.cost.declined_good:g} plus {config.cost.declined_good_share:.0%} of its amount; a fraud approved "
+        "cost_sentence": f"Costs: a review {config.cost.review:g}; a declined honest payment "
+        f"{config.cost.declined_good:g} plus {config.cost.declined_good_share:.0%} of its amount; an approved fraud "
         f"{config.cost.missed_fraud:g} plus {config.cost.missed_fraud_share:.0%} of its amount.",
         **_data(found),
         "all_missing": found.all_missing,
@@ -217,8 +221,8 @@ def _page(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
             }
             for c in found.trained.candidates
         ],
-        "export_sentence": f"model.onnx gives the same scores as XGBoost: the largest difference over {found.exported.compared:,} "
-        f"test payments is {found.exported.max_difference:.1e} (allowed: {TOLERANCE:.0e}).",
+        "export_sentence": f"model.onnx gives the same scores as XGBoost: over {found.exported.compared:,} "
+        f"test payments the largest difference is {found.exported.max_difference:.1e} (allowed: {TOLERANCE:.0e}).",
     }
 
 
@@ -230,7 +234,7 @@ def _services(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
     days = found.test.days
     rows = []
     for level in found.levels:
-        ap, cost = level.judged.estimates["average_precision"], _a_day(level.judged.cost, days)
+        ap, cost = level.result.estimates["average_precision"], _a_day(level.result.cost, days)
         gain, saved = level.gain.get("average_precision"), level.gain.get("saved")
         rows.append(
             {
@@ -239,7 +243,7 @@ def _services(found: Findings, svgs: Mapping[str, str]) -> dict[str, Any]:
                 "ap": ap,
                 "gain": f"{gain.value:+.3f}" if gain else "",
                 "gain_range": f"{gain.low:+.3f} to {gain.high:+.3f}" if gain else "",
-                "caught": _share(level.judged.caught.value),
+                "caught": _share(level.result.caught.value),
                 "cost": _money(cost.value),
                 "saved": f"{saved.value / days:+,.0f}" if saved else "",
                 "saved_range": f"{saved.low / days:+,.0f} to {saved.high / days:+,.0f}" if saved else "",
@@ -260,7 +264,7 @@ def _gained(level: Level) -> str:
     elif e.high < 0:
         verdict = f"lower average precision by {-e.value:.3f} {span}"
     else:
-        verdict = f"make no difference that these days could show {span}"
+        verdict = f"make no significant difference to average precision {span}"
     return f"The features that {level.service} adds to {level.over} {verdict}."
 
 
@@ -282,7 +286,7 @@ def _data(found: Findings) -> dict[str, Any]:
             timeline.append(_block("none", "warm-up" if last == start else "gap", at(last), at(part.since)))
         timeline.append(_block(name, name, at(part.since), at(part.until)))
         last = part.until
-    timeline.append(_block("none", "too young", at(last), 100.0))
+    timeline.append(_block("none", "too recent", at(last), 100.0))
     moments = [start, *(part.since for _, part in found.split.items()), end]
     ticks = [{"left": at(moment), "label": f"{moment:%d %b %Y}"} for moment in dict.fromkeys(moments)]
     if found.config.data.warmup and at(found.split.train.since) < 12:
@@ -315,25 +319,25 @@ def _comparison(found: Findings) -> str:
         elif e.high < 0:
             verdict = f"{-e.value:.3f} below {name}"
         else:
-            verdict = f"not distinguishable from {name}"
+            verdict = f"not significantly different from {name}"
         told.append(f"{verdict} ({e.low:+.3f} to {e.high:+.3f})")
     saved = [_saving(name, gap["saved"], found.test.days) for name, gap in found.gaps.items()]
     return (
-        f"Average precision of the trees is {' and '.join(told)}, each pair compared on the same resamples. "
-        f"In money they {' and '.join(saved)}. A few large frauds decide the money, so its intervals are wide."
+        f"The average precision of XGBoost is {' and '.join(told)}, each pair compared on the same bootstrap resamples. "
+        f"In cost, XGBoost {' and '.join(saved)}. A few large frauds dominate the cost, so its intervals are wide."
     )
 
 
 def _saving(name: str, saved: Estimate, days: float) -> str:
     span = f"({saved.low / days:+,.0f} to {saved.high / days:+,.0f})"
     if saved.low > 0:
-        return f"save {_money(saved.value / days)} a day against {name} {span}"
+        return f"saves {_money(saved.value / days)} per day compared with {name} {span}"
     if saved.high < 0:
-        return f"cost {_money(-saved.value / days)} a day more than {name} {span}"
-    return f"cannot be told apart from {name} {span}"
+        return f"costs {_money(-saved.value / days)} per day more than {name} {span}"
+    return f"is not significantly different from {name} {span}"
 
 
-def _decisions(ours: Judged, days: float) -> list[dict[str, str]]:
+def _decisions(ours: ModelResult, days: float) -> list[dict[str, str]]:
     o, t = ours.outcome, ours.thresholds
     rows = [
         ("decline", f"from {t.decline:.4g}", o.declined, o.declined_frauds, o.declined_fraud_amount),
@@ -379,7 +383,7 @@ def _money(amount: float) -> str:
 
 
 def _share(share: float) -> str:
-    """Never rounds to all or nothing what is neither."""
+    """Format a share; only exactly 0 and 1 are shown as 0% and 100%."""
     return f"{share:.0%}" if share in {0.0, 1.0} else f"{min(max(share, 0.001), 0.999):.1%}"
 
 

@@ -1,6 +1,6 @@
-"""One configuration per training run, frozen; its defaults are `training/fraud_detection.yaml`, its fields are documented here.
+"""The configuration of a training run. Defaults are in `training/fraud_detection.yaml`; the fields are documented here.
 
-Durations are in days as they stand in YAML and on the command line; `timedelta` properties give them in Python's own kind.
+Durations are in days, in YAML and on the command line; properties return them as `timedelta`.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from feature_repo.errors import SettingsError
 
@@ -21,13 +29,13 @@ Weighting = Literal["none", "sqrt", "balanced"]
 
 
 class _Frozen(BaseModel):
-    """Unknown keys are refused: a misspelt setting must not be read as its default."""
+    """Immutable settings. Unknown keys are an error, so that a misspelt setting is not silently ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataSettings(_Frozen):
-    """Which payments and which labels."""
+    """Which payments and labels are used."""
 
     since: AwareDatetime | None = Field(
         None, description="First event time, inclusive; null: start of the log"
@@ -36,14 +44,17 @@ class DataSettings(_Frozen):
         None, description="End of event time, exclusive; null: end of the log"
     )
     cutoff: AwareDatetime | None = Field(
-        None, description="Labels that became known after this instant do not exist; null: end of the log"
+        None, description="Labels that became known after this time are not used; null: end of the log"
     )
-    label_view: str = Field("fraud_label", description="Feast LabelView that says what is fraud")
+    label_view: str = Field("fraud_label", description="Feast LabelView with the labels")
     label_delay_days: Days = Field(
-        3.0, description="After how long a fraud has normally been reported; younger payments are left out"
+        3.0,
+        description="Time after which a fraud has normally been reported; more recent payments are left out",
     )
     warmup_days: float = Field(
-        1.0, ge=0, description="First days of the window that only fill the features, and are not trained on"
+        1.0,
+        ge=0,
+        description="First days of the window, which only fill the features and are not used for training",
     )
 
     @property
@@ -58,11 +69,13 @@ class DataSettings(_Frozen):
 
 
 class SplitSettings(_Frozen):
-    """How much of the end of the window is held out."""
+    """How many days at the end of the window are held out."""
 
-    valid_days: Days = Field(4.0, description="Early stopping and thresholds are decided on these days")
-    test_days: Days = Field(5.0, description="Everything reported is measured on these last days")
-    min_fraud: int = Field(5, ge=1, description="Fewer frauds than this in any part: refuse to train")
+    valid_days: Days = Field(4.0, description="Days before the test days, for early stopping and thresholds")
+    test_days: Days = Field(5.0, description="Last days, on which all reported figures are measured")
+    min_fraud: int = Field(
+        5, ge=1, description="Least number of frauds in each part; with fewer, training stops"
+    )
 
     @property
     def valid(self) -> timedelta:
@@ -75,127 +88,133 @@ class SplitSettings(_Frozen):
         return timedelta(days=self.test_days)
 
 
-class GateSettings(_Frozen):
-    """What the training set must be like beyond what its features say themselves."""
+class ValidationSettings(_Frozen):
+    """Bounds of the training set, in addition to those that follow from the features themselves."""
 
     min_fraud_share: Share = Field(
         0.0002, description="A smaller share of fraud means that labels are missing"
     )
     max_fraud_share: Share = Field(0.2, description="A larger share of fraud means that payments are missing")
-    min_rows: int = Field(1_000, ge=1, description="Fewer rows than this are no training set")
+    min_rows: int = Field(1_000, ge=1, description="Least number of rows of the training set")
     max_missing: Share = Field(
         1.0,
-        description="Largest share of nulls in any one feature; 1 allows columns the source does not have",
+        description="Largest share of nulls in a feature; 1 allows columns that the source does not have",
     )
     max_missing_joined: Share = Field(
         0.98,
-        description="Largest share of nulls where something was joined to the payment (customer, merchant, charge), and in "
-        "what was derived from it, in the log and in the features; above it the join is taken to be broken",
+        description="Largest share of nulls in columns joined to the payment (customer, merchant, charge) and in columns and "
+        "features computed from them; a larger share means that the join is broken",
     )
     max_missing_of: Mapping[str, Share] = Field(
-        {}, description="The same for single columns or features by name, instead of the two general limits"
+        {}, description="The same per column or feature, by name; replaces the two general limits"
     )
     max_log_rows: int = Field(
         250_000,
         ge=1,
-        description="The log batch is checked on at most this many rows, evenly spread over its time; the flow "
-        "has already checked every row",
+        description="The log is validated on at most this many rows, evenly spread over time; the flow "
+        "has already validated every row",
     )
 
 
 class ModelSettings(_Frozen):
-    """How the gradient-boosted trees are grown."""
+    """Parameters of XGBoost."""
 
-    rounds: int = Field(300, ge=1, description="Most trees")
+    rounds: int = Field(300, ge=1, description="Largest number of trees")
     patience: int = Field(
-        30, ge=1, description="Stop when average precision has not improved for so many trees"
+        30, ge=1, description="Stop when the average precision has not improved for so many trees"
     )
-    learning_rate: float = Field(0.1, gt=0, le=1, description="Shrinkage of every tree")
+    learning_rate: float = Field(0.1, gt=0, le=1, description="Shrinkage of each tree")
     max_depth: int = Field(4, ge=1, le=16, description="Depth of a tree")
     max_bin: int = Field(
-        1024, ge=16, description="Bins a feature is cut into; 256 would blur the tail of the amounts"
+        1024, ge=16, description="Number of bins per feature; 256 is too coarse for the tail of the amounts"
     )
     min_child_weight: float = Field(
-        0.1, ge=0, description="Least sum of the Hessian in a leaf; 1 would ask for about 110 rare frauds"
+        0.1,
+        ge=0,
+        description="Least sum of the Hessian in a leaf; 1 would require about 110 rows per leaf for rare frauds",
     )
     base_score: float = Field(
         0.5,
         gt=0,
         lt=1,
-        description="Where boosting starts; the estimated fraud rate would freeze small leaves",
+        description="Initial prediction; starting at the fraud rate would prevent small leaves",
     )
     reg_lambda: float = Field(1.0, ge=0, description="L2 penalty on leaf values")
-    subsample: float = Field(0.7, gt=0, le=1, description="Share of rows a tree sees")
-    colsample: float = Field(0.4, gt=0, le=1, description="Share of features a tree sees")
+    subsample: float = Field(0.7, gt=0, le=1, description="Share of rows per tree")
+    colsample: float = Field(0.4, gt=0, le=1, description="Share of features per tree")
     weighting: tuple[Weighting, ...] = Field(
         ("none",),
         min_length=1,
-        description="Weights of a fraud to try (1, root of the imbalance, the imbalance); the best on the "
-        "validation days is kept",
+        description="Weights of a fraud to try (1, square root of the imbalance, the imbalance); the best on the "
+        "validation days is used",
     )
-    threads: int = Field(2, ge=1, description="Threads; pinned, because the sums depend on it")
-    seed: int = Field(7, ge=0, description="Seed of everything random")
+    threads: int = Field(
+        2, ge=1, description="Number of threads; fixed, because floating-point sums depend on it"
+    )
+    seed: int = Field(7, ge=0, description="Seed of all random numbers")
 
 
 class Rule(_Frozen):
-    """One line of the rules baseline: `points` if the feature reaches `at_least` (and is not missing)."""
+    """One rule of the rules baseline: adds `points` if the feature is not null and at least `at_least`."""
 
     feature: str = Field(
-        description="Name of a feature of the service; a rule on an absent feature is reported, not used"
+        description="Name of a feature; if the service does not have it, the rule is not used and is reported"
     )
-    at_least: float = Field(description="The rule fires from this value on")
-    points: float = Field(1.0, gt=0, description="What firing adds to the score")
+    at_least: float = Field(description="Least value for which the rule applies")
+    points: float = Field(1.0, gt=0, description="Points that the rule adds to the score")
 
 
 class CostSettings(_Frozen):
-    """What decisions cost, in major units of the payments' currency. Thresholds minimise the sum."""
+    """Costs of decisions, in major units of the payments' currency. The thresholds minimise their sum."""
 
-    review: float = Field(4.0, ge=0, description="One payment looked at by an analyst")
-    declined_good: float = Field(15.0, ge=0, description="One honest payment declined: support, anger")
-    declined_good_share: Share = Field(0.02, description="Plus this share of its amount: margin lost")
-    missed_fraud_share: float = Field(
-        1.0, ge=0, description="Share of the amount of an approved fraud that is lost"
+    review: float = Field(4.0, ge=0, description="Review of one payment by an analyst")
+    declined_good: float = Field(
+        15.0, ge=0, description="One honest payment declined: support, lost goodwill"
     )
+    declined_good_share: Share = Field(0.02, description="Plus this share of its amount: lost margin")
+    missed_fraud_share: float = Field(1.0, ge=0, description="One approved fraud: lost share of its amount")
     missed_fraud: float = Field(
-        25.0, ge=0, description="Plus this per approved fraud: chargeback fee, handling"
+        25.0, ge=0, description="Plus this fixed cost per approved fraud: chargeback fee, handling"
     )
-    reviews_per_day: float = Field(60.0, ge=0, description="Reviews the analysts can do a day, on average")
+    reviews_per_day: float = Field(60.0, ge=0, description="Largest number of reviews per day, on average")
 
 
 class ReportSettings(_Frozen):
-    """How results are stated."""
+    """Intervals and plots of the report."""
 
-    bootstrap: int = Field(300, ge=20, description="Resamples behind each interval; whole accounts are drawn")
-    confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of the intervals")
+    bootstrap: int = Field(300, ge=20, description="Number of bootstrap resamples (of accounts) per interval")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Confidence level of the intervals")
     top_features: int = Field(20, ge=1, description="Bars in the importance plot")
 
 
 class TrainingConfig(_Frozen):
-    """Everything a run depends on besides the log and the registry.
+    """All settings of a training run.
 
     >>> TrainingConfig.load().model.base_score
     0.5
     """
 
     name: str = Field(
-        "fraud_detection", pattern=r"^[a-z][a-z0-9_]*$", description="Model name, and its folder's"
+        "fraud_detection", pattern=r"^[a-z][a-z0-9_]*$", description="Name of the model and of its folder"
     )
     data: DataSettings = Field(
-        default_factory=lambda: DataSettings.model_validate({}), description="Window, cut-off, label delay"
+        default_factory=lambda: DataSettings.model_validate({}), description="Window, cutoff, label delay"
     )
     split: SplitSettings = Field(
         default_factory=lambda: SplitSettings.model_validate({}), description="Validation and test days"
     )
-    gate: GateSettings = Field(
-        default_factory=lambda: GateSettings.model_validate({}), description="Bounds of the training set"
+    validation: ValidationSettings = Field(
+        default_factory=lambda: ValidationSettings.model_validate({}),
+        validation_alias=AliasChoices("validation", "gate"),
+        description="Bounds of the training set (the former name of this section, gate, still works)",
     )
     model: ModelSettings = Field(
         default_factory=lambda: ModelSettings.model_validate({}), description="XGBoost"
     )
     compare_services: tuple[str, ...] = Field(
         (),
-        description="Smaller services, whose features are all in the trained one: the same model is grown on their features "
-        "alone, to show what the others bring",
+        description="Smaller services, whose features are all in the trained one: the same model is trained on the features of "
+        "each, to measure what the other features add",
     )
     rules: tuple[Rule, ...] = Field((), description="The rules baseline")
     cost: CostSettings = Field(
@@ -207,8 +226,8 @@ class TrainingConfig(_Frozen):
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> Self:
-        if self.gate.min_fraud_share > self.gate.max_fraud_share:
-            msg = f"gate.min_fraud_share {self.gate.min_fraud_share} is above max_fraud_share {self.gate.max_fraud_share}"
+        if self.validation.min_fraud_share > self.validation.max_fraud_share:
+            msg = f"validation.min_fraud_share {self.validation.min_fraud_share} is above max_fraud_share {self.validation.max_fraud_share}"
             raise ValueError(msg)
         if self.data.since and self.data.until and self.data.since >= self.data.until:
             msg = f"data.since {self.data.since} is not before data.until {self.data.until}"
@@ -217,7 +236,7 @@ class TrainingConfig(_Frozen):
 
     @classmethod
     def load(cls, path: Path = DEFAULT_CONFIG) -> Self:
-        """Read a YAML file; what it does not name has its default."""
+        """Read a YAML file; settings that are not in it have their defaults. Raises `SettingsError`."""
         try:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -234,7 +253,7 @@ class TrainingConfig(_Frozen):
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], *, where: object) -> Self:
-        """Validate, with one line per wrong setting."""
+        """Validate settings. Raises `SettingsError`, which names all wrong ones; `where` says where they come from."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -244,7 +263,7 @@ class TrainingConfig(_Frozen):
             raise SettingsError(wrong, where=where, todo="correct these settings") from None
 
     def replace(self, **changes: Any) -> Self:
-        """Copy with dotted settings changed, None meaning unchanged: `config.replace(**{"split.test_days": 7})`."""
+        """Return a copy with dotted settings changed, such as `config.replace(**{"split.test_days": 7})`; None changes nothing."""
         values = self.model_dump()
         for dotted, value in changes.items():
             if value is None:
@@ -258,7 +277,7 @@ class TrainingConfig(_Frozen):
 
 
 def utc(text: str) -> datetime:
-    """Parse a date or RFC 3339 time; without a zone it is UTC.
+    """Parse a date or an RFC 3339 time; a time without a zone is UTC. Raises `SettingsError`.
 
     >>> utc("2026-11-22").isoformat()
     '2026-11-22T00:00:00+00:00'

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.stores.event_log.read import read_log
-from feature_repo.stores.reader.pending import PAYMENTS
 from feature_repo.stores.reader.plan import PlainRead, Plan, WindowedRead
+from feature_repo.streams.payments import PAYMENTS
 from feature_repo.windows.columns import BlockColumns
 from feature_repo.windows.history.answer import features_at
 from training.feature_matrix import PAYMENT_KEY
@@ -155,7 +155,7 @@ class Evidence:
 
     def _concurrent(self, read: WindowedRead, score: Score) -> list[str]:
         """Return the ids of earlier payments of a view's key whose requests overlapped this one."""
-        if read.stream != PAYMENTS:
+        if read.stream != PAYMENTS.name:
             return []
         began, ended = _began(score), int(score["scored_at"])
         columns = list(zip(read.spec.join_keys, read.entity_columns, strict=True))

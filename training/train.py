@@ -1,6 +1,6 @@
-"""`python -m training.train --service fraud_detection_v1`: one model per run, made from the log as it is now.
+"""`python -m training.train --service fraud_detection_v1`: train one model from the event log.
 
-This is the edge of the process: here the clock, the environment and the registry are read, once.
+The clock, the environment and the registry are read here, once per run.
 """
 
 import os
@@ -32,12 +32,13 @@ def train(
     home: Path | None = None,
     now: datetime | None = None,
     promote: bool = True,
-    gated: bool = True,
+    stop_on_failure: bool = True,
     console: Console | None = None,
 ) -> "TrainingResult":
-    """Train a model on a feature service of a Feast repository; raises `MillstreamError`.
+    """Train a model on a feature service of a Feast repository and return its result.
 
-    `home` is where the log is read and the artefact written (default: MILLSTREAM_HOME); `now` stamps the version.
+    `home` is the folder of log and models (default: MILLSTREAM_HOME), `now` stamps the version. Without `stop_on_failure`,
+    failed expectations do not stop the run. Raises `MillstreamError`.
     """
     if home is not None:
         os.environ["MILLSTREAM_HOME"] = str(home.resolve())  # Feast's stores of this process read it too
@@ -48,7 +49,7 @@ def train(
 
     wanted = config or TrainingConfig.load()
     steps = Steps(steps_console)
-    with steps.step("import", "Starting Feast") as step:
+    with steps.step("import", "Opening Feast") as step:
         from training.feature_matrix import FeastSource
         from training.pipeline import run
 
@@ -60,7 +61,7 @@ def train(
         RepoSettings(),
         now=now or datetime.now(UTC),
         steps=steps,
-        gated=gated,
+        stop_on_failure=stop_on_failure,
         promote=promote,
     )
 
@@ -79,29 +80,33 @@ def _open(repo: Path) -> Any:
 @app.command()
 def main(
     service: Annotated[str, typer.Option(help="Feature service to train on")] = DEFAULT_SERVICE,
-    repo: Annotated[Path, typer.Option(help="Feast repository, applied before")] = DEFAULT_REPO,
+    repo: Annotated[Path, typer.Option(help="Feast repository, which has been applied")] = DEFAULT_REPO,
     config: Annotated[Path, typer.Option(help="Training configuration (YAML)")] = DEFAULT_CONFIG,
     home: Annotated[
-        Path | None, typer.Option(help="Where the log is and models go [MILLSTREAM_HOME]")
+        Path | None, typer.Option(help="Folder of log and models [default: MILLSTREAM_HOME]")
     ] = None,
     since: Annotated[str | None, typer.Option("--from", help="First event time, such as 2026-10-01")] = None,
     until: Annotated[str | None, typer.Option(help="End of event time, exclusive")] = None,
     cutoff: Annotated[
         str | None,
-        typer.Option(help="What became known after this instant is not read, such as 2026-10-20T12:00"),
+        typer.Option(help="Labels that became known after this time are not used, such as 2026-10-20T12:00"),
     ] = None,
-    valid_days: Annotated[float | None, typer.Option(help="Days that decide thresholds")] = None,
-    test_days: Annotated[float | None, typer.Option(help="Last days, held out")] = None,
+    valid_days: Annotated[
+        float | None, typer.Option(help="Validation days, on which thresholds are chosen")
+    ] = None,
+    test_days: Annotated[float | None, typer.Option(help="Test days: the last ones, held out")] = None,
     compare_service: Annotated[
         list[str] | None,
-        typer.Option(help="A smaller service: what do the other features bring? May be given several times"),
+        typer.Option(help="Smaller service, to measure what the other features add. Can be repeated"),
     ] = None,
-    label_delay_days: Annotated[float | None, typer.Option(help="When most fraud has been reported")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of XGBoost")] = None,
+    label_delay_days: Annotated[
+        float | None, typer.Option(help="Days after which most fraud has been reported")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of threads of XGBoost")] = None,
     promote: Annotated[bool, typer.Option(help="Make the model the champion")] = True,
-    gate: Annotated[bool, typer.Option(help="Stop when the data does not pass its checks")] = True,
+    gate: Annotated[bool, typer.Option(help="Stop if the validation of the data fails")] = True,
 ) -> None:
-    """Learn a fraud model from the event log: training set, checks, trees, thresholds, report, artefact."""
+    """Train a fraud model from the event log: training set, validation, model, thresholds, report, artefact."""
     console = Console()
     try:
         wanted = TrainingConfig.load(config).replace(
@@ -117,7 +122,13 @@ def main(
             }
         )
         result = train(
-            service, config=wanted, repo=repo, home=home, promote=promote, gated=gate, console=console
+            service,
+            config=wanted,
+            repo=repo,
+            home=home,
+            promote=promote,
+            stop_on_failure=gate,
+            console=console,
         )
     except MillstreamError as error:
         Console(stderr=True).print(

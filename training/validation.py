@@ -1,9 +1,9 @@
-"""One verdict per batch: the log as it was read, and the training set as it is about to be used.
+"""Validation of the training data with Great Expectations: one verdict on the log, one on the training set.
 
-The log batch is held to the suite the flow checks rows with (`PAYMENTS.suite`). The suite of the
+The log is validated by the suite that the flow uses for rows (`PAYMENTS.suite`). The suite of the
 training set is derived: columns and order from the feature service, "never null" and "never negative" from the meaning of
-each aggregation, bounds from the configuration. What was joined to a payment may be null, but not nearly everywhere: that is a
-join which broke. Data Docs are written whatever the verdict.
+each aggregation, bounds from the configuration. Joined columns may be null, but not in nearly all rows, which would mean that the
+join is broken. Data Docs are always written.
 """
 
 import logging
@@ -20,10 +20,10 @@ import pandas as pd
 
 from feature_repo.errors import ValidationError
 from training.feature_matrix import Feature
-from training.settings import GateSettings
+from training.settings import ValidationSettings
 from training.split import Split
 
-os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read on import; a gate must not talk to the network
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read on import; training must not use the network
 
 import great_expectations as gx
 
@@ -34,7 +34,7 @@ Expectation = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One expectation that did not hold: which batch, which column (or the table), what was expected and seen."""
+    """An expectation that failed: batch, column (or "table"), what was expected and what was found."""
 
     batch: str
     column: str
@@ -42,13 +42,13 @@ class Failure:
     seen: str
 
     def __str__(self) -> str:
-        """One readable line."""
+        """Return one readable line."""
         return f"{self.batch}: {self.column}: expected {self.expected}, saw {self.seen}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a batch was held to, and what did not hold."""
+    """The result of validating one batch: rows, number of expectations, failures."""
 
     batch: str
     rows: int
@@ -57,13 +57,13 @@ class Verdict:
 
     @property
     def success(self) -> bool:
-        """Whether everything held."""
+        """Whether all expectations of the batch were met."""
         return not self.failures
 
 
 @dataclass(slots=True)
-class Gate:
-    """Collects the verdicts of one run and writes their Data Docs."""
+class Validator:
+    """Validates the batches of one run, keeps the verdicts and writes their Data Docs to `docs`."""
 
     docs: Path
     verdicts: list[Verdict] = field(default_factory=list)
@@ -94,11 +94,11 @@ class Gate:
 
     @property
     def failures(self) -> list[Failure]:
-        """Everything that did not hold, over all batches."""
+        """The failures of all batches."""
         return [failure for verdict in self.verdicts for failure in verdict.failures]
 
     def check(self, batch: str, frame: pd.DataFrame, expectations: Sequence[Expectation]) -> Verdict:
-        """Hold a frame to a suite of {type, kwargs} and remember the verdict."""
+        """Validate a frame by a suite (each expectation is {type, kwargs}), and keep and return the verdict."""
         with _quiet():
             suite = self._context.suites.add(gx.ExpectationSuite(name=batch, expectations=list(expectations)))
             asset = self._context.data_sources.add_pandas(batch).add_dataframe_asset(batch)
@@ -114,29 +114,29 @@ class Gate:
         return verdict
 
     def write_docs(self) -> Path:
-        """Write Data Docs of all batches so far; returns the page to open."""
+        """Write the Data Docs of all batches so far; return the path of the index page."""
         with _quiet():
             self._context.build_data_docs()
         return self.docs / "index.html"
 
-    def insist(self) -> None:
-        """Write the docs, and raise if anything did not hold."""
+    def raise_on_failure(self) -> None:
+        """Write the Data Docs. Raises `ValidationError` if any expectation failed."""
         page = self.write_docs()
         if not self.success:
             shown = self.failures[:10]
             more = len(self.failures) - len(shown)
             lines = "".join(f"\n  {failure}" for failure in shown) + (f"\n  and {more} more" if more else "")
             raise ValidationError(
-                f"the data is not fit to train on:{lines}\n",
+                f"the training data is not valid:{lines}\n",
                 where=page,
-                todo="open that page, correct the data, or train all the same with --no-gate",
+                todo="open that page and correct the data, or train anyway with --no-gate",
             )
 
 
 def training_suite(
     features: Sequence[Feature],
     split: Split,
-    settings: GateSettings,
+    settings: ValidationSettings,
     *,
     all_missing: frozenset[str] = frozenset(),
 ) -> list[Expectation]:
@@ -176,14 +176,14 @@ def training_suite(
     return suite
 
 
-def joined_suite(columns: Sequence[str], settings: GateSettings) -> list[Expectation]:
-    """That what was joined to the payments is there at all; single rows may lack it, as for a customer nobody knows."""
+def joined_suite(columns: Sequence[str], settings: ValidationSettings) -> list[Expectation]:
+    """Return the expectations that joined columns are not null in nearly all rows; single rows may have nulls."""
     limits = {column: settings.max_missing_of.get(column, settings.max_missing_joined) for column in columns}
     return [_known(column, limit) for column, limit in limits.items() if limit < 1]
 
 
 def _known(column: str, limit: float) -> Expectation:
-    """Not more than this share of nulls."""
+    """Return the expectation that at most this share of a column is null."""
     kwargs: dict[str, Any] = {"column": column}
     if limit > 0:
         kwargs["mostly"] = round(1 - limit, 12)
@@ -216,7 +216,7 @@ def _failure(batch: str, result: Any) -> Failure:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Great Expectations warns about its own insides; what matters is in the verdict."""
+    """Suppress the warnings that Great Expectations gives about its own internals."""
     logger = logging.getLogger("great_expectations")
     level = logger.level
     logger.setLevel(logging.ERROR)

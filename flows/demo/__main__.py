@@ -1,13 +1,12 @@
-"""`python -m flows.demo`: the edge of the process. Here the clock and the environment are read."""
+"""Command `python -m flows.demo`. The clock and the environment are read here."""
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import orjson
 import structlog
@@ -23,7 +22,7 @@ from flows.demo import live, summary
 from flows.local import home as demo_home
 from flows.local import stages
 from flows.local.live import accounted
-from flows.local.processes import Processes
+from flows.local.processes import Processes, stop_like_ctrl_c
 from flows.local.redis_server import redis_server
 from flows.local.show import Steps
 from flows.local.stages import Scale
@@ -33,7 +32,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 
 def run(home: Path, scale: Scale, *, seconds: float, rate: float, console: Console) -> dict[str, Any]:
-    """One whole loop in an empty home; returns the summary, which is also written there."""
+    """Run the whole loop in an empty home; return the summary, which is also written to `summary.json` there."""
     began = time.perf_counter()
     steps = Steps(console)
     with redis_server(home) as url, Processes(home, url) as processes:
@@ -49,7 +48,9 @@ def run(home: Path, scale: Scale, *, seconds: float, rate: float, console: Conso
         stages.end_apply(processes, steps, settings, apply_began)
         if given:
             gone = demo_home.clear_server(url, read_views(home / "views.json").project)
-            console.print(f"  [dim]keys of an earlier run removed there: {gone:,}[/]", highlight=False)
+            console.print(
+                f"  [dim]{gone:,} keys of an earlier run removed from this server[/]", highlight=False
+            )
         counts = stages.backfill(steps, settings, history)
         manifest = stages.train(processes, steps, settings)
         seen = live.run(processes, steps, settings, rate=rate, seconds=seconds)
@@ -70,7 +71,7 @@ def run(home: Path, scale: Scale, *, seconds: float, rate: float, console: Conso
     artefact = settings.models / stages.MODEL / manifest["version"]
     places = {
         "Model report": artefact / "report.html",
-        "Data checks": home / "data_docs" / "index.html",
+        "Data Docs": home / "data_docs" / "index.html",
         "Skew report": home / "skew.json",
         "Summary": written,
         "Logs": processes.logs,
@@ -85,38 +86,35 @@ def _skew(processes: Processes, steps: Steps, settings: FlowSettings) -> dict[st
         processes.finish("skew")
         skew: dict[str, Any] = orjson.loads((settings.home / "skew.json").read_bytes())
         step.found = (
-            f"{skew['compared']:,} live vectors computed again from the log, {skew['differing']:,} differ"
+            f"{skew['compared']:,} live vectors computed again from the log: {skew['differing']:,} differ"
         )
         return skew
-
-
-def stop_like_ctrl_c() -> None:
-    """Let a SIGTERM unwind as Ctrl-C does, so that everything started is stopped."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
 
 
 @app.command()
 def main(
     seconds: Annotated[
-        float, typer.Option(min=1, envvar="DEMO_SECONDS", help="Length of the live part.")
+        float, typer.Option(min=1, envvar="DEMO_SECONDS", help="Length of the live part, in seconds.")
     ] = 60.0,
     home: Annotated[
         Path | None,
-        typer.Option(help="Folder of this run, emptied first. [default: demo in MILLSTREAM_HOME, var/demo]"),
+        typer.Option(
+            help="Folder of this run; it is emptied first. [default: demo in MILLSTREAM_HOME, var/demo]"
+        ),
     ] = None,
-    payments: Annotated[int, typer.Option(min=1_000, help="About how many payments of history.")] = 225_000,
-    accounts: Annotated[int, typer.Option(min=10)] = 5_000,
-    merchants: Annotated[int, typer.Option(min=10)] = 500,
+    payments: Annotated[
+        int, typer.Option(min=1_000, help="Approximate number of payments of the history.")
+    ] = 225_000,
+    accounts: Annotated[int, typer.Option(min=10, help="Number of accounts.")] = 5_000,
+    merchants: Annotated[int, typer.Option(min=10, help="Number of merchants.")] = 500,
     days: Annotated[float, typer.Option(min=1, help="Days of history.")] = 30.0,
-    fraud_share: Annotated[float, typer.Option(min=0.0001, max=0.5)] = 0.008,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same world.")] = 1,
-    rate: Annotated[float, typer.Option(min=0.1, help="Live payments a second.")] = 40.0,
+    fraud_share: Annotated[
+        float, typer.Option(min=0.0001, max=0.5, help="Share of payments that are fraud.")
+    ] = 0.008,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same history.")] = 1,
+    rate: Annotated[float, typer.Option(min=0.1, help="Live payments per second.")] = 40.0,
 ) -> None:
-    """Payments in, exact features, training set, model, live scores, skew report; then stop everything."""
+    """Run the whole loop once: history, features, model, live scores, skew report. Then stop everything."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=summary.WIDTH)

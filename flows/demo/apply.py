@@ -1,7 +1,6 @@
-"""`python -m flows.demo.apply`: Feast's own `feast apply` for the home of this process.
+"""`python -m flows.demo.apply`: run `feast apply` with the registry of this home.
 
-The same as `cd feature_repo && feast apply`, with the registry in MILLSTREAM_HOME; one process, because importing Feast
-takes seconds.
+The same as `cd feature_repo && feast apply`, but with the registry in MILLSTREAM_HOME.
 """
 
 from __future__ import annotations

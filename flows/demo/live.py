@@ -1,4 +1,4 @@
-"""The live part of the demo: flows, scorer and traffic as processes of their own, until every published event is accounted for."""
+"""The live part of the demo: flows, scorer and traffic run until every published event is logged or a dead letter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flows.local.live import (
     start_scorer,
     wait_for_scorer,
 )
-from flows.local.processes import LOOK_EVERY_S, Processes
+from flows.local.processes import POLL_EVERY_S, Processes
 from flows.local.show import Step, Steps
 from flows.settings import FlowSettings
 from flows.streams import EventStream
@@ -30,7 +30,7 @@ CAUGHT_UP_WITHIN_S: Final = 120.0
 def run(
     processes: Processes, steps: Steps, settings: FlowSettings, *, rate: float, seconds: float
 ) -> dict[str, Any]:
-    """Run flows, scorer and traffic for `seconds`, then stop them; return the report of the traffic (`flows.traffic.report`)."""
+    """Run flows, scorer and traffic for `seconds`, then stop them; return the traffic's report (`flows.traffic.report`)."""
     before = {stream: accounted(stream, settings) for stream in FLOWS.values()}
     port = free_port()
     with steps.step("start", "Start flows and scorer") as step:
@@ -47,7 +47,7 @@ def run(
         while child.code() is None:
             processes.check_others(child)
             _show(step, _seen(report), rate * seconds)
-            time.sleep(LOOK_EVERY_S * 3)
+            time.sleep(POLL_EVERY_S * 3)
         processes.finish(TRAFFIC)
         seen = _seen(report)
         if not seen["requests"]:
@@ -56,7 +56,7 @@ def run(
                 where=processes.logs / "scorer.log",
                 todo="read that log",
             )
-        step.found = f"{seen['payments']:,} payments published, {seen['requests']:,} scored" + (
+        step.found = f"{seen['requests']:,} payments scored, {seen['payments']:,} published" + (
             f", [red]{seen['failed']:,} requests failed[/]: {seen['last_failure']}" if seen["failed"] else ""
         )
     with steps.step("catch_up", "Flows catch up") as step:
@@ -65,7 +65,7 @@ def run(
         for name in (*FLOWS, SCORER):
             processes.stop(name)
         told = ", ".join(f"{seen[s.name]:,} {s.name}" for s in FLOWS.values() if seen.get(s.name))
-        step.found = f"{told} accounted for, everything stopped"
+        step.found = f"{told} are logged or dead letters; everything stopped"
     return seen
 
 
@@ -84,7 +84,7 @@ def _show(step: Step, seen: dict[str, Any], expected: float) -> None:
     latency, fresh = seen["latency_ms"]["p50"], seen["freshness_ms"]["p50"]
     note = f"{seen['requests']:,} scored"
     if latency is not None and fresh is not None:
-        note += f", score {latency:.1f} ms, features {fresh:.0f} ms behind the bus"
+        note += f", latency {latency:.1f} ms, freshness {fresh:.0f} ms"
     step.advance(seen["payments"] - seen["warm_up"]["payments"], expected, note)
 
 
@@ -96,9 +96,9 @@ def _wait_until_accounted(
         processes.check()
         if time.monotonic() > give_up:
             raise FlowError(
-                f"{expected:,} {stream.name} went in, but only {found.logged:,} are logged and "
+                f"{expected:,} {stream.name} were published, but only {found.logged:,} are logged and "
                 f"{found.dead_letters:,} are dead letters",
                 where=processes.logs / f"{stream.name}-flow.log",
                 todo="read that log",
             )
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)

@@ -1,4 +1,4 @@
-"""What a run of the demo found: as JSON for machines, and as a page of text a person can enjoy."""
+"""The summary of a demo run: as JSON, and as text on the terminal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _WHY: Final[Mapping[str, str]] = {
     "unexplained": "no cause found: a defect, please report it",
 }
 _BRINGS: Final[Mapping[str, str]] = {
-    "fraud_detection_v1": "payments alone",
-    "fraud_detection_v2": "+ enrichment",
-    "fraud_detection_v3": "+ label features",
+    "fraud_detection_v1": "payments only",
+    "fraud_detection_v2": "+ customers, merchants, charges",
+    "fraud_detection_v3": "+ windows over fraud labels",
 }
 WIDTH: Final = 104
 _STEPS: Final[Mapping[str, str]] = {"apply": "feast apply", "start": "start", "catch_up": "catch up"}
@@ -39,7 +39,7 @@ def build(
     skew: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The summary; its keys are a promise, `tests/flows/demo/test_demo.py` holds it."""
+    """Return the summary. Its keys are stable: `tests/flows/demo/test_demo.py` checks them."""
     metrics = manifest["metrics"]
     names = ("average_precision", "roc_auc", "recall_at_1pct_fpr")
     return {
@@ -83,7 +83,7 @@ def show(
     traffic: Mapping[str, Any],
     places: Mapping[str, Path],
 ) -> None:
-    """Print it."""
+    """Print the summary; `places` are names and paths of the files to open."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column(overflow="fold")
@@ -99,7 +99,7 @@ def show(
     ):
         table.add_row(name, found)
     console.print()
-    console.print(Panel(table, title="[bold]What happened[/]", box=box.ROUNDED, padding=(1, 2), width=WIDTH))
+    console.print(Panel(table, title="[bold]Summary[/]", box=box.ROUNDED, padding=(1, 2), width=WIDTH))
     console.print()
     for name, place in places.items():
         console.print(f"  [bold]{name:<13}[/] {_near(place)}", highlight=False, soft_wrap=True)
@@ -108,22 +108,24 @@ def show(
 def _payments(found: Mapping[str, int]) -> Text:
     adds_up = found["in"] == found["logged"] + found["dead_letters"]
     return Text.from_markup(
-        f"{found['in']:,} in = {found['logged']:,} logged + {found['dead_letters']:,} dead letters"
-        + ("" if adds_up else "  [red]this does not add up[/]")
+        f"{found['in']:,} published = {found['logged']:,} logged + {found['dead_letters']:,} dead letters"
+        + ("" if adds_up else "  [red]these numbers should be equal[/]")
     )
 
 
 def _training(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> Text:
     checks = manifest["validation"]["expectations"]
     verdict = (
-        f"[green]all {checks} checks passed[/]" if found["validation_success"] else "[red]checks failed[/]"
+        f"[green]all {checks} data checks passed[/]"
+        if found["validation_success"]
+        else "[red]data checks failed[/]"
     )
     return Text.from_markup(f"{found['rows']:,} rows of {found['features']} features; {verdict}")
 
 
 def _model(found: Mapping[str, Any], outcome: Mapping[str, Any]) -> Group:
     kinds = Table(box=box.SIMPLE_HEAD, padding=(0, 2), pad_edge=False, show_edge=False)
-    kinds.add_column("held-out last days")
+    kinds.add_column("type of fraud (test days)")
     for title in ("frauds", "average precision", "ROC AUC", "recall at 1 % FPR"):
         kinds.add_column(title, justify="right")
     rows = [("all", {"frauds": outcome["frauds"], **found}), *found["by_fraud_type"].items()]
@@ -140,9 +142,9 @@ def _model(found: Mapping[str, Any], outcome: Mapping[str, Any]) -> Group:
 
 
 def _services(found: Sequence[Mapping[str, Any]]) -> Group:
-    """What enrichment and label features bring, on the same days."""
+    """Return the table of the same model on fewer features, on the same test days."""
     grown = Table(box=box.SIMPLE_HEAD, padding=(0, 2), pad_edge=False, show_edge=False)
-    grown.add_column("the same trees on")
+    grown.add_column("same model, features from")
     for title in ("features", "average precision", "95 % interval"):
         grown.add_column(title, justify="right")
     for of in found:
@@ -161,7 +163,7 @@ def _scoring(found: Mapping[str, Any], traffic: Mapping[str, Any]) -> Text:
     latency = found["latency_ms"]
     text = f"{found['requests']:,} requests, p50 {_ms(latency['p50'])}, p99 {_ms(latency['p99'])}  [dim]{decided}[/]"
     if traffic["degraded"]:
-        text += f"\n[yellow]{traffic['degraded']:,} answers were degraded: the fallback decided[/]"
+        text += f"\n[yellow]{traffic['degraded']:,} answers were degraded: the fallback model decided[/]"
     if traffic["failed"]:
         text += f"\n[red]{traffic['failed']:,} requests failed: {traffic['last_failure']}[/]"
     return Text.from_markup(text)
@@ -170,17 +172,17 @@ def _scoring(found: Mapping[str, Any], traffic: Mapping[str, Any]) -> Text:
 def _freshness(found: Mapping[str, float | None], seen: Mapping[str, Any]) -> Text:
     text = (
         f"p50 {_ms(found['p50'])}, p99 {_ms(found['p99'])}  "
-        f"[dim]from sent to the bus to readable online, {seen['samples']:,} samples[/]"
+        f"[dim]from bus to online store, {seen['samples']:,} samples[/]"
     )
     if seen["unreadable"]:
-        text += f"\n[red]{seen['unreadable']:,} samples never became readable[/]"
+        text += f"\n[red]{seen['unreadable']:,} samples were not readable within 30 s[/]"
     return Text.from_markup(text)
 
 
 def _skew(found: Mapping[str, Any]) -> Text:
     same = found["compared"] - found["differing"]
     head = f"{found['compared']:,} live vectors computed again from the log: "
-    lines = [f"{head}[green]{same:,} equal to the last bit[/], {found['differing']:,} differ"]
+    lines = [f"{head}[green]{same:,} equal bit for bit[/], {found['differing']:,} differ"]
     for cause, count in sorted(found["causes"].items(), key=lambda pair: -pair[1]):
         colour = "red" if cause == "unexplained" else "dim"
         lines.append(f"[{colour}]{count:,} × {cause}: {_WHY.get(cause, cause)}[/]")
@@ -195,7 +197,7 @@ def _time(seconds: Mapping[str, float]) -> Text:
 
 
 def _near(place: Path) -> Path:
-    """As one would type it from here."""
+    """Return the path relative to the working directory, if it is below it."""
     return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
 
 

@@ -1,7 +1,7 @@
-"""A home folder of the demo's own, begun afresh, and on a given server the keys of an earlier run cleared.
+"""Prepare an empty home folder for the demo, and remove the keys of an earlier run from a given Redis server.
 
-Nothing is deleted that a demo did not write: a folder without the demo's mark is refused, and on a server that `REDIS_URL`
-names only the bus (`millstream:*`) and the feature keys of the Feast project are removed.
+Only what a demo wrote is deleted: a non-empty folder without the demo's marker file is refused, and on the server of
+`REDIS_URL` only the bus (`millstream:*`) and the feature keys of the Feast project are removed.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from feature_repo.errors import OnlineStoreError, SettingsError
 from feature_repo.files import file_lock
 from feature_repo.windows.kernels.hashing import FEAST_STRING
 
-MARK: Final = ".millstream-demo"
+MARKER: Final = ".millstream-demo"
 _MOST_JOIN_KEYS: Final = 16
 
 
 @contextmanager
 def fresh(home: Path) -> Iterator[Path]:
-    """An empty home that is ours alone until the block ends."""
+    """Empty the home and lock it until the block ends. Raises `SettingsError` if no demo wrote it, or one runs in it."""
     home = home.resolve()
-    mark = home / MARK
-    if home.is_dir() and any(home.iterdir()) and not mark.exists():
+    marker = home / MARKER
+    if home.is_dir() and any(home.iterdir()) and not marker.exists():
         raise SettingsError(
-            "this folder is not empty and no demo wrote it",
+            "this folder is not empty and was not written by a demo",
             where=home,
-            todo="name an empty or new folder with --home",
+            todo="choose an empty or new folder with --home",
         )
     home.mkdir(parents=True, exist_ok=True)
     busy = SettingsError(
-        "another demo runs in this home", where=home, todo="wait for it, or name another with --home"
+        "another demo runs in this home", where=home, todo="wait for it, or choose another folder with --home"
     )
-    with file_lock(mark, busy=busy):
+    with file_lock(marker, busy=busy):
         for entry in home.iterdir():
-            if entry.name == MARK:
+            if entry.name == MARKER:
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -50,7 +50,10 @@ def fresh(home: Path) -> Iterator[Path]:
 
 
 def clear_server(url: str, project: str) -> int:
-    """Remove the bus and the project's feature keys from a server; returns how many keys went."""
+    """Remove the bus and the feature keys of the project from a server; return the number of keys removed.
+
+    Raises `OnlineStoreError` if the server refuses.
+    """
     gone = 0
     try:
         with redis.Redis.from_url(url, socket_timeout=10.0) as client:
@@ -66,7 +69,7 @@ def clear_server(url: str, project: str) -> int:
                     gone += cast("int", client.unlink(*batch))
     except redis.RedisError as error:
         raise OnlineStoreError(
-            f"the keys of an earlier run cannot be cleared: {error}",
+            f"the keys of an earlier run could not be removed: {error}",
             where=f"REDIS_URL={url}",
             todo="let this user SCAN and UNLINK, or unset REDIS_URL for an embedded server",
         ) from error
@@ -74,7 +77,7 @@ def clear_server(url: str, project: str) -> int:
 
 
 def is_feature_key(key: bytes, project: str) -> bool:
-    """Whether a key is one of Feast's: a serialised entity key followed by the project's name.
+    """Return whether a key is one of Feast's: a serialised entity key followed by the name of the project.
 
     >>> is_feature_key(b"somebody's key of millstream", "millstream")
     False

@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from feature_repo.errors import FlowError
-from flows.local.processes import LOOK_EVERY_S, Processes
+from flows.local.processes import POLL_EVERY_S, Processes
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
 
@@ -26,7 +26,7 @@ FLOWS: Final = {f"{s.name} flow": s for s in STREAMS.values()}
 
 
 def free_port(wanted: int = 0) -> int:
-    """A free loopback port: the wanted one if it is, else any."""
+    """Return a free loopback port: `wanted` if it is free, else any."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -39,40 +39,40 @@ def free_port(wanted: int = 0) -> int:
 
 
 def start_flow(processes: Processes, name: str, metrics_port: int = 0) -> None:
-    """Start one of `FLOWS`, as its user types it."""
+    """Start one of `FLOWS`, with the command that users type."""
     flow = f"flows.stream:flow('{FLOWS[name].name}')"
     processes.start(name, "-m", "bytewax.run", flow, MILLSTREAM_METRICS_PORT=str(metrics_port))
 
 
 def start_flows(processes: Processes, metrics_ports: dict[str, int]) -> None:
-    """Start all of `FLOWS`, and return when each of them runs: what starts is too busy to be fresh."""
+    """Start the flows named in `metrics_ports`; return when all of them read, so that their start does not delay features."""
     for name, port in metrics_ports.items():
         start_flow(processes, name, port)
     give_up = time.monotonic() + READY_WITHIN_S
     waiting = set(metrics_ports)
     while waiting:
         processes.check()
-        waiting = {name for name in waiting if STARTED not in processes.said(name)}
+        waiting = {name for name in waiting if STARTED not in processes.output(name)}
         if time.monotonic() > give_up:
             raise FlowError(
                 f"{', '.join(sorted(waiting))} did not start within {READY_WITHIN_S:.0f} s",
                 where=processes.logs,
-                todo="read their logs there",
+                todo="read their logs in this folder",
             )
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
 
 
 def start_scorer(processes: Processes, port: int) -> None:
-    """Start the scorer, as its user types it, at a loopback port."""
-    # For this machine only, and asked by our own traffic: without keys, unless somebody says so.
+    """Start the scorer on a loopback port, with the command that users type."""
+    # Only clients of this machine can reach it, so it needs no API keys unless MILLSTREAM_AUTH says so.
     auth = os.environ.get("MILLSTREAM_AUTH", "loopback")
     processes.start(SCORER, "-m", "serving", "--port", str(port), MILLSTREAM_AUTH=auth)
 
 
 def wait_for_scorer(processes: Processes, port: int) -> None:
-    """Return when it has loaded a model and reaches the online store."""
+    """Return when the scorer has loaded a model and reaches the online store. Raises `FlowError` after `READY_WITHIN_S`."""
     give_up = time.monotonic() + READY_WITHIN_S
-    said = ""
+    problem = ""
     while time.monotonic() < give_up:
         processes.check()
         try:
@@ -85,10 +85,10 @@ def wait_for_scorer(processes: Processes, port: int) -> None:
         checks = {check["name"]: check for check in found["checks"]}
         if all(checks.get(name, {}).get("ok") for name in ("model", "store")):
             return
-        said = "; ".join(check["detail"] for check in checks.values() if not check["ok"])
-        time.sleep(LOOK_EVERY_S)
+        problem = "; ".join(check["detail"] for check in checks.values() if not check["ok"])
+        time.sleep(POLL_EVERY_S)
     raise FlowError(
-        f"the scorer is not ready after {READY_WITHIN_S:.0f} s: {said or 'it does not answer'}",
+        f"the scorer is not ready after {READY_WITHIN_S:.0f} s: {problem or 'it does not answer'}",
         where=processes.logs / "scorer.log",
         todo="read that log",
     )
@@ -96,7 +96,7 @@ def wait_for_scorer(processes: Processes, port: int) -> None:
 
 @dataclass(frozen=True)
 class Accounted:
-    """What has become of a stream's events, counted in published files."""
+    """Numbers of logged events and dead letters of a stream, counted in published files."""
 
     logged: int
     dead_letters: int
@@ -108,12 +108,12 @@ class Accounted:
 
 
 def accounted(stream: EventStream, settings: FlowSettings) -> Accounted:
-    """Count rows by the footers of the files."""
+    """Count the logged events and dead letters of a stream, by the footers of the files."""
     return Accounted(rows_of(stream.log_folder(settings)), rows_of(settings.dead_letters / stream.name))
 
 
 def rows_of(folder: Path, pattern: str = "*.parquet") -> int:
-    """Rows of the Parquet files of a folder."""
+    """Return the number of rows of the Parquet files of a folder."""
     import pyarrow.parquet as pq
 
     return sum(pq.read_metadata(path).num_rows for path in folder.glob(pattern))

@@ -1,8 +1,8 @@
-"""Child processes that cannot outlive us, each with a log file, and errors that say which log to read.
+"""Child processes that never outlive their parent, each with a log file, and errors that name the log to read.
 
-Every child runs below a tiny shell that reads a pipe whose other end only we hold, as the embedded server does
-(`flows.local.redis_server`): when we end, however we end, the kernel closes the pipe and the shell stops the child. Each pair sits in
-a session of its own, so that Ctrl-C reaches us first and we stop things in an order.
+Every child runs below a small shell that reads a pipe whose other end only the parent holds, as the embedded server does
+(`flows.local.redis_server`): when the parent ends in any way, the kernel closes the pipe and the shell stops the child. Each child
+has its own session, so that Ctrl-C reaches only the parent, which then stops the children in order.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 from feature_repo.errors import FlowError
 from feature_repo.settings import PROJECT_ROOT
 
 STOP_TIMEOUT_S: Final = 15.0
-LOOK_EVERY_S: Final = 0.1
+POLL_EVERY_S: Final = 0.1
 _TAIL_BYTES: Final = 8192
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -39,7 +39,7 @@ exit $status
 
 
 class Child:
-    """One running process; what it says goes to its log, appended."""
+    """One running process, whose output is appended to its log."""
 
     def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -58,29 +58,29 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The leader of its process group."""
+        """Process id of the leader of its process group."""
         return self._process.pid
 
     def code(self) -> int | None:
-        """Exit code, None while it runs."""
+        """Return the exit code, None while it runs."""
         return self._process.poll()
 
-    def said(self) -> str:
-        """What this process has written so far."""
+    def output(self) -> str:
+        """Return what this process has written so far, without colours."""
         with self.log.open("rb") as file:
             file.seek(self._from)
             return _COLOUR.sub("", file.read().decode(errors="replace"))
 
     def failure(self) -> FlowError:
-        """What to tell about a process that ended when it should not have."""
+        """Return the error for a process that ended unexpectedly."""
         return FlowError(
-            f"{self.name} ended with code {self.code()}: {last_words(self.said())}",
+            f"{self.name} ended with code {self.code()}: {last_words(self.output())}",
             where=self.log,
-            todo="read that log; it holds everything the process said",
+            todo="read that log; it holds all output of the process",
         )
 
     def stop(self) -> None:
-        """Ask it to end, insist after a while, and wait until it is gone."""
+        """Send SIGTERM, SIGKILL after `STOP_TIMEOUT_S`, and wait until the process has ended."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -91,7 +91,7 @@ class Child:
 
 
 class Processes:
-    """All children of one run. Leaving the block stops them, the last started first."""
+    """All child processes of one run. Leaving the block stops them in reverse order of start."""
 
     def __init__(self, home: Path, redis_url: str) -> None:
         self.logs = home / "logs"
@@ -107,57 +107,60 @@ class Processes:
             self.stop(name)
 
     def start(self, name: str, *arguments: str, **variables: str) -> Child:
-        """Start `python <arguments>`, its log in `logs/<name>.log`."""
+        """Start `python <arguments>` with `variables` in its environment; its log is `logs/<name>.log`."""
         log = self.logs / f"{name.replace(' ', '-')}.log"
         child = Child(name, list(arguments), self._environment | variables, log)
         self._children[name] = child
         return child
 
     def stop(self, name: str) -> None:
-        """Stop one; one that has ended already is only forgotten."""
+        """Stop the process `name`, if it still runs, and forget it."""
         child = self._children.pop(name, None)
         if child is not None:
             child.stop()
 
-    def said(self, name: str) -> str:
-        """What one has written so far."""
-        return self._children[name].said()
+    def output(self, name: str) -> str:
+        """Return what the process `name` has written so far."""
+        return self._children[name].output()
 
     def ended(self) -> list[Child]:
-        """Those that have ended and were not stopped by us."""
+        """Return the processes that have ended without being stopped."""
         return [child for child in self._children.values() if child.code() is not None]
 
     def check(self) -> None:
-        """Raise if any of them has ended."""
+        """Raise `FlowError` if any process has ended."""
         self.check_others(None)
 
     def check_others(self, awaited: Child | None) -> None:
-        """Raise if any has ended but the one that may."""
+        """Raise `FlowError` if any process but `awaited` has ended."""
         for child in self.ended():
             if child is not awaited:
                 raise child.failure()
 
     def finish(self, name: str, on_line: Callable[[str], None] = lambda _: None) -> None:
-        """Wait for one to end by itself, telling its lines as they come; raises if it or another one fails."""
+        """Wait until the process `name` ends; pass each line of its output to `on_line`.
+
+        Raises `FlowError` if it fails, or if another process ends meanwhile.
+        """
         child = self._children[name]
-        told = 0
+        passed = 0
         while True:
             code = child.code()
-            lines = child.said().split("\n")
-            for line in lines[told:-1]:
+            lines = child.output().split("\n")
+            for line in lines[passed:-1]:
                 on_line(line)
-            told = len(lines) - 1
+            passed = len(lines) - 1
             if code is not None:
                 break
             self.check_others(child)
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
         if code:
             raise child.failure()
         self.stop(name)
 
 
 def environment(home: Path, redis_url: str) -> dict[str, str]:
-    """What every child gets: this home and this server, whatever the shell's own settings say."""
+    """Return the environment of the children: this home and this server, whatever the current environment says."""
     given = {k: v for k, v in os.environ.items() if k != "MILLSTREAM_SOURCE_FILES"}
     return given | {
         "MILLSTREAM_HOME": str(home),
@@ -168,12 +171,21 @@ def environment(home: Path, redis_url: str) -> dict[str, str]:
     }
 
 
-def last_words(said: str) -> str:
-    r"""The line that says most about why a process ended: the last one that is no structured log line.
+def last_words(output: str) -> str:
+    r"""Return the most helpful line about why a process ended: the last one that is not a structured log line.
 
     >>> last_words('Traceback ...\nValueError: no\n{"event": "bye"}\n')
     'ValueError: no'
     """
-    lines = [line.strip() for line in said[-_TAIL_BYTES:].splitlines() if line.strip()]
+    lines = [line.strip() for line in output[-_TAIL_BYTES:].splitlines() if line.strip()]
     plain = [line for line in lines if not line.startswith("{")]
-    return (plain or lines or ["it said nothing"])[-1]
+    return (plain or lines or ["it wrote no output"])[-1]
+
+
+def stop_like_ctrl_c() -> None:
+    """Make SIGTERM raise `KeyboardInterrupt`, as Ctrl-C does, so that all started processes are stopped."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

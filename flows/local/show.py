@@ -1,4 +1,4 @@
-"""How a run looks: one line per step, with what it found and how long it took; a bar while it is under way."""
+"""Show the progress of a run: a bar while a step runs, then one line with its result and duration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TITLE = 22
 
 @dataclass(slots=True)
 class Step:
-    """A step under way; `found` is told when it is done, `began` may be set back if it began unseen."""
+    """A running step; `found` is printed when it is done. `began` (perf_counter) may be set to an earlier start."""
 
     _progress: Progress
     _task: TaskID
@@ -23,24 +23,24 @@ class Step:
     found: str = ""
 
     def advance(self, done: float, of: float | None, note: str = "") -> None:
-        """Move the bar; without `of` there is nothing to measure by."""
+        """Move the progress bar to `done` of `of`; None if the total is unknown."""
         self._progress.update(self._task, completed=done, total=of, note=note)
 
     def say(self, line: str) -> None:
-        """A line that stays, below the steps before this one."""
+        """Print a line that stays, below the earlier steps."""
         self._progress.console.print(f"  [dim]{line}[/]", highlight=False, soft_wrap=True)
 
 
 @dataclass(slots=True)
 class Steps:
-    """Shows steps on a console and keeps the seconds of each, by its short name."""
+    """Shows steps on a console; `seconds` holds the duration of each by its short name."""
 
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[Step]:
-        """Run a block under a spinner. Without a terminal only the finished lines are printed."""
+        """Show a spinner while the block runs. Without a terminal, only the final line is printed."""
         columns = (
             SpinnerColumn(),
             TextColumn(f"{{task.description:<{_TITLE}}}"),

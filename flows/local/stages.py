@@ -1,6 +1,6 @@
-"""The steps both `flows.demo` and `flows.up` take: definitions, history, backfill, model. Each shows itself as one line.
+"""The steps that `flows.demo` and `flows.up` share: apply definitions, generate history, backfill, train.
 
-The clock is passed in; the processes are started by `flows.local.processes`.
+Each step prints one line. The time is passed in; processes are started by `flows.local.processes`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 SERVICE = "fraud_detection_v3"
 SMALLER = ("fraud_detection_v1", "fraud_detection_v2")
-"""Payments alone; with enrichment: what the model is compared with, to see what the rest brings."""
+"""Services with fewer features (payments only; with enrichment) that the model is compared with."""
 MODEL = "fraud_detection"
 APPLIED = "applied.sha256"
-"""File of a home: what was applied last."""
+"""File of a home with the hash of the definitions that were applied last."""
 REPO = PROJECT_ROOT / "feature_repo"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a world to generate."""
+    """Size of the generated world. `payments` is the number of payments in `days`."""
 
     payments: int = 225_000
     accounts: int = 5_000
@@ -55,7 +55,7 @@ class Scale:
 
 
 def is_applied(settings: FlowSettings) -> bool:
-    """Whether registry and server hold the definitions as they are: importing Feast only to find that out takes longer than all the rest."""
+    """Return whether registry and online store hold the current definitions; checked without Feast, whose import is slow."""
     try:
         stated = (settings.home / APPLIED).read_text(encoding="utf-8")
         views = read_views(settings.home / "views.json")
@@ -68,7 +68,7 @@ def is_applied(settings: FlowSettings) -> bool:
 
 
 def _applied(settings: FlowSettings) -> str:
-    """Changes with any file of the repo, with Feast, and with what the last `feast apply` wrote."""
+    """Return a hash of all files of the feature repository, the version of Feast and what `feast apply` wrote."""
     files = [path for kind in ("*.py", "*.yaml", ".feastignore") for path in sorted(REPO.rglob(kind))]
     files += [settings.registry, settings.home / "views.json"]
     digest = hashlib.sha256(metadata.version("feast").encode())
@@ -78,13 +78,13 @@ def _applied(settings: FlowSettings) -> str:
 
 
 def begin_apply(processes: Processes) -> float:
-    """Start `feast apply`, which spends seconds on importing Feast; returns when it began."""
+    """Start `feast apply` in the background; return its start (perf_counter)."""
     processes.start("feast apply", "-m", "flows.demo.apply")
     return time.perf_counter()
 
 
 def end_apply(processes: Processes, steps: Steps, settings: FlowSettings, began: float) -> None:
-    """Wait until the definitions are in the registry."""
+    """Wait until `feast apply` has ended; `began` is its start."""
     with steps.step("apply", "feast apply") as step:
         step.began = began
         processes.finish("feast apply")
@@ -96,7 +96,7 @@ def end_apply(processes: Processes, steps: Steps, settings: FlowSettings, began:
 
 
 def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
-    """Generate a history that ends now; returns its payments."""
+    """Generate a history that ends at `now`; return its number of payments."""
     import pyarrow.compute as pc  # here and below: most starts need neither generator nor backfill
     import pyarrow.parquet as pq
 
@@ -119,7 +119,7 @@ def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
         known = pc.count_distinct(labels["payment_id"]).as_py()
         step.found = (
             f"{count:,} payments of {scale.accounts:,} accounts at {scale.merchants:,} merchants "
-            f"over {scale.days:g} days, {known:,} of them reported by now"
+            f"over {scale.days:g} days, {known:,} reported as fraud so far"
         )
         return count
 
@@ -133,7 +133,7 @@ def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str,
 
     streams = [s for s in STREAMS.values() if (folder / f"{s.name}.parquet").exists()]
     first = [s.name for s in streams if not s.joins]
-    with steps.step("backfill", "Through the flows") as step, ThreadPoolExecutor(2) as aside:
+    with steps.step("backfill", "Backfill the history") as step, ThreadPoolExecutor(2) as aside:
         counts: dict[str, Counts] = {}
         stopped = Event()
 
@@ -156,26 +156,24 @@ def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str,
         except BaseException:
             stopped.set()
             raise
-        step.found = ", ".join(_told(name, count) for name, count in counts.items())
+        step.found = ", ".join(_counted(name, count) for name, count in counts.items())
         return counts
 
 
 def train(processes: Processes, steps: Steps, settings: FlowSettings) -> dict[str, Any]:
-    """Train a model in a process of its own; returns the manifest of the champion."""
+    """Train a model in a child process; return the manifest of the champion."""
     with steps.step("train", "Train the model") as step:
         compared = [word for service in SMALLER for word in ("--compare-service", service)]
         processes.start("training", "-m", "training.train", "--service", SERVICE, *compared)
         processes.finish("training", lambda line: _pass_on(step, line))
         manifest = champion(settings)
         trees = manifest["model"]["chosen"]["trees"]
-        step.found = (
-            f"{trees} trees on {len(manifest['features'])} features, now champion: {manifest['version']}"
-        )
+        step.found = f"{trees} trees, {len(manifest['features'])} features; champion is {manifest['version']}"
         return manifest
 
 
 def champion(settings: FlowSettings) -> dict[str, Any]:
-    """The manifest of the model in use."""
+    """Return the manifest of the champion. Raises `ArtefactError` if there is none."""
     folder = settings.models / MODEL
     try:
         manifest: dict[str, Any] = orjson.loads((folder / read_alias(folder).version / MANIFEST).read_bytes())
@@ -189,12 +187,12 @@ def champion(settings: FlowSettings) -> dict[str, Any]:
 
 
 def _pass_on(step: Step, line: str) -> None:
-    """Training's own lines, those of finished steps."""
+    """Print a line of the training's output if it is that of a finished step."""
     if line.startswith("✓"):
         step.say(line)
         step.advance(0, None, "")
 
 
-def _told(name: str, count: Counts) -> str:
+def _counted(name: str, count: Counts) -> str:
     dead = sum(count.dead_lettered.values())
     return f"{count.logged:,} {name} logged" + (f", {dead:,} dead letters" if dead else "")

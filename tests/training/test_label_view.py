@@ -25,7 +25,7 @@ from training.label_view import read_label_view
 from training.labelled_rows import TrainingSet, assemble, read
 from training.progress import Steps
 from training.settings import TrainingConfig
-from training.validation import Gate
+from training.validation import Validator
 
 US = timedelta(microseconds=1)
 
@@ -141,12 +141,12 @@ class FromView(TableSource):
 
 def _trained_on(world: World, labels: Labels, cutoff: datetime) -> TrainingSet:
     config = TrainingConfig.load().replace(
-        **{"data.cutoff": cutoff, "gate.min_rows": 1, "split.min_fraud": 1, "split.valid_days": 2}
+        **{"data.cutoff": cutoff, "validation.min_rows": 1, "split.min_fraud": 1, "split.valid_days": 2}
     )
-    steps, gate = Steps(Console(quiet=True)), Gate(world.settings.home / "data_docs")
+    steps, validator = Steps(Console(quiet=True)), Validator(world.settings.home / "data_docs")
     source = FromView(**world.source.__dict__ | {"store": labels.store})
-    rows, split = read(config, world.settings, gate, Path("/none"), steps, gated=True)
-    return assemble(source, rows, split, config, world.settings, gate, steps, gated=True)
+    rows, split = read(config, world.settings, validator, Path("/none"), steps, stop_on_failure=True)
+    return assemble(source, rows, split, config, world.settings, validator, steps, stop_on_failure=True)
 
 
 def _label_of(payment: str, of: TrainingSet) -> int:
@@ -182,10 +182,14 @@ def test_labels_come_before_features_so_that_a_missing_labels_log_costs_no_time(
     world = make_world(tmp_path / "home", rows=2_000)
     (world.settings.labels_log / "part-0.parquet").unlink()
     source = replace(world.source, table=pa.table({}))  # features cannot even be asked for
-    steps, gate = Steps(Console(quiet=True)), Gate(world.settings.home / "data_docs")
-    rows, split = read(TrainingConfig.load(), world.settings, gate, Path("/none"), steps, gated=True)
+    steps, validator = Steps(Console(quiet=True)), Validator(world.settings.home / "data_docs")
+    rows, split = read(
+        TrainingConfig.load(), world.settings, validator, Path("/none"), steps, stop_on_failure=True
+    )
     with pytest.raises(LogError, match=r"labels log is empty.*Run the labels flow first"):
-        assemble(source, rows, split, TrainingConfig.load(), world.settings, gate, steps, gated=True)
+        assemble(
+            source, rows, split, TrainingConfig.load(), world.settings, validator, steps, stop_on_failure=True
+        )
 
 
 def test_feast_lists_the_label_view(labels: Labels) -> None:

@@ -19,9 +19,9 @@ from training.labels import Window
 from training.manifest import typical as typical_of
 from training.pipeline import TrainingResult, run
 from training.progress import Steps
-from training.settings import GateSettings, Rule, TrainingConfig
+from training.settings import Rule, TrainingConfig, ValidationSettings
 from training.split import time_split
-from training.validation import Gate, training_suite
+from training.validation import Validator, training_suite
 
 NOW = datetime(2026, 11, 22, 4, 19, 55, tzinfo=UTC)
 MONTH = time_split(
@@ -250,45 +250,45 @@ def test_gate_refuses_a_null_where_the_meaning_says_never_and_names_the_column(w
 
 def test_no_gate_trains_all_the_same_and_says_what_did_not_hold(world: World, result: TrainingResult) -> None:
     bad = _spoilt(world, account_amount_count_1h=-1)
-    forced = _run(world, source=bad, gated=False, promote=False, now=NOW + timedelta(hours=1))
+    forced = _run(world, source=bad, stop_on_failure=False, promote=False, now=NOW + timedelta(hours=1))
     assert not forced.validation_success
     (failure,) = artefact.verify(forced.path)["validation"]["failures"]
     assert (
         failure == "training set: account_amount_count_1h: expected min to be between (min value 0.0), saw -1"
     )
-    assert "did not hold" in forced.report.read_text(encoding="utf-8")
+    assert "1 failed" in forced.report.read_text(encoding="utf-8")
     assert artefact.champion(world.settings.models / "fraud_detection") == result.path
 
 
 def test_gate_names_an_infinite_feature(tmp_path: Path) -> None:
     frame = _small([float("inf"), *[1.0] * 9], [1] * 10).to_pandas()
-    gate = Gate(tmp_path / "docs")
-    suite = training_suite([Feature("x", "DOUBLE")], MONTH, GateSettings(min_rows=1, max_fraud_share=1))
-    verdict = gate.check("set", frame, suite)
+    validator = Validator(tmp_path / "docs")
+    suite = training_suite([Feature("x", "DOUBLE")], MONTH, ValidationSettings(min_rows=1, max_fraud_share=1))
+    verdict = validator.check("set", frame, suite)
     assert [failure.column for failure in verdict.failures] == ["x"]
 
 
 def test_gate_names_a_batch_with_too_little_fraud(tmp_path: Path) -> None:
-    gate = Gate(tmp_path / "docs")
-    suite = training_suite([Feature("x", "DOUBLE")], MONTH, GateSettings(min_rows=1))
-    verdict = gate.check("set", _small([1.0] * 10, [0] * 10).to_pandas(), suite)
+    validator = Validator(tmp_path / "docs")
+    suite = training_suite([Feature("x", "DOUBLE")], MONTH, ValidationSettings(min_rows=1))
+    verdict = validator.check("set", _small([1.0] * 10, [0] * 10).to_pandas(), suite)
     assert [failure.column for failure in verdict.failures] == ["target"]
     assert "saw 0.0" in str(verdict.failures[0])
 
 
 def test_gate_allows_a_customer_nobody_knows_but_not_that_nobody_is_known(tmp_path: Path) -> None:
     features = [Feature("x", "DOUBLE", joined=True)]
-    settings = GateSettings(min_rows=1, max_fraud_share=1)
-    gate = Gate(tmp_path / "docs")
+    settings = ValidationSettings(min_rows=1, max_fraud_share=1)
+    validator = Validator(tmp_path / "docs")
     known = _small([1.0, *[None] * 9], [1] * 10).to_pandas()
-    assert gate.check("some", known, training_suite(features, MONTH, settings)).success
+    assert validator.check("some", known, training_suite(features, MONTH, settings)).success
     unknown = _small([None] * 10, [1] * 10).to_pandas()
     suite = training_suite(features, MONTH, settings, all_missing=frozenset({"x"}))
-    told = [str(failure) for failure in gate.check("none", unknown, suite).failures]
+    told = [str(failure) for failure in validator.check("none", unknown, suite).failures]
     assert told == ["none: x: expected values to not be null (mostly 0.02), saw 10 of 10 otherwise"]
     allowed = settings.model_copy(update={"max_missing_of": {"x": 1.0}})
     suite = training_suite(features, MONTH, allowed, all_missing=frozenset({"x"}))
-    assert gate.check("wanted", unknown, suite).success
+    assert validator.check("wanted", unknown, suite).success
 
 
 def test_a_join_that_broke_is_found_in_the_log_before_any_feature_is_computed(world: World) -> None:
@@ -296,7 +296,7 @@ def test_a_join_that_broke_is_found_in_the_log_before_any_feature_is_computed(wo
     told = r"payments log: customer_segment: expected values to not be null \(mostly 0.02\), saw (\d+) of \1 otherwise"
     with pytest.raises(ValidationError, match=told):
         _run(world, source=source)
-    fine = _config().replace(**{"gate.max_missing_of": {"customer_segment": 1.0}})
+    fine = _config().replace(**{"validation.max_missing_of": {"customer_segment": 1.0}})
     assert _run(world, fine, source=source, promote=False, now=NOW + timedelta(hours=3)).validation_success
 
 
@@ -318,7 +318,7 @@ def _small(x: list[float | None], target: list[int]) -> pa.Table:
     [
         ({"model": {"trees": 3}}, "model.trees: Extra inputs"),
         ({"split": {"test_days": 0}}, "split.test_days: Input should be greater than 0"),
-        ({"gate": {"min_fraud_share": 0.5}}, "above max_fraud_share"),
+        ({"validation": {"min_fraud_share": 0.5}}, "above max_fraud_share"),
     ],
 )
 def test_a_wrong_setting_is_named(values: dict[str, Any], told: str) -> None:
@@ -344,7 +344,7 @@ def test_a_smaller_model_on_the_payment_alone_is_trained_beside_it_for_when_noth
     inputs = np.array(said["golden"]["inputs"], np.float32)
     (probabilities,) = session.run([said["onnx"]["output"]], {said["onnx"]["input"]: inputs})
     np.testing.assert_allclose(probabilities[:, 1], said["golden"]["predictions"], atol=1e-6)
-    assert "payment alone" in made.report.read_text(encoding="utf-8")
+    assert "fallback model (payment only)" in made.report.read_text(encoding="utf-8")
 
 
 def test_a_service_without_features_of_the_payment_alone_has_no_fallback(manifest: dict[str, Any]) -> None:

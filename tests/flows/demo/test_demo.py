@@ -153,7 +153,7 @@ def test_live_payments_become_readable_within_a_second(demo: Demo) -> None:
 
 
 def test_what_is_printed_names_files_that_are_there(demo: Demo) -> None:
-    for name in ("Model report", "Data checks", "Skew report", "Summary", "Logs"):
+    for name in ("Model report", "Data Docs", "Skew report", "Summary", "Logs"):
         (place,) = re.findall(rf"^  {name} +(\S+)$", demo.said, re.MULTILINE)
         assert Path(place).exists()
 

@@ -84,12 +84,12 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 
 def test_last_words_are_the_error_and_not_the_log_line_after_it() -> None:
     assert last_words('Traceback\nKeyError: 3\n{"event": "x"}\n') == "KeyError: 3"
-    assert last_words("") == "it said nothing"
+    assert last_words("") == "it wrote no output"
 
 
 def test_a_folder_no_demo_wrote_is_not_emptied(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("dear")
-    with pytest.raises(SettingsError, match="no demo wrote it"), fresh(tmp_path):
+    with pytest.raises(SettingsError, match="was not written by a demo"), fresh(tmp_path):
         pass
     assert (tmp_path / "thesis.txt").read_text() == "dear"
 
