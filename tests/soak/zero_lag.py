@@ -50,7 +50,7 @@ def trial(seed: int) -> str:
             flow = processes.start("payments flow", "-m", "bytewax.run", "flows.payments")
             start_flows(processes, dict.fromkeys([name for name in FLOWS if FLOWS[name] is not PAYMENTS], 0))
             wait_for_scorer(processes, port)
-            while STARTED not in flow.said():
+            while STARTED not in flow.output():
                 processes.check()
                 time.sleep(0.1)
             time.sleep(0.1 * (seed % 10))
