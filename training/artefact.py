@@ -1,10 +1,10 @@
-"""One directory per trained model, never altered after it appears, and a `champion` file that names the one in use.
+"""Artefacts: one immutable directory per trained model, and a file `champion` that names the one in use.
 
     models/<name>/<version>/   model.ubj  model.onnx  fallback.onnx  plan.json  report.html  plots/*.svg  manifest.json
     models/<name>/champion     text: a version, and the sha256 of its manifest
 
-The directory is built beside its place, flushed to disk, and renamed, so that a reader sees all of it or nothing. The
-manifest holds the sha256 of every other file: `verify` notices a file that was changed, lost or added. There is no pickle.
+The directory is written under another name, flushed to disk and renamed, so that readers see all of it or nothing. The
+manifest holds the sha256 of every other file: `verify` detects files that were changed, lost or added. There are no pickles.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ LIBRARIES: Final = (
 
 
 def new_version(created: datetime, model: bytes) -> str:
-    """Sorts by time, and tells two models of the same second apart.
+    """Return a version: time of creation and hash of the model, so that versions sort by time and are unique.
 
     >>> new_version(datetime(2026, 11, 22, 4, 19, 55, tzinfo=UTC), b"trees")
     '20261122T041955Z-29d80730'
@@ -36,7 +36,10 @@ def new_version(created: datetime, model: bytes) -> str:
 
 
 def write(folder: Path, version: str, manifest: Mapping[str, Any], fill: Callable[[Path], None]) -> Path:
-    """Let `fill` write the files into a directory beside `folder/version`, add the manifest, flush, rename."""
+    """Write an artefact and return its directory `folder/version`; `fill` writes its files into the directory given.
+
+    Raises `ArtefactError` if the version exists.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / version
     if place.exists():
@@ -45,7 +48,7 @@ def write(folder: Path, version: str, manifest: Mapping[str, Any], fill: Callabl
         )
     building = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder))
     try:
-        building.chmod(0o755)  # mkdtemp allows its maker only, and the scorer may be somebody else
+        building.chmod(0o755)  # mkdtemp gives access to this user only, and the scorer may run as another
         fill(building)
         complete = {**manifest, "version": version, "files": _hashes(building)}
         text = json.dumps(complete, indent=2, allow_nan=False, default=str) + "\n"
@@ -61,7 +64,7 @@ def write(folder: Path, version: str, manifest: Mapping[str, Any], fill: Callabl
 
 
 def verify(artefact: Path) -> dict[str, Any]:
-    """Read the manifest after checking every file against it."""
+    """Check every file against the manifest and return the manifest. Raises `ArtefactError`."""
     try:
         manifest: dict[str, Any] = json.loads((artefact / MANIFEST).read_text(encoding="utf-8"))
         stated: dict[str, str] = dict(manifest["files"])
@@ -87,13 +90,13 @@ def verify(artefact: Path) -> dict[str, Any]:
 
 
 def promote(folder: Path, version: str) -> None:
-    """Make a complete version the champion; a reader of the alias sees the old line or the new one."""
+    """Verify a version and make it the champion, in one atomic step. Raises `ArtefactError`."""
     verify(folder / version)
     write_alias(folder, version)
 
 
 def champion(folder: Path) -> Path:
-    """Directory of the model in use."""
+    """Return the directory of the champion. Raises `ArtefactError` if there is none."""
     version = read_alias(folder).version
     if not (folder / version).is_dir():
         raise ArtefactError(
@@ -103,12 +106,12 @@ def champion(folder: Path) -> Path:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what a model's numbers depend on."""
+    """Return library -> version for the libraries that affect a model's results."""
     return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every file below the folder but the manifest, by its name relative to the folder."""
+    """Return relative path -> sha256 of every file below the folder except the manifest."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

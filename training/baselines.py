@@ -1,6 +1,6 @@
-"""Models a booster must beat to be worth its trouble: a logistic regression on the same features, and hand-written rules.
+"""Baselines that the model is compared with: a logistic regression on the same features, and hand-written rules.
 
-Both give one score per row, higher meaning more suspicious. They are trained on the same days and measured on the same days.
+Both give one score per row; higher is more suspicious. They are trained and measured on the same days as the model.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Logistic:
-    """A logistic regression on scaled logarithms; a missing value is the middle, and says that it was missing."""
+    """A logistic regression on scaled logarithms. A null becomes the median, and an indicator column says that it was null."""
 
     middle: Floats
     scale: Floats
@@ -27,14 +27,17 @@ class Logistic:
     model: LogisticRegression
 
     def predict(self, matrix: Matrix) -> Floats:
-        """Probability of fraud, one per row."""
+        """Return the probability of fraud, float64[rows], of a matrix float32[rows, features]."""
         return np.asarray(
             self.model.predict_proba(_prepare(matrix, self.middle, self.scale, self.gaps))[:, 1]
         )
 
 
 def fit_logistic(train: Matrix, target: npt.NDArray[np.uint8], *, threads: int, seed: int) -> Logistic:
-    """Fit on all rows of train; balanced classes, because only the order of its scores is compared."""
+    """Fit on `train` (float32[rows, features]) and `target` (uint8[rows]).
+
+    Classes are balanced, because only the ranking by score is compared.
+    """
     logs = _logs(train)
     missing = np.isnan(logs)
     gaps = np.asarray(missing.any(axis=0) & ~missing.all(axis=0))
@@ -49,12 +52,12 @@ def fit_logistic(train: Matrix, target: npt.NDArray[np.uint8], *, threads: int, 
 
 
 def usable_rules(names: Sequence[str], rules: Sequence[Rule]) -> tuple[list[Rule], list[Rule]]:
-    """The rules whose feature exists, and those whose feature does not."""
+    """Return the rules whose feature exists, and the other rules."""
     return [r for r in rules if r.feature in names], [r for r in rules if r.feature not in names]
 
 
 def apply_rules(matrix: Matrix, names: Sequence[str], rules: Sequence[Rule]) -> Floats:
-    """Share of all points that a row's fired rules give it; a missing value fires nothing."""
+    """Return per row the points of the rules that apply, as a share of all points, float64[rows]; nulls never apply."""
     points = np.zeros(len(matrix))
     for rule in rules:
         points += rule.points * (matrix[:, names.index(rule.feature)] >= rule.at_least)

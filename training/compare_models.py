@@ -1,4 +1,4 @@
-"""One judgement per model, all on the same test days, by the same cost table, with intervals from the same resamples."""
+"""Compare models: thresholds, metrics and costs of each, on the same test days and the same bootstrap resamples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one model says about the payments of valid and of test."""
+    """Scores of one model for the payments of the validation and the test days, float64[rows] each."""
 
     valid: Floats
     test: Floats
@@ -25,7 +25,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """One model: thresholds chosen on valid, everything else measured on test."""
+    """The result of one model: thresholds chosen on the validation days, all else measured on the test days."""
 
     scores: Scores
     thresholds: Thresholds
@@ -34,17 +34,17 @@ class ModelResult:
     caught: Estimate
     """Share of the fraud amount declined or reviewed."""
     cost: Estimate
-    """Cost of all test payments. A few large frauds decide it, hence its wide interval."""
+    """Cost of all test payments. A few large frauds dominate it, so its interval is wide."""
     draws: Floats
-    """`evaluate.METRICS` of each resample; all models of a run have the same resamples."""
+    """`evaluate.METRICS` per resample, float64[resamples, metrics]; all models of a run have the same resamples."""
     spent: Floats
-    """Cost of each resample."""
+    """Cost per resample, float64[resamples]."""
 
 
 def compare_models(
     scores: Mapping[str, Scores], valid: Sample, test: Sample, config: TrainingConfig
 ) -> dict[str, ModelResult]:
-    """Each model result."""
+    """Return the result of each model; `scores`, `valid` and `test` are of the same payments."""
     estimates, draws = evaluate.estimate(
         {name: evaluate.Ranking(test.target, score.test) for name, score in scores.items()},
         test.account,
@@ -85,7 +85,7 @@ def compare_models(
 
 
 def gap(one: ModelResult, other: ModelResult, *, confidence: float) -> dict[str, Estimate]:
-    """By how much the one is better per metric, and what it saves (`saved`), each resample compared with itself."""
+    """Return by how much `one` is better than `other` per metric, and what it saves (`saved`), from paired resamples."""
     saved = other.outcome.cost - one.outcome.cost
     return {
         **evaluate.difference(one.estimates, other.estimates, one.draws - other.draws, confidence=confidence),

@@ -1,8 +1,9 @@
-"""One set of numbers per model, on payments it has not seen, each with an interval.
+"""Metrics of a model with bootstrap intervals.
 
-Ranking metrics are computed from one sort, with a weight per payment, so that a bootstrap resample is a vector of weights.
-Whole accounts are drawn (Poisson weights): the payments of one fraud belong together, and drawing them singly would make
-the intervals too narrow.
+Ranking metrics are computed from one sort with a weight per payment, so a bootstrap resample is a vector of weights. The bootstrap
+draws accounts, not payments (cluster bootstrap: A. C. Davison, D. V. Hinkley, "Bootstrap Methods and their Application", 1997, 3.8),
+because the payments of one fraud depend on each other and intervals would be too narrow. Weights are Poisson(1) instead of
+multinomial (N. Oza, S. Russell, "Online bagging and boosting", AISTATS 2001).
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ Targets = npt.NDArray[np.uint8]
 
 METRICS: Final = ("average_precision", "roc_auc", "recall_at_1pct_fpr")
 FPR: Final = 0.01
-"""Recall is stated at the highest threshold set at which at most this share of honest payments is flagged."""
+"""Recall is measured at the lowest threshold that flags at most this share of the honest payments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,10 @@ Estimates = Mapping[str, Estimate]
 
 
 class Ranking:
-    """A scored, labelled set, sorted once by falling score; payments with equal scores stay one step."""
+    """Labelled payments sorted by descending score; payments with equal scores form one step."""
 
     def __init__(self, target: Targets, score: Floats) -> None:
-        """Sort; scores may be any numbers, higher meaning more suspicious."""
+        """Sort `target` (uint8[n], 1 = fraud) by `score` (float64[n], higher is more suspicious)."""
         order = np.argsort(-score, kind="stable")
         ordered = score[order]
         self._order = order
@@ -45,13 +46,13 @@ class Ranking:
         self.thresholds = ordered[self._ends]
 
     def counts(self, weight: Floats | None = None) -> tuple[Floats, Floats]:
-        """Cumulative weight of frauds and of honest payments at or above each distinct score."""
+        """Return the cumulative weights of frauds and of honest payments at or above each distinct score, float64[steps]."""
         ordered = np.ones(len(self._order)) if weight is None else weight[self._order]
         caught = np.cumsum(ordered * self._fraud)[self._ends]
         return caught, np.cumsum(ordered)[self._ends] - caught
 
     def metrics(self, weight: Floats | None = None) -> Floats:
-        """`METRICS` in order; NaN where one of the two classes has no weight."""
+        """Return `METRICS` in order, float64[3]; NaN if one of the two classes has no weight."""
         caught, alarms = self.counts(weight)
         frauds, honest = caught[-1], alarms[-1]
         if frauds <= 0 or honest <= 0:
@@ -73,9 +74,10 @@ def estimate(
     confidence: float,
     seed: int,
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, npt.NDArray[np.float64]]]:
-    """Metrics with intervals per ranking of the same payments, and the draws [resamples, metrics] behind them.
+    """Return metrics with intervals per ranking, and the values per resample, float64[resamples, metrics].
 
-    Every ranking sees the same resamples, so draws of two models may be subtracted.
+    All rankings are of the same payments, whose accounts are `accounts`, and use the same resamples, so that the values of two
+    models can be subtracted.
     """
     codes = np.unique(accounts, return_inverse=True)[1]
     rng = np.random.default_rng(seed)
@@ -91,21 +93,24 @@ def estimate(
 
 
 def resample_totals(values: Floats, accounts: npt.NDArray[Any], *, resamples: int, seed: int) -> Floats:
-    """Totals [resamples, columns] of the columns of `values`, over the resamples `estimate` draws with that seed."""
+    """Return the totals of the columns of `values` (float64[n, columns]) per resample, float64[resamples, columns].
+
+    The resamples are those of `estimate` with the same seed.
+    """
     names, codes = np.unique(accounts, return_inverse=True)
     by_account = np.stack([np.bincount(codes, column, len(names)) for column in values.T], axis=1)
     return np.asarray(np.random.default_rng(seed).poisson(1.0, (resamples, len(names))) @ by_account)
 
 
 def interval(value: float, draws: Floats, confidence: float) -> Estimate:
-    """A value with the bounds its draws give it."""
+    """Return a value with the quantiles of its resampled values `draws` as bounds (percentile bootstrap)."""
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return Estimate(value, float(low), float(high))
 
 
 def difference(one: Estimates, other: Estimates, draws: Floats, *, confidence: float) -> dict[str, Estimate]:
-    """By how much the one is above the other per metric; `draws` are the differences of the same resamples."""
+    """Return the difference of two models per metric; `draws` are the differences per resample."""
     gap = np.array([one[name].value - other[name].value for name in METRICS])
     return _intervals(gap, draws, confidence)
 
@@ -120,7 +125,7 @@ def by_fraud_type(
     confidence: float,
     seed: int,
 ) -> dict[str, tuple[int, dict[str, Estimate]]]:
-    """Per kind of fraud: how many, and the metrics of that kind against all honest payments."""
+    """Return, per type of fraud, the number of frauds and the metrics against all honest payments."""
     result = {}
     for kind in sorted({str(kind) for kind in fraud_type[target == 1] if kind is not None}):
         keep = (target == 0) | (fraud_type == kind)
@@ -136,7 +141,7 @@ def by_fraud_type(
 
 
 def to_json(estimates: Estimates) -> dict[str, Any]:
-    """Values under the metrics' names, intervals beside them."""
+    """Return metric -> value, and `intervals`: metric -> [low, high]."""
     return {
         **{name: e.value for name, e in estimates.items()},
         "intervals": {name: [e.low, e.high] for name, e in estimates.items()},

@@ -1,7 +1,7 @@
-"""The booster as ONNX: input `features` float32 [n, k] with NaN for missing, output `probabilities` float32 [n, 2] (honest, fraud).
+"""Export the booster as ONNX: input `features` float32[n, k] (null = NaN), output `probabilities` float32[n, 2] (honest, fraud).
 
-XGBoost compares float32 with float32 and `<`, and so does the ONNX tree operator; the sums of the leaves may differ in their
-last bits, hence a tolerance. The export is compared on real rows before anything is written.
+Both XGBoost and the ONNX tree operator compare float32 values with `<`. The sums of the leaves may differ in their last bits, so
+outputs are compared with a tolerance, on real rows, before anything is written.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from training.feature_matrix import Matrix
 INPUT: Final = "features"
 OUTPUT: Final = "probabilities"
 TOLERANCE: Final = 1e-6
-"""Largest accepted absolute difference of a probability."""
+"""Largest allowed absolute difference of a probability."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The ONNX bytes, the rows they were compared on, and the largest difference found."""
+    """The ONNX bytes, the number of rows compared, and the largest difference found."""
 
     onnx: bytes
     compared: int
@@ -34,7 +34,10 @@ class Exported:
 
 
 def export(booster: xgb.Booster, rows: Matrix) -> Exported:
-    """Convert, then compare on `rows`; raises if any probability differs by more than the tolerance."""
+    """Convert the booster and compare both on `rows` (float32[n, k]).
+
+    Raises `ArtefactError` if a probability differs by more than `TOLERANCE`.
+    """
     nameless = booster.copy()
     nameless.feature_names = [
         f"f{i}" for i in range(rows.shape[1])
@@ -55,7 +58,7 @@ def export(booster: xgb.Booster, rows: Matrix) -> Exported:
 
 
 def predict(content: bytes, rows: Matrix, *, threads: int = 1) -> npt.NDArray[np.float64]:
-    """Probability of fraud per row, as the scorer computes it."""
+    """Return the probability of fraud per row, float64[n], computed as in the scorer."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -66,7 +69,10 @@ def predict(content: bytes, rows: Matrix, *, threads: int = 1) -> npt.NDArray[np
 def golden(
     content: bytes, rows: Matrix, scores: npt.NDArray[np.float64], *, count: int = 16
 ) -> dict[str, Any]:
-    """Rows spread evenly over the range of scores, with what the model says to each; a missing value is null."""
+    """Return up to `count` rows from the lowest to the highest score and their predictions; nulls are None.
+
+    The scorer checks a loaded model with them.
+    """
     order = np.argsort(scores, kind="stable")
     chosen = rows[order[np.unique(np.linspace(0, len(order) - 1, count).astype(np.int64))]]
     inputs: Sequence[Sequence[float | None]] = [

@@ -1,7 +1,7 @@
-"""One row per payment, as of its event time: the feature service's columns in their order, as one float32 matrix.
+"""The feature matrix: one row per payment as of its event time, one column per feature of the service, float32, null = NaN.
 
-NaN is missing. float32 is what XGBoost and the ONNX runtime compute with, so the model is trained on exactly the values
-it will be asked about. A service that holds a label view is refused: the model would be shown the answer.
+XGBoost and the ONNX runtime compute in float32, so the model is trained on exactly the values it will score. A service with a
+label view is refused, because the model would learn from the label itself.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 NUMERIC: Final = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL"})
-"""Feast value types that are numbers to a model."""
+"""Feast value types that a model can use."""
 
 ZERO_WHEN_EMPTY: Final = frozenset({"count", "count_distinct", "sum"})
 """Aggregations that are 0, not null, over an empty window."""
@@ -39,17 +39,17 @@ NON_NEGATIVE_COLUMNS: Final = frozenset({"amount"})
 
 LABEL_VIEW: Final = "fraud_label"
 PAYMENT_KEY: Final = "payment_id"
-"""What a payment's event_id is called where the payment is itself the entity, as for its charge."""
+"""Name of the payment's event_id where the payment is the entity, as for its charge."""
 
 JOINED_COLUMNS: Final = frozenset(column.name for column in (*PAYMENTS.joined, *PAYMENTS.derived))
-"""What the flow adds to a payment: null where it knew nothing to add."""
+"""Columns that the flow adds to a payment; null if there was nothing to join."""
 
 Matrix = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A column of the model: name, Feast value type (such as INT64), and what its meaning says about its values."""
+    """A column of the model: name, Feast value type (such as INT64), and bounds that follow from its definition."""
 
     name: str
     kind: str
@@ -57,39 +57,39 @@ class Feature:
     never_null: bool = False
     at_least: float | None = None
     joined: bool = False
-    """Made from what was joined to the payment (a plain view), and so null for a customer or merchant nobody knows."""
+    """Computed from a plain view, so null for an unknown customer or merchant."""
     of_request: bool = False
-    """Made from the payment alone: there even when nothing can be read."""
+    """Computed from the payment alone, so available even if the online store cannot be read."""
 
 
 class FeatureSource(LabelSource, Protocol):
-    """Where a training run gets its features and labels from, and how serving is to read the same features."""
+    """The source of features and labels of a training run, and of the plan by which the scorer reads the same features."""
 
     service: str
     features: Sequence[Feature]
     schema_hash: str
-    """sha256 of all that decides the values; the scorer holds the model and its plan against each other by it."""
+    """sha256 of all definitions that affect the values; the scorer checks that model and plan have the same."""
     joined_columns: Sequence[str]
-    """Columns of the payments log, beyond those of a payment, that the features are made from."""
+    """Columns of the payments log, beyond those of a payment, that features are computed from."""
 
     def fetch(self, payments: pa.Table) -> pa.Table:
-        """Columns event_id and all features, one row per payment, in any order."""
+        """Return columns event_id and all features, one row per payment, in any order."""
         ...
 
     def columns_of(self, service: str) -> Sequence[str]:
-        """Names of the features of another service of the same repository."""
+        """Return the names of the features of another service of the same repository."""
         ...
 
     def save_plan(self, path: Path) -> None:
-        """Write the compiled reading plan the scorer starts from."""
+        """Write the compiled reading plan for the scorer."""
         ...
 
 
 class FeastSource:
-    """The feature service of a Feast repository, read through the store named in its feature_store.yaml."""
+    """A feature service of a Feast repository, read through the store of its feature_store.yaml."""
 
     def __init__(self, store: "FeatureStore", service: str, label_view: str = LABEL_VIEW) -> None:
-        """Read the service's columns from the registry; refuses a label, and a column that is not a number."""
+        """Read the features of the service from the registry. Raises `DefinitionError` for labels and non-numeric features."""
         from feature_repo.stores.reader.plan import compile_plan
 
         self._plan = compile_plan(store, service)
@@ -119,17 +119,17 @@ class FeastSource:
         )
 
     def fetch(self, payments: pa.Table) -> pa.Table:
-        """Point-in-time join of every view, then the on-demand views."""
+        """Return the point-in-time join of every view, and the on-demand features computed from it."""
         asked = payments.append_column(PAYMENT_KEY, payments["event_id"]).to_pandas()
         job = self._store.get_historical_features(entity_df=asked, features=self._service)
         return cast("pa.Table", job.to_arrow()).select(["event_id", *(f.name for f in self.features)])
 
     def labels(self, payments: pa.ChunkedArray, known_at: pa.Array) -> pa.Table:
-        """As-of join of the label view."""
+        """Return the as-of join of the label view."""
         return read_label_view(self._store, self._label_view, payments, known_at)
 
     def columns_of(self, service: str) -> Sequence[str]:
-        """Raises `DefinitionError` for a service the registry does not have."""
+        """Return the features of a service. Raises `DefinitionError` if the registry does not have it."""
         from feast.errors import FeatureServiceNotFoundException
 
         try:
@@ -144,14 +144,14 @@ class FeastSource:
         return [f.name for projection in found.feature_view_projections for f in projection.features]
 
     def save_plan(self, path: Path) -> None:
-        """Raises `DefinitionError` when the repo was applied anew meanwhile: the model would be of one definition, its plan of another."""
+        """Write the reading plan. Raises `DefinitionError` if the definitions were changed by a `feast apply` meanwhile."""
         from feature_repo.stores.reader.plan import compile_plan
 
         store: Any = self._store
         store.refresh_registry()
         if compile_plan(store, self.service).schema_hash != self.schema_hash:
             raise DefinitionError(
-                "the definitions changed while the model was trained: the training set is of the earlier ones",
+                "the definitions changed while the model was trained; the training set has the earlier ones",
                 where=f"feature service {self.service}",
                 todo="train again",
             )
@@ -163,7 +163,7 @@ def _view(store: "FeatureStore", projection: Any) -> Any:
 
 
 def _sources(store: "FeatureStore", view: Any) -> list[tuple[Any, Any]]:
-    """(view, projection) of what an on-demand view reads; of any other view nothing."""
+    """Return the (view, projection) pairs that an on-demand view reads; empty for other views."""
     projections = getattr(view, "source_feature_view_projections", {}).values()
     return [(_view(store, projection), projection) for projection in projections]
 
@@ -173,7 +173,7 @@ def _plain(view: Any) -> bool:
 
 
 def _inputs(store: "FeatureStore", view: Any) -> set[str]:
-    """Columns a view's features are made from: what its windows aggregate, what it reads of a plain view, what it is."""
+    """Return the columns that the features of a view are computed from."""
     if is_windowed(view):
         from feature_repo.stores.online.feast_store import stream_of
 
@@ -186,7 +186,7 @@ def _inputs(store: "FeatureStore", view: Any) -> set[str]:
 
 
 def _described(store: "FeatureStore", view: Any, projection: Any) -> list[Feature]:
-    """The columns of one view; an aggregation says of itself whether it can be null or negative."""
+    """Return the features of one view; null and negative values follow from the aggregation."""
     aggregates = {a.name: a for a in view_spec(cast("Any", view)).aggregates} if is_windowed(view) else {}
     joined = _plain(view) or any(_plain(source) for source, _ in _sources(store, view))
     keyed = (
@@ -212,22 +212,22 @@ def _described(store: "FeatureStore", view: Any, projection: Any) -> list[Featur
 
 
 def check_views(views: Sequence[Any], *, where: str) -> None:
-    """A label is what a model is to say, and no scorer has it."""
+    """Raise `DefinitionError` if the service has a label view: no scorer has the label, and the model must not learn from it."""
     for view in views:
         if hasattr(view, "labeler_field"):  # a LabelView, without importing Feast
             raise DefinitionError(
-                f"label view {view.name} is in the service: the model would be shown the answer",
+                f"label view {view.name} is in the service: the model would learn from the label itself",
                 where=where,
                 todo="leave it out; features from labels are windows over the labels stream",
             )
 
 
 def check_features(features: Sequence[Feature], *, where: str) -> None:
-    """A model takes numbers, each under one name."""
+    """Raise `DefinitionError` unless all features are numbers with unique names."""
     for feature in features:
         if feature.kind not in NUMERIC:
             raise DefinitionError(
-                f"feature {feature.name} is {feature.kind}, and a model takes numbers only",
+                f"feature {feature.name} is {feature.kind}, but a model needs numbers",
                 where=f"{where}, view {feature.view}" if feature.view else where,
                 todo=f"leave it out of the service (name the view's other columns: view[['...']]), or make numbers "
                 f"of it in an on-demand view, such as {feature.name}_is_... = 1.0 or 0.0 for each of its values",
@@ -236,7 +236,7 @@ def check_features(features: Sequence[Feature], *, where: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DefinitionError(
-            f"features named twice: {', '.join(twice)}",
+            f"duplicate features: {', '.join(twice)}",
             where=where,
             todo="give each feature a name of its own",
         )
@@ -245,7 +245,10 @@ def check_features(features: Sequence[Feature], *, where: str) -> None:
 
 
 def fetch_features(source: FeatureSource, payments: pa.Table) -> pa.Table:
-    """Features aligned with the payments, row by row: rows in equal rows out, or an error that says how many."""
+    """Return the features of the payments, in their order.
+
+    Raises `DataError` if rows are missing or repeated, `SchemaError` if columns are missing.
+    """
     fetched = source.fetch(payments)
     if fetched.num_rows != payments.num_rows:
         raise DataError(
@@ -257,14 +260,14 @@ def fetch_features(source: FeatureSource, payments: pa.Table) -> pa.Table:
     missing = sorted({"event_id", *names} - set(fetched.column_names))
     if missing:
         raise SchemaError(
-            f"columns {', '.join(missing)} did not come back",
+            f"columns {', '.join(missing)} are missing in the result",
             where=f"get_historical_features of {source.service}",
-            todo="apply the feature repository again",
+            todo="run feast apply again",
         )
     place = pc.index_in(payments["event_id"], value_set=fetched["event_id"].combine_chunks())
     if place.null_count or pc.count_distinct(place).as_py() != payments.num_rows:
         raise DataError(
-            "the rows that came back are of other payments",
+            "the result has rows of other payments",
             where=f"get_historical_features of {source.service}",
             todo="look for repeated event_ids in the log",
         )
@@ -272,10 +275,12 @@ def fetch_features(source: FeatureSource, payments: pa.Table) -> pa.Table:
 
 
 def to_matrix(table: pa.Table) -> Matrix:
-    """float32 [rows, columns], null and NaN both NaN."""
+    """Convert a table to float32[rows, columns]; null becomes NaN."""
     matrix = np.empty((table.num_rows, table.num_columns), np.float32)
     for place, name in enumerate(table.column_names):
         column = pc.fill_null(table[name].cast(pa.float64()), float("nan"))
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the gate refuses by name
+        with np.errstate(
+            over="ignore"
+        ):  # values beyond float32 become infinite, which the validation rejects
             matrix[:, place] = column.to_numpy()
     return matrix

@@ -1,7 +1,7 @@
-"""What a Feast `LabelView` says about payments: one row per payment, as known at an instant of its own.
+"""Read labels from a Feast `LabelView`: one row per payment, each as known at its own time.
 
-The view is read as any plain view is (`get_historical_features`, an as-of join on the payment's id): of the statements not after
-the instant the latest holds, and of two statements of the same instant the one accepted later.
+The view is read like any plain view (`get_historical_features`, an as-of join on the id of the payment): the latest label that is not
+after the time is used, and of two labels with the same time the one accepted later.
 """
 
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 COLUMNS: Final = ("is_fraud", "fraud_type")
-"""What a label view must say of a payment: bool, and a string that may be null."""
+"""Columns that a label view must have: bool, and a nullable string."""
 
 
 def read_label_view(
     store: "FeatureStore", name: str, payments: pa.ChunkedArray, known_at: pa.Array
 ) -> pa.Table:
-    """`COLUMNS`, one row per payment id in the order given; null where nobody had said anything by `known_at`.
+    """Return `COLUMNS`, one row per payment id, in the order given; null if there was no label by `known_at` (one per id).
 
-    Raises `DefinitionError` when the registry has no such label view, or one of other keys or columns.
+    Raises `DefinitionError` if the registry does not have this label view, or if it has other keys or columns.
     """
     from feast.errors import FeastObjectNotFoundException
 
@@ -33,7 +33,7 @@ def read_label_view(
         there = ", ".join(view.name for view in store.list_label_views()) or "none"
         raise DefinitionError(
             f"there is no label view {name!r} in the registry; there are: {there}",
-            todo="declare it in label_views/ and run feast apply, or name another under data.label_view",
+            todo="declare it in label_views/ and run feast apply, or set data.label_view to another one",
         ) from error
     missing = sorted(set(COLUMNS) - {field.name for field in view.features})
     if missing or len(view.join_keys) != 1:

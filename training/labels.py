@@ -1,9 +1,8 @@
-"""One row per payment, at the instant it happened; its label as it was known at an instant of the reader's choice.
+"""Read the payments of a window, and their labels as known at a given time.
 
-Two steps, because the parts of a time split know different things: `read_payments` gives the rows whose fraud has normally
-been reported by the cut-off, and `as_known` asks the label view about them, at one instant per row.
-A correction is a later statement and replaces the earlier one from the moment it became known, never before. A payment
-nobody reported counts as honest: that is what the world looked like at that instant.
+There are two steps, because the parts of a time split have different label times: `read_payments` returns the payments that are old
+enough to be labelled at the cutoff, and `as_known` reads their labels, each as of its own time. A correction replaces the earlier label
+from the time it became known, not before. A payment without a label counts as honest, because that is what was known at that time.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Half-open span of event time, `since <= t < until`, and the instant after which no label is known."""
+    """Half-open interval of event time, `since <= t < until`; labels that became known after `cutoff` are not used."""
 
     since: datetime
     until: datetime
@@ -37,16 +36,16 @@ class Window:
 
 
 class LabelSource(Protocol):
-    """Where labels come from."""
+    """A source of labels."""
 
     def labels(self, payments: pa.ChunkedArray, known_at: pa.Array) -> pa.Table:
-        """Columns is_fraud and fraud_type, one row per payment id in the order given; null: nothing was said by `known_at`."""
+        """Return columns is_fraud and fraud_type, one row per payment id in the order given; null: no label by `known_at`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """One entry per payment, aligned with the rows asked for: the latest statement known by then."""
+    """The labels of payments, in their order: `target` is uint8[rows], 1 = fraud."""
 
     target: npt.NDArray[np.uint8]
     fraud_type: pa.Array
@@ -54,14 +53,17 @@ class Labels:
 
     @property
     def frauds(self) -> int:
-        """How many payments are known to be fraud."""
+        """Number of payments labelled as fraud."""
         return int(self.target.sum())
 
 
 def read_window(
     payments_log: Path, *, since: datetime | None, until: datetime | None, cutoff: datetime | None
 ) -> Window:
-    """Fill in what the caller leaves open: the log's first and last event; the cut-off is the last event."""
+    """Return the window; None means the first and last event of the log, and the last event as cutoff.
+
+    Raises `LogError` for an empty log, `DataError` for an empty window.
+    """
     with _connect() as connection:
         first, last, rows = connection.execute(
             "SELECT epoch_us(min(event_timestamp)), epoch_us(max(event_timestamp)), count(*) FROM read_parquet(?)",
@@ -79,7 +81,7 @@ def read_window(
         raise DataError(
             f"no payment between {window.since} and {window.until}",
             where=payments_log,
-            todo=f"choose a window that meets {start} to {end}",
+            todo=f"choose a window that overlaps {start} to {end}",
         )
     return window
 
@@ -89,9 +91,9 @@ def read_payments(
 ) -> pa.Table:
     """Rows of the PAYMENT schema in event order, then the columns of `also`, null where the log does not have them.
 
-    Payments younger than the label delay at the cut-off are left out.
+    Payments more recent than the label delay at the cutoff are left out. Raises `DataError` if none are left.
     """
-    mature = min(window.until, window.cutoff - label_delay + _MICROSECOND)
+    labelled_until = min(window.until, window.cutoff - label_delay + _MICROSECOND)
     files = log_files(payments_log, "payments")
     with _connect() as connection:
         log = "FROM read_parquet(?, union_by_name = true)"
@@ -101,13 +103,13 @@ def read_payments(
         rows = connection.sql(
             f"SELECT {', '.join(wanted)} {log} WHERE event_timestamp >= ? AND event_timestamp < ? "
             "ORDER BY event_timestamp, event_id",
-            params=[files, window.since, mature],
+            params=[files, window.since, labelled_until],
         ).to_arrow_table()
     if not rows.num_rows:
         raise DataError(
-            f"no payment between {window.since} and {mature}, when labels had matured",
+            f"no payment between {window.since} and {labelled_until}, old enough to be labelled",
             where=payments_log,
-            todo="lengthen the window, move the cut-off, or shorten the label delay",
+            todo="choose a longer window, a later cutoff, or a shorter label delay",
         )
     made = rows.select(PAYMENTS.schema.names).cast(PAYMENTS.schema)
     for name in also:
@@ -116,7 +118,7 @@ def read_payments(
 
 
 def as_known(source: LabelSource, rows: pa.Table, *, known_at: npt.NDArray[np.int64]) -> Labels:
-    """Label each row as of its own instant `known_at` (int64 UTC microseconds, one per row)."""
+    """Return the label of each row as of its own time `known_at` (int64[rows], us)."""
     said = source.labels(rows["event_id"], pa.array(known_at).cast(TIMESTAMP))
     if said.num_rows != rows.num_rows:
         raise DataError(
@@ -132,7 +134,7 @@ def as_known(source: LabelSource, rows: pa.Table, *, known_at: npt.NDArray[np.in
 
 
 def to_us(moment: datetime) -> int:
-    """Epoch microseconds, exactly (a float of seconds would round)."""
+    """Return epoch microseconds, without the rounding of a float."""
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND
 
 
@@ -147,7 +149,7 @@ def _connect() -> duckdb.DuckDBPyConnection:
 
 
 def log_files(folder: Path, what: str) -> list[str]:
-    """The files of a stream's log. Raises `LogError` when there is nothing in it, or one is damaged."""
+    """Return the files of a stream's log. Raises `LogError` if there are none, or if one is damaged."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise LogError(f"the {what} log is empty", where=folder, todo=f"run the {what} flow first")

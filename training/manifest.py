@@ -1,4 +1,4 @@
-"""One JSON object per model: all that a reader needs to trust and use it, without any library of ours."""
+"""The manifest of a model: one JSON object with all that is needed to check and use it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +13,10 @@ from training.report import Findings
 
 
 def manifest(found: Findings, features: Sequence[Feature], *, train: Matrix, test: Matrix) -> dict[str, Any]:
-    """Everything but `version` and `files`, which the artefact adds when it is written."""
+    """Return the manifest without `files`, which is added when the artefact is written.
+
+    `train` and `test` are the feature matrices, float32[rows, features].
+    """
     ours, config = found.ours, found.config
     return {
         "name": config.name,
@@ -53,7 +56,7 @@ def manifest(found: Findings, features: Sequence[Feature], *, train: Matrix, tes
 
 
 def onnx_of() -> dict[str, Any]:
-    """How the exported trees are asked."""
+    """Return names of input and output of the ONNX model, its column of fraud, and the tolerance of its outputs."""
     return {
         "input": export.INPUT,
         "output": export.OUTPUT,
@@ -63,7 +66,7 @@ def onnx_of() -> dict[str, Any]:
 
 
 def typical(rows: Matrix) -> list[float | None]:
-    """Median per feature over its known values; null where most rows have none. An explanation compares a payment with it."""
+    """Return the median of each feature without nulls; None if most rows are null. Reasons compare payments with it."""
     middles: list[float | None] = []
     for column in rows.T:
         known = column[np.isfinite(column)]
@@ -72,7 +75,7 @@ def typical(rows: Matrix) -> list[float | None]:
 
 
 def metrics(found: Findings) -> dict[str, Any]:
-    """On the test days: ours first, by kind of fraud, what the thresholds do, and the simpler models."""
+    """Return the metrics on the test days: of the model, per type of fraud, of its thresholds, and of the other models."""
     ours = found.ours
     return {
         **evaluate.to_json(ours.estimates),
@@ -98,7 +101,7 @@ def metrics(found: Findings) -> dict[str, Any]:
 
 
 def _level(level: Level) -> dict[str, Any]:
-    """What one service's features are worth on the test days; costs are of all those days."""
+    """Return the result of one service; costs are totals of the test days."""
     result = level.result
     return {
         "service": level.service,

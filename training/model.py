@@ -1,9 +1,9 @@
-"""One booster per weighting of fraud; the best on the validation days is kept, cut back to its best tree.
+"""Train gradient-boosted trees: one booster per class weight; the best on the validation days is kept, up to its best tree.
 
-Why the settings differ from XGBoost's own (its defaults lose much on rare classes): boosting that starts at the fraud rate
-gives a row a Hessian of about that rate, so `min_child_weight=1` forbids leaves of fewer than a hundred rows; starting at
-0.5 with a small `min_child_weight` does not. 256 bins per feature blur the tail of the amounts; 1,024 and more do not.
-Early stopping watches average precision: on rare classes ROC AUC hardly moves between a good and a bad model.
+T. Chen, C. Guestrin, "XGBoost: A Scalable Tree Boosting System", KDD 2016. Some settings differ from the defaults, which are weak
+for rare classes: with the fraud rate as initial prediction, the Hessian of a row is about that rate, so `min_child_weight=1` forbids
+leaves of fewer than a hundred rows; with 0.5 and a small `min_child_weight` it does not. 256 bins per feature are too coarse for the
+tail of the amounts. Early stopping uses average precision, because ROC AUC hardly differs between models of rare classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ _QUIET: Final = 0
 
 Targets = npt.NDArray[np.uint8]
 Progress = Callable[[str, int, int, float], None]
-"""Called after each tree: weighting, trees so far, most trees, average precision on validation."""
+"""Called after each tree with weighting, trees so far, largest number of trees, and average precision on validation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one weighting gave."""
+    """The result of one weighting: weight of a fraud, trees, average precision on the validation days."""
 
     weighting: Weighting
     weight: float
@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The kept booster, and what each weighting gave on validation."""
+    """The chosen booster, and the results of all weightings."""
 
     booster: xgb.Booster
     chosen: Candidate
@@ -44,11 +44,11 @@ class Trained:
     threads: int
 
     def predict(self, matrix: Matrix) -> npt.NDArray[np.float64]:
-        """Probability of fraud, one per row."""
+        """Return the probability of fraud, float64[rows], of a matrix float32[rows, features] (null = NaN)."""
         return np.asarray(self.booster.inplace_predict(matrix, missing=np.nan), np.float64)
 
     def importance(self) -> dict[str, float]:
-        """Share of the total gain per feature, falling."""
+        """Return feature -> share of the total gain of all splits, in descending order."""
         gain: dict[str, Any] = dict(self.booster.get_score(importance_type="total_gain"))
         total = sum(gain.values()) or 1.0
         return {name: float(value) / total for name, value in sorted(gain.items(), key=lambda item: -item[1])}
@@ -63,10 +63,14 @@ def fit(
     settings: ModelSettings,
     progress: Progress | None = None,
 ) -> Trained:
-    """Grow one booster per weighting and keep the best; the same input, seed and threads give the same trees."""
+    """Train one booster per weighting and keep the best one.
+
+    Matrices are float32[rows, features] with NaN for null, targets uint8[rows], `names` the features. The same input, seed and
+    number of threads give the same trees.
+    """
     shared: dict[str, Any] = {"nthread": settings.threads, "feature_names": list(names)}
     data = xgb.QuantileDMatrix(train, train_target, max_bin=settings.max_bin, **shared)
-    # Not quantised: the same trees to the last bit, in little more than half the time (60 trees: 4.2 s of CPU instead of 7.6).
+    # Not quantised: the same trees bit for bit, in little more than half the time (60 trees: 4.2 s of CPU instead of 7.6).
     held_out = xgb.DMatrix(valid, valid_target, **shared)
     imbalance = float((train_target == 0).sum() / max(1, int(train_target.sum())))
     grown = [
@@ -126,7 +130,7 @@ def _grow(
 
 
 class _Report(xgb.callback.TrainingCallback):
-    """Tells a progress bar about every tree."""
+    """Calls `progress` after each tree."""
 
     def __init__(self, progress: Progress, weighting: str, rounds: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""`python -m training.promote VERSION`: make an earlier or later model the champion; the scorer follows within seconds.
+"""`python -m training.promote VERSION`: make another model version the champion; the scorer loads it within seconds.
 
-The version is checked first: every file against its manifest. What the manifest says is written beside the version's name, so that the
-scorer notices if it is changed afterwards.
+Every file of the version is first checked against its manifest. The hash of the manifest is written beside the version, so that the
+scorer detects later changes.
 """
 
 from pathlib import Path
@@ -19,7 +19,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def promote(folder: Path, version: str) -> str:
-    """Promote one version of a model's folder; returns the version before, empty if there was none."""
+    """Promote a version in the folder of a model; return the previous champion, empty if there was none.
+
+    Raises `ArtefactError` for an unknown or damaged version.
+    """
     versions = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     if version not in versions:
         raise ArtefactError(
@@ -37,10 +40,10 @@ def promote(folder: Path, version: str) -> str:
 
 @app.command()
 def main(
-    version: Annotated[str, typer.Argument(help="Directory below `<home>/models/<model>`")],
-    model: Annotated[str, typer.Option(help="Model")] = "fraud_detection",
+    version: Annotated[str, typer.Argument(help="Name of a directory in `<home>/models/<model>`")],
+    model: Annotated[str, typer.Option(help="Name of the model")] = "fraud_detection",
 ) -> None:
-    """Check a model's version and make it the champion."""
+    """Verify a version of a model and make it the champion."""
     try:
         before = promote(RepoSettings().models / model, version)
     except MillstreamError as error:
@@ -48,7 +51,7 @@ def main(
             f"[red]✗[/] {type(error).__name__}: ", error, sep="", markup=True, highlight=False
         )
         raise typer.Exit(1) from None
-    Console().print(f"{version} is champion now" + (f", {before} was before" if before else ""))
+    Console().print(f"{version} is now the champion" + (f"; before it was {before}" if before else ""))
 
 
 if __name__ == "__main__":

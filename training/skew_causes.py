@@ -154,7 +154,7 @@ class Evidence:
         return (ACCEPTED_LATER, logged) if later and fits else (UNEXPLAINED, False)
 
     def _concurrent(self, read: WindowedRead, score: Score) -> list[str]:
-        """Return the ids of earlier payments of a view's key whose requests overlapped this one."""
+        """Return the ids of earlier payments of a view's key whose requests overlapped this one, by their beginning."""
         if read.stream != PAYMENTS.name:
             return []
         began, ended = _began(score), int(score["scored_at"])
@@ -162,8 +162,8 @@ class Evidence:
         low = bisect.bisect_left(self._begins, began - self._longest)
         return [
             other["event_id"]
-            for other in self._requests[low : bisect.bisect_right(self._begins, ended)]
-            if other["scored_at"] >= began
+            for other in self._requests[low : bisect.bisect_left(self._begins, ended)]
+            if other["scored_at"] > began
             and other["as_of"] < score["as_of"]
             and all(_value(other, key) == _value(score, column) for key, column in columns)
         ]
@@ -241,10 +241,11 @@ def _without(events: pa.Table, missing: int) -> Iterator[pa.Table]:
 
 
 def _misses_some(read: WindowedRead, events: pa.Table, ids: Sequence[str], score: Score) -> bool:
-    """Return whether the view's logged values are those of all events without some of `ids`, at most `MOST_MISSING`."""
+    """Return whether the view's logged values are those of all events without some of the last `MOST_MISSING` of `ids`."""
     column = events[read.spec.id_column]
-    for missing in range(1, min(len(ids), MOST_MISSING) + 1):
-        for left_out in itertools.combinations(ids, missing):
+    latest = ids[-MOST_MISSING:]
+    for missing in range(1, len(latest) + 1):
+        for left_out in itertools.combinations(latest, missing):
             kept = pc.invert(pc.is_in(column, pa.array(left_out, pa.string())))
             if _reproduces(read, events.filter(kept), score):
                 return True

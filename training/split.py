@@ -1,11 +1,11 @@
-"""One part (train, valid, test or none) per row, by event time; and the instant at which each part's labels were read.
+"""Split payments by event time into train, valid and test, and choose the time as of which the labels of each part are read.
 
-    warm-up | train | gap | valid | gap | test | not yet mature
+    warm-up | train | gap | valid | gap | test | too recent
             ^since+warmup        ^       ^        ^end
 
-A gap is as long as the label delay. The model that could have been in use on the first day of a part had to be trained on
-what was known that day, so the labels of train are those known when valid begins, the labels of valid those known when test
-begins, and the labels of test those known at the cut-off. A correction that came later does not exist for the earlier part.
+A gap is as long as the label delay. A model in use on the first day of a part could only be trained on what was known that day,
+so the labels of train are those known when valid begins, the labels of valid those known when test begins, and the labels of test
+those known at the cutoff. Later corrections are not visible to the earlier part.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ PARTS: Final = {"train": TRAIN, "valid": VALID, "test": TEST}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Half-open span of event time and the instant its labels were read."""
+    """Half-open interval of event time, and the time as of which its labels are read."""
 
     since: datetime
     until: datetime
     known_at: datetime
 
     def to_json(self) -> dict[str, str]:
-        """For the manifest."""
+        """Return the entry of the manifest."""
         return {
             "from": self.since.isoformat(),
             "until": self.until.isoformat(),
@@ -41,25 +41,25 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The three parts in order."""
+    """The three parts."""
 
     train: Part
     valid: Part
     test: Part
 
     def items(self) -> tuple[tuple[str, Part], ...]:
-        """Names and parts, earliest first."""
+        """Return names and parts, the earliest first."""
         return (("train", self.train), ("valid", self.valid), ("test", self.test))
 
     def assign(self, event_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
-        """Part of each row (int64 UTC microseconds in, NONE/TRAIN/VALID/TEST out)."""
+        """Return the part (NONE, TRAIN, VALID or TEST) of each event time (int64[n], us)."""
         part = np.full(len(event_us), NONE, np.int8)
         for name, span in self.items():
             part[(event_us >= to_us(span.since)) & (event_us < to_us(span.until))] = PARTS[name]
         return part
 
     def known_at(self, part: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
-        """Instant at which each row's label is read, int64 UTC microseconds."""
+        """Return the time as of which the label of each row is read, int64[n] (us), for parts int8[n]."""
         instants = np.array([to_us(span.known_at) for _, span in self.items()], np.int64)
         return instants[part]
 
@@ -72,7 +72,10 @@ def time_split(
     test: timedelta,
     warmup: timedelta = timedelta(),
 ) -> Split:
-    """Cut the window from its end; what is left of its beginning is for training."""
+    """Split the window, from its end: test, gap, valid, gap; the rest after the warm-up is train.
+
+    Raises `DataError` if nothing is left for training.
+    """
     end = min(window.until, window.cutoff - label_delay + timedelta(microseconds=1))
     test_since = end - test
     valid_until = test_since - label_delay

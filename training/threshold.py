@@ -1,8 +1,9 @@
-"""Where review and decline begin: the two scores that cost least on one labelled set of payments, found exactly.
+"""Choose the thresholds for review and decline that minimise the cost on labelled payments, exactly and without a grid.
 
-A payment scored `decline` or more is declined, one scored `review` or more is looked at by an analyst, the rest is approved.
-Sorted by falling score, every pair of cuts has a cost that is a sum of one term per cut, so the best pair under a limit on
-the number of reviews is a sliding-window minimum: O(n log n), no grid.
+A payment with a score of at least `decline` is declined, one with at least `review` is reviewed by an analyst, the others are
+approved. Sorted by descending score, the cost of a pair of cuts is a sum of one term per cut, so the best pair under a limit on the
+number of reviews is a sliding-window minimum (monotonic queue): O(n log n). Costs that depend on the single payment follow
+C. Elkan, "The Foundations of Cost-Sensitive Learning", IJCAI 2001.
 """
 
 from collections import deque
@@ -19,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Scores from which a payment is reviewed, and from which it is declined; `review <= decline`."""
+    """Least scores for review and for decline; `review <= decline`."""
 
     review: float
     decline: float
@@ -27,7 +28,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a pair of thresholds does to a set of payments; costs and amounts in major units of their currency."""
+    """Result of a pair of thresholds on a set of payments; costs and amounts are in major units."""
 
     payments: int
     frauds: int
@@ -43,13 +44,13 @@ class Outcome:
 
     @property
     def caught_share(self) -> float:
-        """Share of the fraud amount declined or reviewed; NaN without fraud."""
+        """Share of the fraud amount that is declined or reviewed; NaN without fraud."""
         caught = self.declined_fraud_amount + self.reviewed_fraud_amount
         return caught / self.fraud_amount if self.fraud_amount else float("nan")
 
 
 def _per_payment(target: npt.NDArray[np.uint8], amount: Floats, cost: CostSettings) -> tuple[Floats, Floats]:
-    """Cost of each payment if approved, and if declined. A review costs the same for all and catches the fraud."""
+    """Return the cost of each payment if approved, and if declined, float64[n] each. All reviews cost the same."""
     fraud = target.astype(bool)
     approved = np.where(fraud, cost.missed_fraud + cost.missed_fraud_share * amount, 0.0)
     declined = np.where(fraud, 0.0, cost.declined_good + cost.declined_good_share * amount)
@@ -59,7 +60,11 @@ def _per_payment(target: npt.NDArray[np.uint8], amount: Floats, cost: CostSettin
 def choose(
     target: npt.NDArray[np.uint8], score: Floats, amount: Floats, cost: CostSettings, *, days: float
 ) -> Thresholds:
-    """The cheapest pair; of equally cheap ones the one that touches fewest payments."""
+    """Return the thresholds of lowest cost; of equal ones those that flag the fewest payments.
+
+    `target` is uint8[n] (1 = fraud), `score` and `amount` float64[n] (major units), `days` the duration of the payments, for
+    the limit on reviews per day.
+    """
     order = np.argsort(-score, kind="stable")
     ordered = score[order]
     approved, declined = (values[order] for values in _per_payment(target, amount, cost))
@@ -85,7 +90,7 @@ def choose(
 def costs(
     target: npt.NDArray[np.uint8], score: Floats, amount: Floats, cost: CostSettings, thresholds: Thresholds
 ) -> Floats:
-    """Cost of each payment under these thresholds."""
+    """Return the cost of each payment under these thresholds, float64[n]."""
     approved, declined = _per_payment(target, amount, cost)
     return np.where(
         score >= thresholds.decline, declined, np.where(score >= thresholds.review, cost.review, approved)
@@ -95,7 +100,7 @@ def costs(
 def apply(
     target: npt.NDArray[np.uint8], score: Floats, amount: Floats, cost: CostSettings, thresholds: Thresholds
 ) -> Outcome:
-    """Count and price what the thresholds do."""
+    """Return the result of the thresholds on these payments."""
     approved, _ = _per_payment(target, amount, cost)
     fraud = target.astype(bool)
     decline = score >= thresholds.decline
@@ -120,8 +125,8 @@ def _prefix(values: Floats) -> Floats:
 
 
 def _earliest_minimum(values: Floats, first: Ints) -> Ints:
-    """For each i the place of the least of values[first[i] .. i], the earliest of equals; `first` never falls."""
-    if not first.any():  # no limit: a running minimum
+    """Return per i the index of the least of values[first[i] .. i], the first of equal ones; `first` is non-decreasing."""
+    if not first.any():  # no limit: the minimum of all values so far
         running = np.minimum.accumulate(values)
         new = np.concatenate([[True], running[1:] < running[:-1]])
         return np.maximum.accumulate(np.where(new, np.arange(len(values)), 0))
@@ -138,7 +143,7 @@ def _earliest_minimum(values: Floats, first: Ints) -> Ints:
 
 
 def _between(ordered: Floats, cut: int) -> float:
-    """A threshold with exactly `cut` scores above it, midway to its neighbours, so that rounding cannot move a payment."""
+    """Return a threshold with exactly `cut` scores above it, midway between its neighbours, so that rounding is harmless."""
     if cut == len(ordered):
         return 0.0
     above = ordered[cut - 1] if cut else max(1.0, float(ordered[0]))

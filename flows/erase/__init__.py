@@ -1,1 +1,1 @@
-"""The parts of an erasure (`flows.erase`): whom it is about, and what becomes of files and of the server."""
+"""Erase accounts from a home and its server: `python -m flows.erase`."""

@@ -1,9 +1,9 @@
-"""What an erasure does to the bus: entries of the accounts go, and their bytes with them.
+"""Erase entries of the accounts from the bus, including their bytes.
 
-XDEL only marks an entry; its bytes stay in the node of the stream, and a snapshot (also the base of an append-only file) writes the node
-as it is. So a stream that lost entries is copied without them, same ids, same counters, and takes the place of the old one in one
-step: producers and readers notice nothing, and nothing that arrives meanwhile is lost. Where other consumers have groups on the
-stream, which a copy would not have, entries are removed by XDEL, and the report says so.
+XDEL only flags an entry: its bytes stay in the node of the stream, and a snapshot (also the base of an append-only file) contains the
+node. So the stream is copied without these entries, with the same ids and counters, and the copy replaces it in one step; producers
+and readers are not affected, and entries that arrive meanwhile are kept. If other consumers have groups on the stream, which a copy
+would not have, entries are removed by XDEL.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flows.streams import STREAMS
 
 CHUNK: Final = 5_000
 
-# KEYS: the stream, its copy. ARGV: the last id looked at, the greatest id removed.
+# KEYS: the stream, its copy. ARGV: the last id copied, the greatest id removed.
 _TAKE_PLACE: Final = """
 local function less(a, b)
   local am, as = string.match(a, '(%d+)-(%d+)')
@@ -47,7 +47,7 @@ return #rest
 
 
 class Bus:
-    """The streams of the bus. `client` is a redis-py client; raises what that raises."""
+    """The streams of the bus. `client` is a redis-py client, whose errors are passed on."""
 
     def __init__(self, client: Any, people: People, touched: Touched) -> None:
         self._client, self._people, self._touched = client, people, touched
@@ -55,7 +55,7 @@ class Bus:
         self.newest_us = -(2**63)
 
     def streams(self, name: str) -> list[str]:
-        """Source partitions of a stream that there are, whatever number the settings say."""
+        """Return the existing source partitions of a stream, whatever number the settings say."""
         found = [key.decode() for key in self._client.scan_iter(f"millstream:{name}:*", count=1000)]
         return sorted(
             key.replace("millstream:", "bus:", 1)
@@ -64,23 +64,23 @@ class Bus:
         )
 
     def survey(self, name: str, partition: str) -> list[int]:
-        """Offsets of the entries to remove, ascending; learns from them as if they had been logged."""
+        """Return the offsets of the entries to remove, ascending; add their payments and keys as for logged rows."""
         found: list[int] = []
         for entries in self._chunks(partition):
             found += self._theirs(name, partition, entries)
         return sorted(found)
 
     def was_trimmed(self, partition: str) -> bool:
-        """Whether bytes of entries that are gone may still be in a node."""
+        """Return whether bytes of deleted entries may still be in a node."""
         info = self._client.xinfo_stream(stream_key(partition))
         return bool(info.get("max-deleted-entry-id", b"0-0") != b"0-0")
 
     def has_groups(self, partition: str) -> bool:
-        """Whether other consumers keep their place in the stream itself."""
+        """Return whether other consumers have groups on the stream."""
         return bool(self._client.xinfo_stream(stream_key(partition))["groups"])
 
     def remove(self, partition: str, offsets: list[int]) -> None:
-        """Remove entries for good."""
+        """Remove entries and their bytes."""
         key = stream_key(partition)
         if self.has_groups(partition):
             for start in range(0, len(offsets), CHUNK):
@@ -131,6 +131,6 @@ class Bus:
         return found
 
     def _written(self, events: Events) -> Any:
-        """Which decoded rows have a plain id somewhere in their bytes, in a field no schema names."""
+        """Return the mask of decoded rows whose raw bytes contain a plain id, even in a field outside the schema."""
         payloads = events.payloads(np.arange(events.rows.num_rows))
         return np.array([self._people.is_written_in(p) for p in payloads], bool)

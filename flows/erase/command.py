@@ -1,11 +1,11 @@
-"""`python -m flows.erase --account A000123`: remove an account, as payer and payee, from everything a home and its server hold.
+"""`python -m flows.erase --account A000123`: remove an account, as payer and as payee, from a home and its server.
 
-A tombstone comes first (`flows.privacy.tombstones`): from then on no replay, file or backfill brings the account back. Then its rows leave
-the online store, checkpoints, log, dead letters, score log and bus, and the server rewrites its append-only file. What was kept
-together with others (the window states of a merchant it paid) is folded anew from the log when the flows start again.
+First a tombstone is written (`flows.privacy.tombstones`), so that no replay, file or backfill brings the account back. Then its rows are
+removed from online store, checkpoints, log, dead letters, score log and bus, and the server rewrites its append-only file. States shared
+with others (the window states of a merchant it paid) are folded from the log again when the flows start.
 
-No flow may run meanwhile, and none can start; the scorer may go on. Interrupted, it is finished by running it again: until then flows
-refuse to start. Models trained before are not changed: they hold no ids, only feature values of a few payments.
+No flow may run meanwhile, and none can start; the scorer may run. If it is interrupted, run it again to finish it: until then, flows
+refuse to start. Models are not changed: they hold no ids, only feature values of a few payments.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ ORDER: Final = sorted(STREAMS.values(), key=lambda stream: stream.name not in re
 CHECKPOINTS: Final = "checkpoints"
 PSEUDONYM_FORM: Final = re.compile(r"[a-z0-9]{1,8}_[a-z2-7]{26}")
 OnStep = Callable[[str, int, int], None]
-"""Called with a place, pieces of work done there and in all, before each of them."""
+"""Called before each piece of work with the name of the place, the pieces done there, and their total."""
 
 
 @dataclass
 class Found:
-    """What is to go, by place: files with the number of their rows, entries of the bus, keys of the online store."""
+    """What is to be erased, per place: files with numbers of rows, entries of the bus, keys of the online store."""
 
     log: dict[str, list[Affected]] = field(default_factory=dict)
     dead_letters: dict[str, list[Affected]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Found:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows, letters, lines, entries and keys by place; only where there are any."""
+        """Numbers of rows, letters, lines, entries and keys per place, without zeros."""
         made = {f"log of {name}": sum(f.rows for f in found) for name, found in self.log.items()}
         made |= {
             f"dead letters of {name}": sum(f.rows for f in found) for name, found in self.dead_letters.items()
@@ -75,13 +75,13 @@ class Found:
         made |= {f"bus, {partition}": len(offsets) for partition, offsets in self.bus.items()}
         made |= {
             "online store, deleted": len(self.deleted),
-            "online store, to be folded anew": len(self.anew),
+            "online store, to be folded again": len(self.anew),
         }
         return {place: count for place, count in made.items() if count}
 
 
 class Erasure:
-    """One erasure of some accounts; `client` is a redis-py client, `now_us` the time up to which their events are refused."""
+    """One erasure of some accounts. `client` is a redis-py client; events of the accounts up to `now_us` are rejected."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Erasure:
         self._now_us, self._on_step = now_us, on_step
         try:
             self._views = read_views(settings.home / "views.json")
-        except DefinitionError:  # nothing applied: nothing is kept on line
+        except DefinitionError:  # no view has been applied, so the online store is empty
             self._views = AppliedViews("", {})
         touched = self._touched = Touched(_key_columns(self._views))
         self._logs = {s.name: LogFiles(s, settings, people, touched) for s in ORDER}
@@ -107,7 +107,7 @@ class Erasure:
         self._store = store.OnlineStore(client, self._views, people, touched)
 
     def survey(self) -> Found:
-        """What is to go; nothing is changed."""
+        """Find what is to be erased; nothing is changed."""
         known = -1
         while known != self._people.known:  # again, if a label named a payment that no other row did
             found, known = Found(), self._people.known
@@ -124,7 +124,7 @@ class Erasure:
         return found
 
     def run(self, *, forever: bool = False) -> dict[str, int]:
-        """Erase; returns what was removed, by place. May be run again whenever it was interrupted, at whatever point."""
+        """Erase; return the numbers removed, per place. After an interruption at any point, it can be run again."""
         files.remove_leftovers(self._settings)
         found = self.survey()
         before = {t.pseudonym: t for t in tombstones.read(self._settings.home)}
@@ -144,13 +144,13 @@ class Erasure:
         return counts
 
     def _remove(self, found: Found, counts: dict[str, int]) -> None:
-        """The online store goes before the log, which says what is to be removed there."""
+        """Remove what was found; the online store before the log, from which its keys are derived."""
         self._on_step(CHECKPOINTS, 0, 1)
         counts[CHECKPOINTS] = files.remove_checkpoints(self._settings)
         self._on_step("online store", 0, 2)
         self._store.delete(found.deleted)
         self._on_step("online store", 1, 2)
-        counts["online store, to be folded anew"] = self._store.forget_states(found.anew)
+        counts["online store, to be folded again"] = self._store.forget_states(found.anew)
         self._clear_bus(found)
         for stream in ORDER:
             for path in self._each(f"log of {stream.name}", found.log.get(stream.name, [])):
@@ -160,7 +160,7 @@ class Erasure:
         for path in self._each("reports", found.reports):
             self._reports.erase(path)
         scored = sum(map(self._scores.erase, self._each("score log", list(self._scores.survey()))))
-        if scored:  # the scorer may have written since
+        if scored:  # the scorer may have written more lines since the survey
             counts["score log"] = scored
         self._on_step("append-only file", 0, 1)
         store.rewrite_append_only_file(self._client)
@@ -200,9 +200,10 @@ def erase(
     resume: bool = False,
     on_step: OnStep = lambda place, done, of: None,
 ) -> dict[str, int]:
-    """Erase accounts by plain id (`accounts`) or pseudonym (`names`), and with `resume` those of interrupted erasures; returns counts.
+    """Erase accounts by plain id (`accounts`) or pseudonym (`names`), with `resume` also those of interrupted erasures.
 
-    Raises `RecoveryError` while a flow runs, `SettingsError` for a key that is not the home's, `OnlineStoreError` without the server.
+    Returns the numbers removed per place. With `forever`, later events of the accounts are rejected too. Raises `RecoveryError` while a
+    flow runs, `SettingsError` for a wrong pseudonym key, `OnlineStoreError` if the server does not answer.
     """
     pseudonyms = privacy.of_settings(settings)
     privacy.require_same_key(settings.home, pseudonyms, privacy.read_key_note(settings.home))
@@ -214,9 +215,9 @@ def erase(
             wanted |= {stone.pseudonym for stone in stones if not stone.finished}
         if not wanted:
             raise SettingsError(
-                "no account is named" if not resume else "no erasure was interrupted",
+                "no account is given" if not resume else "no erasure was interrupted",
                 where="flows.erase",
-                todo="say --account or --pseudonym",
+                todo="give --account or --pseudonym",
             )
         known = {
             name: frozenset[bytes]().union(*(s.events.get(name, ()) for s in stones if s.pseudonym in wanted))
@@ -234,7 +235,7 @@ def erase(
 
 
 def _key_columns(views: AppliedViews) -> dict[str, set[str]]:
-    """Columns of each stream's log that its views are keyed by."""
+    """Return, per stream, the columns of its log that are keys of its views."""
     columns: dict[str, set[str]] = {}
     for stream in {*views.streams, *views.earlier}:
         for spec in views.kept(stream):
@@ -249,19 +250,21 @@ def _key_columns(views: AppliedViews) -> dict[str, set[str]]:
 def main(
     account: Annotated[
         list[str] | None,
-        typer.Option(help="Plain id, as its producer writes it; may be given more than once"),
+        typer.Option(help="Plain id, as the producer writes it; can be repeated"),
     ] = None,
     pseudonym: Annotated[
         list[str] | None,
-        typer.Option(help="Pseudonym, for whoever has only that; finds the same but plain ids in text"),
+        typer.Option(help="Pseudonym, if the plain id is not known; does not find plain ids in text"),
     ] = None,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, change nothing")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
-    forever: Annotated[
-        bool, typer.Option("--forever", help="Refuse later events of the account too: it never comes back")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be erased; change nothing")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Finish whatever was interrupted")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation")] = False,
+    forever: Annotated[
+        bool, typer.Option("--forever", help="Also reject later events of the account")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish interrupted erasures")] = False,
 ) -> None:
     """Erase accounts."""
     settings = FlowSettings()
@@ -270,11 +273,11 @@ def main(
     accounts = account or []
     for one in accounts:
         if PSEUDONYM_FORM.fullmatch(one):
-            raise typer.BadParameter(f"{one!r} looks like a pseudonym; say --pseudonym {one}")
+            raise typer.BadParameter(f"{one!r} looks like a pseudonym; use --pseudonym {one}")
     if not (dry_run or yes):
         typer.confirm(
-            f"Erase {', '.join([*accounts, *(pseudonym or [])]) or 'what was interrupted'} from {settings.home} and "
-            f"{redact(settings.redis_url)}? There is no way back but a backup.",
+            f"Erase {', '.join([*accounts, *(pseudonym or [])]) or 'the accounts of interrupted erasures'} from {settings.home} and "
+            f"{redact(settings.redis_url)}? This cannot be undone without a backup.",
             abort=True,
         )
     began = time.perf_counter()
@@ -292,7 +295,7 @@ def main(
     except MillstreamError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from error
-    _tell(Console(), counts, time.perf_counter() - began, dry_run=dry_run)
+    _print_counts(Console(), counts, time.perf_counter() - began, dry_run=dry_run)
 
 
 @contextmanager
@@ -307,19 +310,21 @@ def _progress(console: Console) -> Iterator[OnStep]:
         yield on_step
 
 
-def _tell(console: Console, counts: dict[str, int], seconds: float, *, dry_run: bool) -> None:
-    """What went, where."""
+def _print_counts(console: Console, counts: dict[str, int], seconds: float, *, dry_run: bool) -> None:
+    """Print the numbers erased per place."""
     if not counts:
-        console.print("nothing here is about it" + ("" if dry_run else "; from now on nothing will be"))
+        console.print(
+            "Nothing was found" + ("" if dry_run else "; later replays cannot bring the account back")
+        )
         return
-    table = Table("where", "would go" if dry_run else "gone")
+    table = Table("place", "would be erased" if dry_run else "erased")
     for place, count in counts.items():
         table.add_row(place, f"{count:,}")
     console.print(table)
     if dry_run:
         return
-    console.print(f"{seconds:.1f} s. Start the flows again: they fold their states anew from the log.")
+    console.print(f"{seconds:.1f} s. Start the flows again: they fold their states from the log.")
     console.print(
-        "Not changed: models trained before (they hold feature values, no ids), files you gave a flow to read, generated histories, "
-        "backups, and what other systems keep (the bus's producers, Kafka)."
+        "Not changed: existing models (they hold feature values, no ids), input files of backfills, generated histories, "
+        "backups, and the data of other systems (producers, Kafka)."
     )

@@ -1,7 +1,7 @@
-"""What an erasure does to files: the log and the dead letters, published and staged, checkpoints, and the log of scores.
+"""Erase rows from files: log and dead letters (published and staged), checkpoints and score log.
 
-A Parquet file is rewritten aside and renamed over, so that a reader sees the old one or the new one, and keeps its name, the order of
-its rows and its offsets: recovery state counts files by name, and restarts find their place by offsets. One without rows left stays, empty.
+A Parquet file is rewritten in another folder and renamed over the old one, so that readers see one or the other. Its name, the order of
+its rows and its offsets stay: recovery counts files by name and finds its position by offsets. A file without rows stays, empty.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CHECKPOINT: Final = re.compile(r"(.*?-\d\d)-\d{8}-.*\.npz")
 
 @dataclass(frozen=True)
 class Affected:
-    """A file, and how many of its rows are to go."""
+    """A file and the number of its rows to erase."""
 
     path: Path
     rows: int
@@ -58,10 +58,10 @@ class LogFiles:
         self._folders = Folders(stream.name, stream.log_folder(settings), stream.staging_folder(settings))
         self._wanted = (*stream.parties, *stream.refers_to)
         self.newest_us = -(2**63)
-        """Highest event time among the rows found."""
+        """Highest event time of the rows found (us)."""
 
     def survey(self) -> Iterator[Affected]:
-        """The files with rows to erase; learns from these rows."""
+        """Yield the files with rows to erase; add payments and key values of these rows to `people` and `touched`."""
         for path in _files(self._folders):
             check([path])
             with pq.ParquetFile(path) as file:
@@ -83,7 +83,7 @@ class LogFiles:
             yield Affected(path, theirs.num_rows)
 
     def erase(self, path: Path) -> int:
-        """Rewrite one file; returns how many rows went."""
+        """Rewrite one file; return the number of rows erased."""
         with pq.ParquetFile(path) as file:
             there = set(file.schema_arrow.names)
             found = self._people.rows(self._stream, file.read([c for c in self._wanted if c in there]))
@@ -109,7 +109,7 @@ class DeadLetterFiles:
                 yield Affected(path, rows)
 
     def erase(self, path: Path) -> int:
-        """Rewrite one file; returns how many letters went."""
+        """Rewrite one file; return the number of letters erased."""
         letters = pq.ParquetFile(path).read(["payload", "detail", "source_partition", "source_offset"])
         found = self._found(letters)
         return rewrite(path, self._folders.staging, ~found) if found.any() else 0
@@ -129,7 +129,10 @@ class DeadLetterFiles:
 
 
 def rewrite(path: Path, aside_in: Path, keep: Mask) -> int:
-    """Keep some rows of a file; returns how many went. Its footer says what it held: offsets, newest times, how many were erased."""
+    """Rewrite a file with the rows of the mask `keep`; return the number of rows erased.
+
+    The footer keeps the offsets and newest times of the old file, and counts the erased rows.
+    """
     with pq.ParquetFile(path) as file:
         table = file.read()
     gone = table.filter(pa.array(~keep))
@@ -156,16 +159,16 @@ def rewrite(path: Path, aside_in: Path, keep: Mask) -> int:
 
 
 def remove_leftovers(settings: FlowSettings) -> None:
-    """Files that a killed flow, or a killed erasure, had begun to write: no flow runs, so nobody will end them."""
+    """Remove unfinished files of killed flows or erasures; no flow runs, so none of them is in use."""
     for folder in (settings.staging, settings.checkpoints, settings.scores):
         for path in folder.rglob(".*.tmp") if folder.is_dir() else ():
             path.unlink(missing_ok=True)
 
 
 def remove_checkpoints(settings: FlowSettings) -> int:
-    """Remove all checkpoints: the parts fold anew from the log at their next start. Returns how many there were.
+    """Remove all checkpoints and return their number; the parts fold the log again at their next start.
 
-    An empty one stays for each part, so that numbering goes on: recovery state names checkpoints, and must never meet another of that name.
+    An empty checkpoint stays for each part, so that numbers are not reused: recovery state refers to checkpoints by name.
     """
     removed = 0
     for folder in sorted(settings.checkpoints.glob("*")):
@@ -182,7 +185,7 @@ def remove_checkpoints(settings: FlowSettings) -> int:
 
 
 def holds_names(settings: FlowSettings, people: People) -> bool:
-    """Whether a checkpoint has a key of theirs, for accounts of which the log knows nothing (any more)."""
+    """Return whether a checkpoint contains a key of the accounts, even if the log has no rows of them."""
     wanted = [name.encode() for name in people.names]
     return any(
         name in content
@@ -193,14 +196,14 @@ def holds_names(settings: FlowSettings, people: People) -> bool:
 
 
 class ScoreFiles:
-    """The log of scores, one JSON object per line. A scorer may be writing to it: both lock the file, and it opens it for each write."""
+    """The score log: JSON lines. A scorer may be writing: both lock the file, and the scorer opens it for each write."""
 
     def __init__(self, settings: FlowSettings, people: People) -> None:
         self._folder = settings.scores
         self._wanted = [orjson.dumps(name) for name in sorted(people.names)]
 
     def survey(self) -> Iterator[Affected]:
-        """The files with lines to erase."""
+        """Yield the files with lines to erase."""
         for path in sorted(self._folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 lines = sum(self._theirs(line) for line in file)
@@ -208,7 +211,7 @@ class ScoreFiles:
                 yield Affected(path, lines)
 
     def erase(self, path: Path) -> int:
-        """Rewrite one file; returns how many lines went."""
+        """Rewrite one file; return the number of lines erased."""
         gone = 0
         with open_locked(path, "rb") as file, replaced(path) as temporary, temporary.open("wb") as out:
             for line in file:
@@ -223,6 +226,6 @@ class ScoreFiles:
 
 
 def _files(folders: Folders) -> list[Path]:
-    """Published and staged files, by name."""
+    """Return published and staged files in order of name."""
     found = [p for folder in (folders.staging, folders.published) for p in folder.glob("*.parquet")]
     return sorted(path for path in found if not path.name.startswith("."))

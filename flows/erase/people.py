@@ -1,4 +1,4 @@
-"""Whom an erasure is about: how its rows are told in a log, on the bus, and in bytes nobody could decode."""
+"""Find the rows of the erased accounts: in logs, on the bus, and in bytes that could not be decoded."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class People:
         return any(self._means(word) for word in words)
 
     def is_written_in(self, payload: bytes) -> bool:
-        """Whether a plain id that is known stands in it, not as a part of a longer one."""
+        """Return whether the bytes contain a known plain id as a whole word."""
         return self._written is not None and bool(self._written.search(payload.decode("utf-8", "replace")))
 
     def is_shown_in(self, page: bytes) -> bool:
@@ -128,7 +128,7 @@ class People:
         return any(word in self.names or self.is_event(word) for word in words)
 
     def in_detail(self, detail: str) -> bool:
-        """Whether the detail of a dead letter repeats one of their ids; it repeats none but those of events."""
+        """Return whether the detail of a dead letter contains one of their ids (quoted)."""
         return any(self._means(word) for word in _IN_DETAIL.findall(detail))
 
     def _pseudonym(self, value: object) -> str:
@@ -141,10 +141,10 @@ class People:
 
 
 class Touched:
-    """Values of key columns that occur in erased rows, per stream: whose window states must be folded anew."""
+    """Key values of erased rows, per stream and column; the window states of these keys must be folded again."""
 
     def __init__(self, columns: Mapping[str, Iterable[str]]) -> None:
-        """`columns` names the key columns of each stream's views."""
+        """Start empty; `columns` names the key columns of the views of each stream."""
         self._columns = {stream: sorted(set(names)) for stream, names in columns.items()}
         self._values: dict[str, dict[str, set[str]]] = {
             stream: {name: set() for name in names} for stream, names in self._columns.items()
@@ -152,11 +152,11 @@ class Touched:
         self.streams: set[str] = set()
 
     def columns(self, stream: str) -> list[str]:
-        """Key columns of the stream's views."""
+        """Return the key columns of the views of a stream."""
         return self._columns.get(stream, [])
 
     def add(self, stream: EventStream, rows: pa.Table | pa.RecordBatch) -> None:
-        """Rows that will be erased."""
+        """Add the key values of rows that will be erased."""
         if not rows.num_rows:
             return
         self.streams.add(stream.name)
@@ -179,7 +179,7 @@ def _mask(values: pa.Array | pa.ChunkedArray) -> Mask:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every text in a JSON value, names of fields too; numbers as they are written."""
+    """Yield every string in a JSON value, field names and numbers included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, bool | None):

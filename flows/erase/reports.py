@@ -1,6 +1,6 @@
-"""Reports in a home that may show a payment as an example: the skew report, and the pages of the data checks.
+"""Remove reports that show a payment of an erased account as an example: the skew report and the Data Docs.
 
-They say what was at a time and can be made anew, so one that shows a payment of an erased account is removed as a whole.
+They can be written again, so a file that shows such a payment is removed as a whole.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Reports:
         self._home, self._people = settings.home, people
 
     def survey(self) -> Iterator[Affected]:
-        """The files that show something of theirs, counted as one each."""
+        """Yield the files that show one of the accounts or payments, each counted as one row."""
         for path in (self._home / "skew.json", *sorted((self._home / "data_docs").rglob("*"))):
             if path.is_file() and self._people.is_shown_in(path.read_bytes()):
                 yield Affected(path, 1)
 
     def erase(self, path: Path) -> int:
-        """Remove a file."""
+        """Remove a file; return 1."""
         path.unlink(missing_ok=True)
         return 1

@@ -1,8 +1,8 @@
-"""What an erasure does to the online store: an account's hashes go, and states others share with it are folded anew.
+"""Erase accounts from the online store: delete their hashes, and remove states that they share with others.
 
-Every key of the project is looked at once, whatever its entity. A key that names one of the accounts (alone, or in a pair), or one of
-their payments, is deleted. Of a key whose window states contain rows of theirs, a merchant's say, the states are removed: the flow writes
-them from the log at its next start, without those rows. (Left there, they would win: a state with fewer events has a lower version.)
+Every key of the project is checked once. A key that contains one of the accounts (alone, or in a pair) or one of their payments is
+deleted. From other keys with rows of the accounts, such as those of a merchant, the window states are removed: the flow writes them from
+the log at its next start, without these rows. (They have to be removed, because a state with fewer events has a lower version.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STATE: Final = b"_state:"
 
 
 class OnlineStore:
-    """The hashes of one Feast project; `client` is a redis-py client, raises what that raises."""
+    """The hashes of one Feast project. `client` is a redis-py client, whose errors are passed on."""
 
     def __init__(self, client: Any, views: AppliedViews, people: People, touched: Touched) -> None:
         self._client, self._views, self._people, self._touched = client, views, people, touched
@@ -47,7 +47,7 @@ class OnlineStore:
         }
 
     def survey(self) -> tuple[list[bytes], list[bytes]]:
-        """(keys to delete, keys whose states may have to be folded anew)."""
+        """Return the keys to delete, and the keys whose states may have to be removed."""
         gone, anew = [], []
         for key, values in self._keys():
             if not self._people.names.isdisjoint(values.values()) or any(
@@ -60,7 +60,7 @@ class OnlineStore:
         return gone, anew
 
     def delete(self, keys: list[bytes]) -> None:
-        """Delete hashes, and the payments of theirs that wait in pending lists."""
+        """Delete hashes, and the payments of the accounts in pending lists."""
         for start in range(0, len(keys), _AT_ONCE):
             self._client.delete(*keys[start : start + _AT_ONCE])
         prefix = list_prefix(self._views.project).encode()
@@ -74,7 +74,7 @@ class OnlineStore:
                 self._client.zrem(key, *theirs)
 
     def forget_states(self, keys: list[bytes]) -> int:
-        """Remove the states, and plain rows, that contain rows of theirs; returns of how many keys there were any."""
+        """Remove states and plain rows that contain rows of the accounts; return the number of keys changed."""
         changed = 0
         plain: set[str] = set()
         for start in range(0, len(keys), _AT_ONCE):
@@ -106,7 +106,7 @@ class OnlineStore:
         return doomed
 
     def _plain(self, values: dict[str, str], fields: list[bytes], written: set[str]) -> set[bytes]:
-        """Fields of plain views over a stream that lost rows of this key; `written` is told the views the log must write again."""
+        """Return the fields of plain views whose stream loses rows of this key; add the names of these views to `written`."""
         doomed: set[bytes] = set()
         for stream, specs in self._views.plain.items():
             for spec in specs:
@@ -126,7 +126,7 @@ class OnlineStore:
 
 
 def parse_key(key: bytes, project: bytes) -> dict[str, str] | None:
-    """Join keys and values of one of Feast's keys; None for any other key.
+    """Return join keys and values of one of Feast's keys, None for any other key.
 
     >>> from feature_repo.stores.redis_layout.keys import key_prefix, key_values
     >>> parse_key(key_prefix(["device_id", "account_id"]) + key_values(["a", "d"]) + b"p", b"p")
@@ -149,26 +149,26 @@ def parse_key(key: bytes, project: bytes) -> dict[str, str] | None:
 
 
 def rewrite_append_only_file(client: Any) -> bool:
-    """Let the server forget on its disk what it has forgotten; returns False when it keeps no such file. Raises `OnlineStoreError`."""
+    """Make the server rewrite its append-only file; return False if it has none. Raises `OnlineStoreError`."""
     from redis.exceptions import ResponseError
 
     if not client.info("persistence").get("aof_enabled"):
         return False
-    _wait(client)  # one that began before ours may hold what we removed
+    _wait(client)  # a rewrite that began earlier may still contain what was removed
     try:
         client.bgrewriteaof()
     except ResponseError as error:
         raise OnlineStoreError(
             f"the server does not rewrite its append-only file: {error}",
             where="Redis",
-            todo="let this user BGREWRITEAOF, or run it yourself: until then the file on disk holds what was removed",
+            todo="allow this user BGREWRITEAOF, or run it yourself; until then the file on disk contains the erased data",
         ) from error
     _wait(client)
     if client.info("persistence")["aof_last_bgrewrite_status"] != "ok":
         raise OnlineStoreError(
             "the server could not rewrite its append-only file",
             where="Redis",
-            todo="read its log, make room on its disk, then run this again",
+            todo="read its log, free disk space, then run this again",
         )
     return True
 
@@ -183,5 +183,5 @@ def _wait(client: Any) -> None:
     raise OnlineStoreError(
         "the server has not rewritten its append-only file within half an hour",
         where="Redis",
-        todo="see what it does, then run this again",
+        todo="check the server, then run this again",
     )

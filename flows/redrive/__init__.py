@@ -1,1 +1,1 @@
-"""Dead letters, repaired, on their way back to their source (`flows.redrive`)."""
+"""Publish repaired dead letters to their source again: `python -m flows.redrive`."""

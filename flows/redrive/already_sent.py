@@ -1,7 +1,7 @@
-"""Which letters went back already: each goes once, whatever is interrupted, and however often a file is sent.
+"""The record of dead letters that were already sent, so that each is sent once, even after an interruption.
 
-A file of the home says it, synced before a run goes on. What was sent but not filed when a run was interrupted, the next one finds at the
-source and files first: see `flows.redrive.bus` and `flows.redrive.topic`.
+It is a file of the home, flushed to disk after each batch. What an interrupted run has sent but not recorded is found at the source and
+recorded by the next run: see `flows.redrive.bus` and `flows.redrive.topic`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from flows.settings import FlowSettings
 from flows.streams import EventStream
 
 Sent = tuple[str, str, bytes]
-"""A letter, where its event goes, and the event."""
+"""Name of the dead letter, destination of its event (partition or key), and the event."""
 
 
-class Marks:
-    """The letters of one stream that went back, by name; one process at a time may file some (`held`)."""
+class SentLetters:
+    """The names of the dead letters of one stream that were sent; only one process may add to them (`redrive_lock`)."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self._path = settings.dead_letters / f"{stream.name}.redriven.jsonl"
@@ -33,15 +33,15 @@ class Marks:
                 try:
                     yield json.loads(line)
                 except ValueError:
-                    continue  # a crash cut it: its mark is on the bus still
+                    continue  # cut off by a crash: the letter is still recorded on the bus
 
-    def file(self, went: dict[str, str]) -> None:
-        """Remember durably where letters went."""
+    def record(self, went: dict[str, str]) -> None:
+        """Record durably where letters were sent: name -> destination."""
         if not went:
             return
         with self._path.open("ab") as file:
             if file.tell():
-                file.write(b"\n")  # ends a line that a crash has cut; readers leave empty ones out
+                file.write(b"\n")  # ends a line that a crash has cut off; readers skip empty lines
             for name, where in went.items():
                 file.write(json.dumps({"letter": name, "to": where}).encode() + b"\n")
             file.flush()
@@ -51,7 +51,7 @@ class Marks:
 
 
 def batches(events: Sequence[Sent], most: int, most_bytes: int) -> Iterator[list[Sent]]:
-    """Events in pieces of about so many, and bytes."""
+    """Yield events in batches of at most `most` events and about `most_bytes` bytes."""
     batch: list[Sent] = []
     size = 0
     for event in events:
@@ -65,11 +65,11 @@ def batches(events: Sequence[Sent], most: int, most_bytes: int) -> Iterator[list
 
 
 @contextmanager
-def held(settings: FlowSettings) -> Iterator[None]:
-    """Keep other runs from sending letters of this home meanwhile. Raises `RecoveryError` if one does."""
+def redrive_lock(settings: FlowSettings) -> Iterator[None]:
+    """Lock the dead letters of this home against other runs. Raises `RecoveryError` if another one runs."""
     settings.dead_letters.mkdir(parents=True, exist_ok=True)
     busy = RecoveryError(
-        "another flows.redrive sends letters of this home",
+        "another flows.redrive is sending dead letters of this home",
         where=settings.home,
         todo="wait until it has ended",
     )

@@ -1,6 +1,6 @@
-"""Back onto the bus: it takes an event and the mark of its letter in one step (a script), and forgets the mark once it is filed.
+"""Publish events on the bus, each once: a script appends the event and records its dead letter in one step.
 
-So the bus holds marks for moments only, and those that an interrupted run has left are filed by the next.
+The record on the bus is deleted once the home's own record is on disk; what an interrupted run has left is moved there by the next run.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import redis
 
 from feature_repo.errors import OnlineStoreError
 from flows.online.sink import connect
-from flows.redrive.already_sent import Marks, Sent, batches
+from flows.redrive.already_sent import Sent, SentLetters, batches
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
 BATCH: Final = 500
 BATCH_BYTES: Final = 16 << 20
 
-# KEYS: the stream of the bus, the marks. ARGV: the letter, the event.
+# KEYS: the stream of the bus, the hash of sent letters. ARGV: the letter, the event.
 _ONCE: Final = """
 local before = redis.call('HGET', KEYS[2], ARGV[1])
 if before then return before end
@@ -31,28 +31,28 @@ return entry
 
 
 class Bus:
-    """Where the events of one stream go. Raises `OnlineStoreError`: send the same file again later."""
+    """Publishes events of one stream on the bus. Methods raise `OnlineStoreError`; the same file can be sent again."""
 
-    def __init__(self, stream: EventStream, settings: FlowSettings, marks: Marks) -> None:
-        self._marks = marks
+    def __init__(self, stream: EventStream, settings: FlowSettings, sent_letters: SentLetters) -> None:
+        self._sent_letters = sent_letters
         self._client = connect(settings)
         self._key = f"millstream:redriving:{stream.name}"
 
     def recover(self) -> None:
-        """File the marks an interrupted run has left."""
-        with _told():
+        """Record what an interrupted run has sent."""
+        with _store_errors():
             left = {name.decode(): entry.decode() for name, entry in self._client.hgetall(self._key).items()}
             if left:
-                self._marks.file(
-                    {name: entry for name, entry in left.items() if name not in self._marks.names}
+                self._sent_letters.record(
+                    {name: entry for name, entry in left.items() if name not in self._sent_letters.names}
                 )
                 self._client.hdel(self._key, *left)
 
     def put(self, events: Sequence[Sent]) -> int:
-        """Append events to their partitions; returns how many."""
+        """Append events to their partitions; return their number."""
         done = 0
         for batch in batches(events, BATCH, BATCH_BYTES):
-            with _told():
+            with _store_errors():
                 done += self._put(batch)
         return done
 
@@ -69,7 +69,7 @@ class Bus:
             for (letter, part, _), answer in zip(batch, answers, strict=True)
             if not isinstance(answer, Exception)
         }
-        self._marks.file(went)
+        self._sent_letters.record(went)
         if went:
             self._client.hdel(self._key, *went)
         for answer in answers:
@@ -79,12 +79,12 @@ class Bus:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _store_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
         raise OnlineStoreError(
-            f"the bus did not take the events: {error}",
+            f"the bus did not accept the events: {error}",
             where="Redis",
-            todo="see that the server at REDIS_URL runs and has memory, and send the same file again: what went is not sent twice",
+            todo="check that the server at REDIS_URL runs and has memory, then send the same file again: nothing is sent twice",
         ) from error

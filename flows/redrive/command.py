@@ -1,12 +1,12 @@
-"""`python -m flows.redrive`: put repaired dead letters back where they came from.
+"""`python -m flows.redrive`: publish repaired dead letters to the bus or Kafka again.
 
-    python -m flows.redrive list                                   why, how many, and what was put back already
-    python -m flows.redrive export letters.jsonl --reason check    one letter per line, opened with the key
-    python -m flows.redrive send letters.jsonl                     after the repair: each line back onto bus or Kafka, once
+    python -m flows.redrive list                                   numbers by reason, and how many were sent already
+    python -m flows.redrive export letters.jsonl --reason check    one dead letter per line, decrypted
+    python -m flows.redrive send letters.jsonl                     after the repair: publish each line once
 
-What is still bad is refused with its line and the reason, and the rest goes. A letter goes back once: send the same file again after
-repairing the lines that were refused, or after an interruption. The letters themselves stay where they are. Late events are still late:
-`send --late-to FILE` writes them to a file that a run over files takes (docs/dead-letters.md).
+Lines that are still invalid are rejected with line number and reason; the others are sent. Each letter is sent once, so the same file can
+be sent again after repairing the rejected lines, or after an interruption. The dead letters themselves are kept. Late events are still
+late: `send --late-to FILE` writes them to a file for a backfill (docs/dead-letters.md).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from feature_repo.errors import DataError, MillstreamError
 from feature_repo.files import replaced
 from flows.accept.avro import avro_reader
 from flows.redrive import listing
-from flows.redrive.already_sent import Marks, held
+from flows.redrive.already_sent import SentLetters, redrive_lock
 from flows.redrive.bus import Bus
 from flows.redrive.letters import Wanted, closed, name_of, opened
 from flows.redrive.lines import Repaired, as_line, lines_of
-from flows.redrive.recheck import Fit, Gate
+from flows.redrive.recheck import Fit, Recheck
 from flows.redrive.topic import Topic
 from flows.settings import FlowSettings
 from flows.streams import STREAMS, EventStream
@@ -44,25 +44,28 @@ app = typer.Typer(
 
 Stream = Annotated[str | None, typer.Option("--stream", help=f"One of: {', '.join(STREAMS)}; default: all")]
 Reasons = Annotated[
-    list[str] | None, typer.Option("--reason", help="Only those of a reason, such as check; may be repeated")
+    list[str] | None,
+    typer.Option("--reason", help="Only dead letters of this reason, such as check; can be repeated"),
 ]
 _FORMATS: Final = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]
 Since = Annotated[
-    datetime | None, typer.Option("--since", formats=_FORMATS, help="Accepted at that time (UTC) or later")
+    datetime | None,
+    typer.Option("--since", formats=_FORMATS, help="Only those received at this time (UTC) or later"),
 ]
 Until = Annotated[
-    datetime | None, typer.Option("--until", formats=_FORMATS, help="Accepted before that time (UTC)")
+    datetime | None,
+    typer.Option("--until", formats=_FORMATS, help="Only those received before this time (UTC)"),
 ]
 
 _PIECE: Final = 256 << 20
-"""Bytes of events that are judged together."""
+"""Bytes of events that are checked together."""
 
 
 @app.command("list")
 def list_letters(
     stream: Stream = None, reason: Reasons = None, since: Since = None, until: Until = None
 ) -> None:
-    """Count dead letters by reason, with a few details and how many were put back. Needs no key."""
+    """Count dead letters by reason, with a few examples and how many were sent again. Needs no key."""
     with _errors():
         for one in _streams(stream):
             listing.count(one, FlowSettings(), _wanted(reason, since, until))
@@ -70,7 +73,7 @@ def list_letters(
 
 @app.command()
 def show(stream: Stream = None, reason: Reasons = None, since: Since = None, until: Until = None) -> None:
-    """Print dead letters with their payloads, opened with the key."""
+    """Print dead letters with their decrypted payloads."""
     with _errors():
         for one in _streams(stream):
             listing.show(one, FlowSettings(), _wanted(reason, since, until))
@@ -78,20 +81,22 @@ def show(stream: Stream = None, reason: Reasons = None, since: Since = None, unt
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="File to write, JSON lines; must not exist yet")],
+    out: Annotated[Path, typer.Argument(help="File to write (JSON lines); must not exist")],
     stream: Stream = None,
     reason: Reasons = None,
     since: Since = None,
     until: Until = None,
-    again: Annotated[bool, typer.Option("--again", help="Also those that were put back already")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Include dead letters that were sent again already")
+    ] = False,
 ) -> None:
-    """Write dead letters to a file to be repaired. It holds events as they came, personal data too: only you can read it."""
+    """Write dead letters to a file for repair. It holds the original events with personal data; only you can read it."""
     settings = FlowSettings()
     with _errors():
         written = withheld = 0
         with _new(out) as file:
             for one in _streams(stream):
-                went = set() if again else Marks(one, settings).names
+                went = set() if again else SentLetters(one, settings).names
                 reader = avro_reader(one, settings)
                 for row in opened(one, settings, _wanted(reason, since, until)):
                     if row["payload"] is None:
@@ -102,27 +107,27 @@ def export(
         typer.echo(f"{written:,} dead letters in {out}")
         if withheld:
             typer.echo(
-                f"{withheld:,} more have no payload (erased, or kept without a key): their producer has to send them again"
+                f"{withheld:,} more have no payload (erased, or stored without a key); their producer has to send them again"
             )
         typer.echo(
-            f"Repair `event` on each line, leave out what shall not go back, then: python -m flows.redrive send {out}"
+            f"Repair `event` on each line, delete the lines not to be sent, then run: python -m flows.redrive send {out}"
         )
 
 
 @app.command()
 def send(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An export, repaired")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Repaired export")],
     late_to: Annotated[
         Path | None,
         typer.Option(
-            help="Write events that would be late on the bus to this file, for a run over files; must not exist yet"
+            help="Write events that would be late on the bus to this file, for a backfill; must not exist"
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge the lines only")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the lines")] = False,
 ) -> None:
-    """Put repaired dead letters back onto the bus or Kafka, each once. Ends with 1 if lines were refused."""
+    """Publish repaired dead letters on the bus or Kafka, each once. Exit code 1 if lines were rejected."""
     settings = FlowSettings()
-    with _errors(), held(settings):
+    with _errors(), redrive_lock(settings):
         sending = _Sending(settings, late_to, dry_run=dry_run)
         for piece in _pieces(file):
             sending.take(piece)
@@ -136,15 +141,15 @@ class _Sending:
     def __init__(self, settings: FlowSettings, late_to: Path | None, *, dry_run: bool) -> None:
         self._settings, self._late_to, self._dry_run = settings, late_to, dry_run
         self._sources: dict[str, Bus | Topic] = {}
-        self._marks: dict[str, Marks] = {}
+        self._sent_letters: dict[str, SentLetters] = {}
         self._letters: dict[str, set[str]] = {}
-        self._gates: dict[str, Gate] = {}
+        self._rechecks: dict[str, Recheck] = {}
         self._lines: dict[str, int] = {}
         self._late: dict[str, list[Fit]] = defaultdict(list)
         self.sent = self.before = self.refused = 0
 
     def take(self, lines: Sequence[Repaired]) -> None:
-        """Judge some lines and send what may go."""
+        """Check some lines and send the valid ones."""
         wrong: list[tuple[int, str]] = []
         mine: dict[str, list[Repaired]] = defaultdict(list)
         for line in lines:
@@ -154,15 +159,15 @@ class _Sending:
             elif name not in STREAMS or line.letter not in self._known(STREAMS[name]):
                 wrong.append((line.number, f"there is no dead letter {line.letter!r} in this home"))
             elif line.letter in self._lines:
-                wrong.append((line.number, f"this letter is on line {self._lines[line.letter]} already"))
+                wrong.append((line.number, f"this letter is already on line {self._lines[line.letter]}"))
             else:
                 self._lines[line.letter] = line.number
-                if line.letter in self._marks[name].names:
+                if line.letter in self._sent_letters[name].names:
                     self.before += 1
                 else:
                     mine[name].append(line)
         for name, some in mine.items():
-            fits, refused = self._gates[name](some)
+            fits, refused = self._rechecks[name](some)
             wrong += refused
             wrong += [(fit.line.number, fit.late) for fit in fits if fit.late and self._late_to is None]
             self._late[name] += [fit for fit in fits if fit.late and self._late_to is not None]
@@ -173,17 +178,17 @@ class _Sending:
         self.refused += len(wrong)
 
     def end(self, file: Path) -> None:
-        """Write the late ones, say what came of all."""
-        would = "would go" if self._dry_run else "went"
+        """Write the late events to their file and print the totals."""
+        would = "would be published" if self._dry_run else "published"
         where = "Kafka" if self._settings.source == "kafka" else "the bus"
-        typer.echo(f"{self.sent:,} events {would} onto {where}")
+        typer.echo(f"{self.sent:,} events {would} on {where}")
         for name, fits in self._late.items():
             if fits and self._late_to is not None:
                 self._to_file(STREAMS[name], fits, self._late_to)
         if self.before:
-            typer.echo(f"{self.before:,} had gone before")
+            typer.echo(f"{self.before:,} had been sent before")
         if self.refused:
-            typer.echo(f"{self.refused:,} were refused: repair these lines and send {file} again")
+            typer.echo(f"{self.refused:,} were rejected: repair these lines and send {file} again")
 
     def _to_file(self, stream: EventStream, fits: list[Fit], out: Path) -> None:
         if len([name for name, some in self._late.items() if some]) > 1:
@@ -192,24 +197,26 @@ class _Sending:
                 where=out,
                 todo="export and send one stream at a time (--stream)",
             )
-        typer.echo(f"{len(fits):,} late events {'would go' if self._dry_run else 'went'} to {out}")
+        typer.echo(f"{len(fits):,} late events {'would be written' if self._dry_run else 'written'} to {out}")
         if self._dry_run:
             return
         with _new(out) as file:
             for fit in sorted(fits, key=lambda fit: fit.event_us):
                 file.write(json.dumps(json.loads(fit.line.payload), ensure_ascii=False).encode() + b"\n")
-        self._marks[stream.name].file({fit.line.letter: str(out) for fit in fits})
+        self._sent_letters[stream.name].record({fit.line.letter: str(out) for fit in fits})
         typer.echo(
             f"Stop the flow of {stream.name}, run: python -m flows.run {stream.name} {out}, and start it again"
         )
 
     def _known(self, stream: EventStream) -> set[str]:
         if stream.name not in self._letters:
-            marks = Marks(stream, self._settings)
-            source = (Topic if self._settings.source == "kafka" else Bus)(stream, self._settings, marks)
+            sent_letters = SentLetters(stream, self._settings)
+            source = (Topic if self._settings.source == "kafka" else Bus)(
+                stream, self._settings, sent_letters
+            )
             source.recover()
-            self._marks[stream.name], self._sources[stream.name] = marks, source
-            self._gates[stream.name] = Gate(stream, self._settings)
+            self._sent_letters[stream.name], self._sources[stream.name] = sent_letters, source
+            self._rechecks[stream.name] = Recheck(stream, self._settings)
             self._letters[stream.name] = {
                 name_of(stream, row) for row in closed(stream, self._settings, Wanted())
             }
@@ -240,9 +247,9 @@ def _wanted(reasons: list[str] | None, since: datetime | None, until: datetime |
 
 @contextmanager
 def _new(path: Path) -> Iterator[IO[bytes]]:
-    """A file that did not exist, for its owner alone, whole or not there at all."""
+    """Open a new file that only its owner can read; it appears when it is complete. Raises `DataError` if it exists."""
     if path.exists():
-        raise DataError("this file exists already", where=path, todo="name another one")
+        raise DataError("this file exists already", where=path, todo="choose another name")
     with replaced(path, mode=0o600) as temporary, temporary.open("wb") as file:
         yield file
 

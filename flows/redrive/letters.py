@@ -1,4 +1,4 @@
-"""Dead letters as a person works with them: named by where they came from, chosen by reason and time, opened with the key."""
+"""Read dead letters: select by reason and time, name by origin, decrypt with the key."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from flows.streams import EventStream
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which letters: of these reasons (all if none is named), accepted in [since, until). A letter of a file has no accept time."""
+    """Selects dead letters: of these reasons (empty: all), received in [since, until). Letters of files have no such time."""
 
     reasons: Collection[str] = ()
     since: datetime | None = None
     until: datetime | None = None
 
     def __call__(self, row: dict[str, Any]) -> bool:
-        """Whether it is one, by its reason and accept time."""
+        """Return whether a dead letter is selected."""
         if self.reasons and row["reason"] not in self.reasons:
             return False
         if self.since is None and self.until is None:
@@ -39,7 +39,7 @@ class Wanted:
 
 
 def name_of(stream: EventStream, row: dict[str, Any]) -> str:
-    """What a letter is called: no other event of the home ever came from the same place.
+    """Return the name of a dead letter, unique in a home: stream, source partition and offset.
 
     >>> from feature_repo.streams.payments import PAYMENTS
     >>> name_of(PAYMENTS, {"source_partition": "bus:payments:0", "source_offset": 7})
@@ -49,13 +49,16 @@ def name_of(stream: EventStream, row: dict[str, Any]) -> str:
 
 
 def closed(stream: EventStream, settings: FlowSettings, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """Wanted letters without their payloads: no key is needed. `flows.blocks.DEAD_LETTER` has the columns."""
+    """Yield the selected letters without payloads, which needs no key. Columns: `flows.blocks.DEAD_LETTER`."""
     for letters in read(stream, settings):
         yield from filter(wanted, letters.drop_columns(["payload"]).to_pylist())
 
 
 def opened(stream: EventStream, settings: FlowSettings, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """Wanted letters with the payloads that came in (None: withheld). Raises `DataError` or `SettingsError` where the key is missing."""
+    """Yield the selected letters with their decrypted payloads (None: withheld).
+
+    Raises `DataError` or `SettingsError` if the key is missing.
+    """
     pseudonyms = privacy.of_settings(settings)
     for letters in read(stream, settings):
         about = letters.drop_columns(["payload"]).to_pylist()

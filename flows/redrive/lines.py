@@ -1,9 +1,9 @@
-"""The file in between: one dead letter per line, as JSON, for a person or a script to repair.
+"""The export file: one dead letter per line as JSON, for a person or a script to repair.
 
     {"letter": "payments/bus:payments:0/7", "reason": "check", "detail": "amount: -1.0 ...", "accepted": "2026-...", "event": {...}}
 
-`event` is what goes back. A payload that is no JSON object stands as `text` instead, or, if it is no UTF-8, as `base64`: to put it back,
-write what it should have been into `event`, or repair the `text`. What shall not go back is left out, line by line.
+`event` is what is sent. A payload that is not a JSON object is `text` instead, or `base64` if it is not UTF-8: to send it, write the correct
+event into `event`, or repair `text`. Delete the lines that are not to be sent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flows.streams import EventStream
 
 @dataclass(frozen=True)
 class Repaired:
-    """One line of a file to send: which letter, and the bytes to put back; or why neither can be told."""
+    """One line of the file: name of the letter and bytes to send, or in `wrong` why the line is invalid."""
 
     number: int
     letter: str = ""
@@ -30,7 +30,7 @@ class Repaired:
 
 
 def as_line(stream: EventStream, row: dict[str, Any], avro: Callable[[bytes], Any] | None = None) -> bytes:
-    """An opened letter as a line of the file. `avro` reads payloads that are not JSON."""
+    """Encode a decrypted letter as a line of the file; `avro` decodes payloads that are not JSON."""
     accepted = row["created_timestamp"]
     line = {
         "letter": name_of(stream, row),
@@ -43,10 +43,10 @@ def as_line(stream: EventStream, row: dict[str, Any], avro: Callable[[bytes], An
 
 
 def _as_json(payload: bytes, avro: Callable[[bytes], Any]) -> bytes:
-    """An Avro record as JSON; the payload if it is none (a line of a file, or broken)."""
+    """Convert an Avro record to JSON; return the payload unchanged if it is not Avro."""
     try:
         return json.dumps(avro(payload), allow_nan=False).encode()
-    except Exception:  # noqa: BLE001  whatever a broken record does
+    except Exception:  # noqa: BLE001  a broken record can raise anything
         return payload
 
 
@@ -68,7 +68,7 @@ def _no_json(name: str) -> None:
 
 
 def lines_of(path: Path) -> Iterator[Repaired]:
-    """The lines of a file, empty ones left out."""
+    """Yield the lines of a file without empty ones."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -91,6 +91,4 @@ def _line(number: int, text: bytes) -> Repaired:
         return Repaired(number, letter, payload)
     if isinstance(line.get("text"), str):
         return Repaired(number, letter, line["text"].encode("utf-8", "surrogatepass"))
-    return Repaired(
-        number, letter, wrong="there is no `event`: write what it should have been, or leave the line out"
-    )
+    return Repaired(number, letter, wrong="there is no `event`: write the correct event, or delete the line")

@@ -1,4 +1,4 @@
-"""Dead letters on a terminal: counts by reason with a few details, or each with its payload."""
+"""Print dead letters: counts by reason with a few examples, or each with its payload."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from flows.redrive.already_sent import Marks
+from flows.redrive.already_sent import SentLetters
 from flows.redrive.letters import Wanted, closed, name_of, opened
 from flows.settings import FlowSettings
 from flows.streams import EventStream
@@ -16,8 +16,8 @@ _EXAMPLES: Final = 3
 
 
 def count(stream: EventStream, settings: FlowSettings, wanted: Wanted) -> None:
-    """How many of each reason, how many of them went back already, and the first details."""
-    went = Marks(stream, settings).names
+    """Print the number of dead letters per reason, how many of them were sent again, and the first details."""
+    went = SentLetters(stream, settings).names
     counts: Counter[str] = Counter()
     back: Counter[str] = Counter()
     details: dict[str, list[str]] = {}
@@ -36,7 +36,7 @@ def count(stream: EventStream, settings: FlowSettings, wanted: Wanted) -> None:
 
 
 def show(stream: EventStream, settings: FlowSettings, wanted: Wanted) -> None:
-    """Every letter, its payload on a line of its own."""
+    """Print every selected letter, with its payload on the next line."""
     for row in opened(stream, settings, wanted):
         typer.echo(
             f"{row['source_partition']} {row['source_offset']} {row['event_timestamp']} {row['reason']}: {row['detail']}"
@@ -48,4 +48,4 @@ def show(stream: EventStream, settings: FlowSettings, wanted: Wanted) -> None:
 
 
 def _back(number: int) -> str:
-    return f", {number:,} put back" if number else ""
+    return f", {number:,} sent again" if number else ""

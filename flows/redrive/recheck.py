@@ -1,7 +1,7 @@
-"""What may go back: the flow's own checks, asked before the events are on their way, so that each line that is still bad is named.
+"""Check repaired events with the checks of the flow before they are sent, so that each invalid line can be named.
 
-Beyond the steps that look at one event (`flows.accept.stages`): its id is not in the log already, it is not from the future, and on the bus
-it would not be late. The watermark moves on meanwhile, so an event at the edge may be a dead letter `late` again; it is not lost.
+In addition to the steps for single events (`flows.accept.stages`): the id is not in the log, the event is not in the future, and it would
+not be late. The watermark advances meanwhile, so an event near it may become a dead letter `late` again; it is not lost.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from flows.redrive.lines import Repaired
 from flows.settings import FlowSettings
 from flows.streams import EventStream, partition_of
 
-LATE_TODO: Final = "to a file (--late-to FILE), which a run over files takes: docs/dead-letters.md"
+LATE_TODO: Final = "write it to a file with --late-to FILE and backfill that file: docs/dead-letters.md"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A line that may go back: where (the partition of the bus, or the key of its topic), as which bytes, and whether it is late there."""
+    """A valid line: destination (partition of the bus, or key of the Kafka record), bytes to send; `late` says if it is late."""
 
     line: Repaired
     place: str
@@ -39,8 +39,8 @@ class Fit:
     late: str
 
 
-class Gate:
-    """Judges repaired lines of one stream."""
+class Recheck:
+    """Checks repaired lines of one stream."""
 
     def __init__(self, stream: EventStream, settings: FlowSettings) -> None:
         self._stream, self._settings = stream, settings
@@ -52,7 +52,7 @@ class Gate:
         self._seen: set[str] = set()
 
     def __call__(self, lines: Sequence[Repaired]) -> tuple[list[Fit], list[tuple[int, str]]]:
-        """(those that may go, (line number, reason) of those that may not)."""
+        """Return the valid lines, and (line number, reason) of the others."""
         now = time.time_ns() // 1000
         n = len(lines)
         block = RawBlock("redrive", -1, np.arange(n), np.full(n, now), [line.payload for line in lines])
@@ -73,9 +73,11 @@ class Gate:
         for at, identity, event_us in zip(events.rows["source_offset"].to_pylist(), ids, times, strict=True):
             line = lines[at]
             if identity in known or identity in self._seen:
-                refused.append((line.number, f"{DUPLICATE}: {identity!r} is in the log, or on a line before"))
+                refused.append(
+                    (line.number, f"{DUPLICATE}: {identity!r} is in the log, or on an earlier line")
+                )
             elif event_us > now + self._settings.max_future_skew_us:
-                refused.append((line.number, f"{FUTURE}: its time has not come yet"))
+                refused.append((line.number, f"{FUTURE}: its event time is in the future"))
             else:
                 self._seen.add(identity)
                 place = (keys[at] or "") if self._kafka else self._part(keys[at])
@@ -85,18 +87,18 @@ class Gate:
         return fits, sorted(refused)
 
     def _part(self, key: str | None) -> str:
-        """Where on the bus its producer puts it: all events of an account share a partition."""
+        """Return the partition of the bus that the producer uses for a key."""
         return self._parts[partition_of(key, len(self._parts)) if key and len(self._parts) > 1 else 0]
 
     def _watermark(self, watermarks: dict[str, int], place: str) -> int:
-        """Of the partition; of a topic the highest of all, since the partition is for its brokers' clients to choose."""
+        """Return the watermark of a partition of the bus; for Kafka the highest of the topic, whose partition is not known."""
         if not self._kafka:
             return watermarks.get(place, BEGINNING)
         prefix = f"kafka:{self._stream.name}:"
         return max((us for part, us in watermarks.items() if part.startswith(prefix)), default=BEGINNING)
 
     def _payloads(self, lines: Sequence[Repaired], rows: pa.RecordBatch) -> dict[int, bytes]:
-        """What the source takes, by line: the repaired JSON, or the row as Avro."""
+        """Return the bytes to send per line: the repaired JSON, or the row as Avro."""
         places = rows["source_offset"].to_pylist()
         if self._avro is None:
             return {at: lines[at].payload for at in places}
@@ -104,7 +106,7 @@ class Gate:
         return dict(zip(places, self._avro(table), strict=True))
 
     def _in_the_log(self, ids: list[str]) -> tuple[set[str], dict[str, int]]:
-        """(which of these ids are logged, the watermark of each partition), from one pass over the log."""
+        """Return the ids that are in the log, and the watermark of each partition (us), from one pass over the log."""
         known: set[str] = set()
         watermarks: dict[str, int] = {}
         wanted = pa.array(ids, pa.string())

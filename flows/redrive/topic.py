@@ -1,7 +1,7 @@
-"""Back onto a topic of Kafka: each record names its letter in a header, and a note says beforehand which letters are on their way.
+"""Publish events on a Kafka topic, each once: a header names the dead letter, and a file lists the letters being sent.
 
-The note has the ends of the topic's partitions as they were. A run that finds one was preceded by one that was interrupted: it reads from
-there on which of the letters arrived, files these, and the others count as not sent.
+The file also has the end offsets of the partitions before the batch. A run that finds such a file follows an interrupted one: it reads
+the topic from these offsets, records the letters that arrived, and treats the others as not sent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from feature_repo.errors import FlowError
 from feature_repo.files import write_atomically
 from feature_repo.kafka.client import client_properties, make_client, require_package
 from feature_repo.kafka.producer import TopicProducer
-from flows.redrive.already_sent import Marks, Sent, batches
+from flows.redrive.already_sent import Sent, SentLetters, batches
 from flows.settings import FlowSettings
 from flows.streams import EventStream
 
@@ -27,28 +27,28 @@ _DELIVERED_WITHIN_S: Final = 120.0
 
 
 class Topic:
-    """Where the events of one stream go, each with its key. Raises `FlowError`: send the same file again later."""
+    """Publishes events of one stream on its topic. Methods raise `FlowError`; the same file can be sent again."""
 
-    def __init__(self, stream: EventStream, settings: FlowSettings, marks: Marks) -> None:
+    def __init__(self, stream: EventStream, settings: FlowSettings, sent_letters: SentLetters) -> None:
         require_package("confluent_kafka")
-        self._marks, self._settings = marks, settings
+        self._sent_letters, self._settings = sent_letters, settings
         self._topic = settings.kafka_topic(stream.name)
         self._note = settings.dead_letters / f"{stream.name}.redriving.json"
         self._refused: list[str] = []
         self._producer: TopicProducer | None = None
 
     def recover(self) -> None:
-        """File the letters that an interrupted run has sent."""
+        """Record what an interrupted run has sent."""
         if not self._note.exists():
             return
         note = json.loads(self._note.read_text(encoding="utf-8"))
-        letters = {*note["letters"]} - self._marks.names
+        letters = {*note["letters"]} - self._sent_letters.names
         arrived = self._arrived({int(p): offset for p, offset in note["ends"].items()}) if letters else {}
-        self._marks.file({letter: where for letter, where in arrived.items() if letter in letters})
+        self._sent_letters.record({letter: where for letter, where in arrived.items() if letter in letters})
         self._note.unlink()
 
     def put(self, events: Sequence[Sent]) -> int:
-        """Append events; returns how many."""
+        """Append events; return their number."""
         return sum(self._put(batch) for batch in batches(events, BATCH, BATCH_BYTES))
 
     def _put(self, batch: Sequence[Sent]) -> int:
@@ -63,9 +63,9 @@ class Topic:
             raise FlowError(
                 f"of {len(batch):,} events the brokers {why}",
                 where=f"{self._topic} at {self._settings.kafka_bootstrap_servers}",
-                todo="check the brokers, the topic and what this user may do, and send the same file again: what went is not sent twice",
+                todo="check brokers, topic and permissions, then send the same file again: nothing is sent twice",
             )
-        self._marks.file({letter: self._topic for letter, *_ in batch})
+        self._sent_letters.record({letter: self._topic for letter, *_ in batch})
         self._note.unlink()
         return len(batch)
 
@@ -78,7 +78,7 @@ class Topic:
         write_atomically(self._note, json.dumps({"ends": ends, "letters": letters}))
 
     def _arrived(self, ends: dict[int, int]) -> dict[str, str]:
-        """Letters named by the records from these offsets on, and where they are."""
+        """Return the letters named by records from these offsets on: name -> position of the record."""
         from confluent_kafka import TopicPartition
 
         consumer = self._consumer()
@@ -90,7 +90,7 @@ class Topic:
         give_up = time.monotonic() + _DELIVERED_WITHIN_S
         while open_ones:
             if time.monotonic() > give_up:
-                raise self._unreachable("they do not give out what they have")
+                raise self._unreachable("they do not return their records")
             for record in consumer.consume(1_000, 0.5):
                 if record.error() is not None:
                     continue
@@ -104,7 +104,7 @@ class Topic:
         return found
 
     def _bounds(self, consumer: Any) -> dict[int, tuple[int, int]]:
-        """First offset and end of each partition."""
+        """Return partition -> (first offset, end offset)."""
         from confluent_kafka import KafkaException, TopicPartition
 
         try:
@@ -130,7 +130,7 @@ class Topic:
 
     def _unreachable(self, why: str) -> FlowError:
         return FlowError(
-            f"the brokers cannot be asked what they have: {why}",
+            f"the topic cannot be read: {why}",
             where=f"{self._topic} at {self._settings.kafka_bootstrap_servers}",
-            todo="check the brokers and KAFKA_BOOTSTRAP_SERVERS, and send the same file again",
+            todo="check the brokers and KAFKA_BOOTSTRAP_SERVERS, then send the same file again",
         )

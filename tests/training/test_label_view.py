@@ -210,7 +210,7 @@ def test_an_unknown_label_view_is_named_with_those_there_are(labels: Labels) -> 
 def test_a_service_that_holds_the_label_is_refused(labels: Labels) -> None:
     view = labels.store.get_label_view("fraud_label")
     with pytest.raises(
-        DefinitionError, match="fraud_label is in the service: the model would be shown the answer"
+        DefinitionError, match="fraud_label is in the service: the model would learn from the label itself"
     ):
         check_views([view], where="feature service s")
 

@@ -197,7 +197,7 @@ def test_a_repeated_payment_is_an_error() -> None:
 
 
 def test_a_column_that_did_not_come_back_is_named() -> None:
-    with pytest.raises(SchemaError, match="columns y did not come back"):
+    with pytest.raises(SchemaError, match="columns y are missing in the result"):
         fetch_features(_source(("a", 1.0), features=[Feature("y", "DOUBLE")]), _asked("a"))
 
 

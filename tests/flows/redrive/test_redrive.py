@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from flows.bootstrap import run
 from flows.dead_letters import app as dead_letters_app
-from flows.redrive.already_sent import Marks
+from flows.redrive.already_sent import SentLetters
 from flows.redrive.command import app
 from flows.settings import FlowSettings
 from tests.kits.flow_output import log_rows, states_from_log, states_online
@@ -89,7 +89,7 @@ def test_repaired_letters_are_logged_once_and_what_is_still_bad_is_named(
         path = write_back(home / "repaired.jsonl", lines)
         done = redrive("send", path)
         assert done.exit_code == 1
-        assert "2 events went onto the bus" in done.stdout
+        assert "2 events published on the bus" in done.stdout
         still_bad = {
             n: line["reason"]
             for n, line in enumerate(lines, 1)
@@ -100,22 +100,23 @@ def test_repaired_letters_are_logged_once_and_what_is_still_bad_is_named(
         process.wait_for_events(len(sent) + 2, 240)
 
         again = redrive("send", path)
-        assert "0 events went onto the bus\n2 had gone before" in again.stdout
+        assert "0 events published on the bus\n2 had been sent before" in again.stdout
         for line in lines:
             if line["reason"] == "check":
                 line["event"]["currency"] = "EUR"
         assert (
-            "1 events went onto the bus\n2 had gone before" in redrive("send", write_back(path, lines)).stdout
+            "1 events published on the bus\n2 had been sent before"
+            in redrive("send", write_back(path, lines)).stdout
         )
         process.wait_for_events(len(sent) + 3, 240)
 
         late = home / "late.jsonl"
-        assert "1 late events went to" in redrive("send", path, "--late-to", late).stdout
+        assert "1 late events written to" in redrive("send", path, "--late-to", late).stdout
     run("payments", settings.model_copy(update={"source_files": str(late)}))
     ids = log_rows(settings)["event_id"].to_pylist()
     assert sorted(ids) == sorted([f"p{n:010d}" for n in range(20)] + ["b1", "b2", "b3", "late4"])
     assert states_online(clean_redis) == states_from_log(settings, clean_redis)
-    assert "payments: 6 dead letters, 4 put back" in redrive("list", "--stream", "payments").stdout
+    assert "payments: 6 dead letters, 4 sent again" in redrive("list", "--stream", "payments").stdout
     assert clean_redis.keys("millstream:redriving:*") == []
 
 
@@ -128,13 +129,13 @@ def test_run_interrupted_after_the_bus_took_events_sends_none_of_them_twice(
         line["event"]["amount"] = 1.0
     path = write_back(home / "repaired.jsonl", lines)
     with monkeypatch.context() as patched:
-        patched.setattr(Marks, "file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(SentLetters, "file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         redrive("send", path)
     assert len(on_the_bus(clean_redis)) == 5
-    assert "5 had gone before" in redrive("send", path).stdout
+    assert "5 had been sent before" in redrive("send", path).stdout
     assert len(on_the_bus(clean_redis)) == 5
     clean_redis.flushall()
-    assert "5 had gone before" in redrive("send", path).stdout
+    assert "5 had been sent before" in redrive("send", path).stdout
 
 
 def test_killed_send_goes_on_where_it_stopped() -> None:
@@ -177,7 +178,7 @@ def test_what_is_no_json_object_is_exported_as_text_or_base64_and_goes_back_as_a
     lines[1]["event"] = json.loads(broken(2, amount=1.0))
     del lines[2]["text"]
     done = redrive("send", write_back(home / "repaired.jsonl", lines))
-    assert "2 events went onto the bus" in done.stdout
+    assert "2 events published on the bus" in done.stdout
     assert "line 3: there is no `event`" in done.stderr
     assert {event["event_id"] for event in on_the_bus(clean_redis)} == {"b1", "b2"}
 
@@ -203,13 +204,13 @@ def test_lines_that_are_no_letters_of_this_home_are_refused(home: Path, clean_re
         )
     )
     dry = redrive("send", path, "--dry-run")
-    assert "1 events would go onto the bus" in dry.stdout
+    assert "1 events would be published on the bus" in dry.stdout
     assert on_the_bus(clean_redis) == []
     done = redrive("send", path)
     assert [text.partition(":")[0] for text in done.stderr.splitlines()] == [
         f"line {n}" for n in (3, 4, 5, 6, 7, 8)
     ]
-    assert "6 were refused" in done.stdout
+    assert "6 were rejected" in done.stdout
     assert len(on_the_bus(clean_redis)) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from feature_repo.streams.payments import PAYMENTS
 from flows.accept.avro import avro_reader
-from flows.redrive.already_sent import Marks
+from flows.redrive.already_sent import SentLetters
 from flows.redrive.lines import as_line
 from flows.redrive.topic import HEADER
 from flows.settings import FlowSettings
@@ -62,16 +62,16 @@ def test_letters_go_to_the_topic_keyed_by_account_and_once(
     path = repaired(home)
     monkeypatch.setenv("MILLSTREAM_SOURCE", "kafka")
     with monkeypatch.context() as patched:
-        patched.setattr(Marks, "file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(SentLetters, "file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         redrive("send", path)
     assert len(records(topic)) == 40
     done = redrive("send", path)
-    assert "0 events went onto Kafka\n40 had gone before" in done.stdout, done.output
+    assert "0 events published on Kafka\n40 had been sent before" in done.stdout, done.output
     found = records(topic)
     assert sorted(json.loads(r.value())["event_id"] for r in found) == sorted(f"b{n}" for n in range(40))
     assert all(r.key().decode() == json.loads(r.value())["account_id"] for r in found)
     assert len({dict(r.headers())[HEADER] for r in found}) == 40
-    assert "40 put back" in redrive("list").stdout
+    assert "40 sent again" in redrive("list").stdout
 
 
 def test_avro_letters_are_repaired_as_json_and_go_back_as_avro(
