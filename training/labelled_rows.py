@@ -72,9 +72,10 @@ def read(
     joined: Sequence[str] = (),
     stop_on_failure: bool,
 ) -> tuple[pa.Table, Split]:
-    """Mature payments of the window, and how it is split; checked against the row checks of the stream.
+    """Return the payments of the window that are old enough to be labelled, and the split of the window.
 
-    `joined` are the log's columns beyond a payment's own that the features are made from: held to being there, not returned.
+    The log is validated by the row checks of the stream. `joined` are joined columns that features are computed from: they are
+    validated too, and not returned. Raises `ValidationError` with `stop_on_failure`.
     """
     wanted = config.data
     with steps.step("read", "Reading the log") as step:

@@ -125,7 +125,7 @@ def _training(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> Text:
 
 def _model(found: Mapping[str, Any], outcome: Mapping[str, Any]) -> Group:
     kinds = Table(box=box.SIMPLE_HEAD, padding=(0, 2), pad_edge=False, show_edge=False)
-    kinds.add_column("type of fraud (test days)")
+    kinds.add_column("type of fraud")
     for title in ("frauds", "average precision", "ROC AUC", "recall at 1 % FPR"):
         kinds.add_column(title, justify="right")
     rows = [("all", {"frauds": outcome["frauds"], **found}), *found["by_fraud_type"].items()]

@@ -145,7 +145,7 @@ def _trained_on(world: World, labels: Labels, cutoff: datetime) -> TrainingSet:
     )
     steps, validator = Steps(Console(quiet=True)), Validator(world.settings.home / "data_docs")
     source = FromView(**world.source.__dict__ | {"store": labels.store})
-    rows, split = read(config, world.settings, validator, Path("/none"), steps, stop_on_failure=True)
+    rows, split = read(config, world.settings, validator, steps, stop_on_failure=True)
     return assemble(source, rows, split, config, world.settings, validator, steps, stop_on_failure=True)
 
 
@@ -183,9 +183,7 @@ def test_labels_come_before_features_so_that_a_missing_labels_log_costs_no_time(
     (world.settings.labels_log / "part-0.parquet").unlink()
     source = replace(world.source, table=pa.table({}))  # features cannot even be asked for
     steps, validator = Steps(Console(quiet=True)), Validator(world.settings.home / "data_docs")
-    rows, split = read(
-        TrainingConfig.load(), world.settings, validator, Path("/none"), steps, stop_on_failure=True
-    )
+    rows, split = read(TrainingConfig.load(), world.settings, validator, steps, stop_on_failure=True)
     with pytest.raises(LogError, match=r"labels log is empty.*Run the labels flow first"):
         assemble(
             source, rows, split, TrainingConfig.load(), world.settings, validator, steps, stop_on_failure=True

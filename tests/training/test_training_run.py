@@ -174,7 +174,7 @@ def test_a_feature_that_tells_fraud_is_seen_to_gain(compared: TrainingResult) ->
 def test_the_report_shows_what_each_service_brings(compared: TrainingResult) -> None:
     page = compared.report.read_text(encoding="utf-8")
     assert page.count("<svg") == 9
-    assert "What each service's features bring" in page
+    assert "What the features of each service add" in page
     assert "The features that and_more adds to payments_alone raise average precision by" in page
     assert "plots/services.svg" in artefact.verify(compared.path)["files"]
 

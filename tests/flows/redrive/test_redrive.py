@@ -120,7 +120,7 @@ def test_repaired_letters_are_logged_once_and_what_is_still_bad_is_named(
     assert clean_redis.keys("millstream:redriving:*") == []
 
 
-def test_run_interrupted_after_the_bus_took_events_sends_none_of_them_twice(
+def test_events_of_an_interrupted_run_are_not_sent_twice(
     home: Path, clean_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead_lettered(home, [broken(n) for n in range(5)])
@@ -129,7 +129,7 @@ def test_run_interrupted_after_the_bus_took_events_sends_none_of_them_twice(
         line["event"]["amount"] = 1.0
     path = write_back(home / "repaired.jsonl", lines)
     with monkeypatch.context() as patched:
-        patched.setattr(SentLetters, "file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(SentLetters, "record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         redrive("send", path)
     assert len(on_the_bus(clean_redis)) == 5
     assert "5 had been sent before" in redrive("send", path).stdout
@@ -138,11 +138,11 @@ def test_run_interrupted_after_the_bus_took_events_sends_none_of_them_twice(
     assert "5 had been sent before" in redrive("send", path).stdout
 
 
-def test_killed_send_goes_on_where_it_stopped() -> None:
+def test_a_killed_send_continues_where_it_stopped() -> None:
     assert redrive_kills.trial(20261122, letters=1_200, kills=2)
 
 
-def test_sealed_letters_are_opened_with_the_key_and_not_without(
+def test_encrypted_letters_need_the_key(
     home: Path, clean_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLSTREAM_PSEUDONYM_KEY", KEY)
@@ -155,11 +155,11 @@ def test_sealed_letters_are_opened_with_the_key_and_not_without(
     monkeypatch.setenv("MILLSTREAM_PSEUDONYM_KEY", KEY.replace("k1", "k2"))
     refused = redrive("export", home / "other.jsonl", "--again")
     assert refused.exit_code == 2
-    assert "sealed with the key 'k1'" in refused.output
+    assert "encrypted with the key 'k1'" in refused.output
     assert not (home / "other.jsonl").exists()
 
 
-def test_what_is_no_json_object_is_exported_as_text_or_base64_and_goes_back_as_an_event(
+def test_payloads_that_are_not_json_objects_are_exported_as_text_or_base64(
     home: Path, clean_redis: redis.Redis
 ) -> None:
     bad = [
@@ -183,7 +183,7 @@ def test_what_is_no_json_object_is_exported_as_text_or_base64_and_goes_back_as_a
     assert {event["event_id"] for event in on_the_bus(clean_redis)} == {"b1", "b2"}
 
 
-def test_lines_that_are_no_letters_of_this_home_are_refused(home: Path, clean_redis: redis.Redis) -> None:
+def test_lines_without_a_letter_of_this_home_are_rejected(home: Path, clean_redis: redis.Redis) -> None:
     dead_lettered(home, [broken(1), broken(2)])
     (line, other) = exported(home / "out.jsonl")
     line["event"]["amount"] = other["event"]["amount"] = 1.0
@@ -225,7 +225,7 @@ def test_letters_are_chosen_by_reason_and_time(home: Path, clean_redis: redis.Re
     assert redrive("list", "--stream", "gifts").exit_code == 2
 
 
-def test_bus_that_is_away_is_said_in_a_sentence(
+def test_an_unreachable_bus_is_reported_in_one_sentence(
     home: Path, clean_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead_lettered(home, [broken(1)])
@@ -233,4 +233,4 @@ def test_bus_that_is_away_is_said_in_a_sentence(
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     done = redrive("send", home / "out.jsonl")
     assert done.exit_code == 2
-    assert "the bus did not take the events" in done.stderr
+    assert "the bus did not accept the events" in done.stderr

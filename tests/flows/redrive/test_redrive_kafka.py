@@ -62,7 +62,7 @@ def test_letters_go_to_the_topic_keyed_by_account_and_once(
     path = repaired(home)
     monkeypatch.setenv("MILLSTREAM_SOURCE", "kafka")
     with monkeypatch.context() as patched:
-        patched.setattr(SentLetters, "file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(SentLetters, "record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         redrive("send", path)
     assert len(records(topic)) == 40
     done = redrive("send", path)
