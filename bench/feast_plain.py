@@ -1,7 +1,7 @@
-"""What we are compared with on line: Feast's own Redis store with as many plain features in as many views, of the same entities.
+"""The reference for online reads: Feast's own Redis store with as many plain features in as many views of the same entities.
 
-Every view behind the fraud service has a plain view of the same entity beside it, and the service's features are dealt out among
-them evenly. The values are those of the offline store for one payment of each key, written through `write_to_online_store`.
+Each view behind the fraud service has a plain view of the same entity, and the service's features are spread evenly over these. The values
+are those of the offline store for one payment of each key, written with `write_to_online_store`.
 """
 
 from __future__ import annotations

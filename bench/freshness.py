@@ -1,9 +1,10 @@
-"""From accepted by the bus to readable on line, at a steady 1,000, 10,000 and 50,000 payments a second: 99th percentile, milliseconds.
+"""Time from a payment's acceptance by the bus until it is readable online: 99th percentile in milliseconds, at three rates.
 
-A producer of its own sends workload W1 (`bench.w1_producer`), each account always to the same partition, the busiest with 14 % of all
-payments. Of a sample of payments the stored event time of their account is asked for every two milliseconds until it has reached
-the payment; less often when many wait, so that looking never takes more than a quarter of a core from what is looked at. Accepted is the time in the payment's entry id, the bus's own clock cut to a millisecond: a figure is up to a
-millisecond and a look too long, never too short.
+The rates are 1,000, 10,000 and 50,000 payments a second. A producer process sends workload W1 (`bench.w1_producer`); an account always
+goes to the same partition, and the busiest account has 14 % of all payments. For a sample of payments the stored event time of their account
+is read every two milliseconds until it reaches the payment, less often when many wait, so that reading never takes more than a quarter of
+a core. The accept time is in the payment's entry id, the bus's clock cut to a millisecond. A figure is therefore up to a millisecond and one
+read too long, never too short.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ GIVE_UP_S = 20.0
 
 @dataclass
 class Round:
-    """One run: milliseconds per sample, and the share of a core the processes took."""
+    """One run: milliseconds per sampled payment, and the share of a core that the processes used."""
 
     milliseconds: list[float] = field(default_factory=list)
     flow: float = 0.0
@@ -157,7 +158,7 @@ def one_run(
 
 
 def accepted_at(client: redis.Redis, rows: pa.Table, places: np.ndarray, first: int, last: int) -> np.ndarray:
-    """When the bus accepted some payments of a run, seconds since 1970: the n-th of a partition is its n-th entry."""
+    """The accept times of some payments in seconds since 1970; the n-th payment of a partition is its n-th entry."""
     partitions = w1_stream.partition_of(rows)
     ids: dict[int, list[bytes]] = {}
     order = np.zeros(len(partitions), np.int64)
@@ -185,7 +186,7 @@ def prepare(folder: Path, rows: pa.Table) -> None:
 
 
 def check(log: Path, rows: pa.Table) -> None:
-    """Once it is durable, the log holds every payment once."""
+    """Check that the durable log holds every payment once."""
     give_up = time.time() + GIVE_UP_S
     while time.time() < give_up:
         found = [pq.read_table(path, columns=["event_id"]) for path in sorted(log.glob("*.parquet"))]

@@ -1,6 +1,7 @@
-"""How the cost of a row in history grows: with the window's length, events per key, aggregations and keys.
+"""How the cost of a row in history grows with the window's length, events per key, aggregations and keys.
 
-CPU microseconds a row of 200,000 payments, each as of itself, columns in memory; the least of three. Writes `results/growth/*.json`.
+CPU microseconds per row for 200,000 payments, each as of itself, with columns in memory; the smallest of three runs.
+Writes `results/growth/*.json`.
 
 python -m bench.growth_kernel
 """

@@ -1,7 +1,7 @@
-"""How the cost of keeping states grows: with the number of keys, the events per key and the number of views.
+"""How the cost of keeping states grows with the number of keys, the events per key and the number of views.
 
-Writes the points of each cost to `results/growth/`: microseconds of CPU per key written on line (client and server), and seconds and
-bytes to read back the checkpoint of so many keys, which is what a restart does per key.
+Writes `results/growth/`: CPU microseconds per key written to the online store (client and server), and the seconds and bytes to read back a
+checkpoint of so many keys, which a restart does per key.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROWS = 16_000
 
 
 class Kept:
-    """States of so many keys with so many events each, in so many views."""
+    """States of a number of keys, with a number of events each, in a number of views."""
 
     def __init__(self, keys: int, events: int, views: int = 1) -> None:
         base = w1.account_view()
@@ -52,7 +52,7 @@ class Kept:
             self.one_more_each()
 
     def one_more_each(self) -> None:
-        """An event more for every key."""
+        """Fold one more event for every key."""
         rows = w1.payments(self._keys, span_us=self._keys * 1_000_000, seed=self._number)
         names = names_of("a", np.arange(self._keys), 7)
         times = rows["event_timestamp"].cast("int64").to_numpy() + self._number * self._keys * 1_000_000
@@ -72,7 +72,7 @@ class Kept:
 
 
 def write_cost(url: str, clock: CpuClock, keys: int, events: int, views: int) -> float:
-    """Microseconds of CPU, ours and the server's, per key written; at most `WRITTEN` keys a flush."""
+    """CPU microseconds of client and server per key written; at most `WRITTEN` keys per flush."""
     client = redis.Redis.from_url(url)
     client.flushall()
     kept = Kept(keys, events, views)
@@ -125,21 +125,21 @@ def main() -> None:
         write_cost(server.url, both, 500, 2, 1)  # compiled
         _save(
             "online_write_keys",
-            "A key written on line, by number of keys",
+            "A key written online, by number of keys",
             "keys held",
             "us of CPU a key (client and server)",
             {"W1 account view, 4 events a key": [[k, write_cost(server.url, both, k, 4, 1)] for k in KEYS]},
         )
         _save(
             "online_write_events",
-            "A key written on line, by events per key",
+            "A key written online, by events per key",
             "events per key",
             "us of CPU a key (client and server)",
             {"W1 account view": [[n, write_cost(server.url, both, WRITTEN, n, 1)] for n in EVENTS]},
         )
         _save(
             "online_write_views",
-            "A key written on line, by number of views",
+            "A key written online, by number of views",
             "views of the entity",
             "us of CPU a key (client and server)",
             {

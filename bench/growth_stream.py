@@ -1,6 +1,6 @@
-"""How the cost of a streamed event grows: with the size of a block, the number of keys, of aggregations and of views.
+"""How the cost of a streamed event grows with the size of a block and the number of keys, aggregations and views.
 
-Decode, check, admit, cut, fold and pack in one process, without bus, Redis and files: what is left is what grows.
+Decode, check, admit, cut, fold and pack run in one process without bus, Redis and files, so only the growing part is measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TURNS: Final = 200
 
 
 def cost(rows: pa.Table, specs: tuple[ViewSpec, ...], block: int, events: int) -> float:
-    """Microseconds of CPU per event, the second half of them measured: the first fills the states."""
+    """CPU microseconds per event of the second half; the first half fills the states."""
     applied = AppliedViews(w1_stream.PROJECT, {w1_stream.NAME: specs})
     payloads = w1_stream.as_json(rows.slice(0, events))
     blocks = []

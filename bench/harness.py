@@ -1,7 +1,7 @@
-"""Rounds, medians, targets: what every benchmark reports, and on what machine.
+"""Rounds, medians, targets and the machine: what every benchmark reports.
 
-A figure is the median of at least five rounds. A reference runs in the same session on the same data, its rounds between ours, so that a
-noisy neighbour disturbs both. A ratio is always "how many times better than the reference", whichever way better lies.
+A figure is the median of at least five rounds. A reference runs in the same session on the same data, its rounds between ours, so that
+other work on the machine disturbs both. A ratio is always "how many times better than the reference", whether more or less is better.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ console: Final = Console()
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure, or its ratio to the reference, has to reach."""
+    """What a figure, or its ratio to the reference, must reach."""
 
     of: Literal["ratio", "figure"]
     is_: Literal["at least", "at most"]
@@ -87,7 +87,7 @@ class Report:
         less_is_better: bool = False,
         note: str = "",
     ) -> Result:
-        """One result from the rounds of ours and, where there is one, of the reference (as many, in the same order)."""
+        """Make one result from our rounds and, if there is a reference, as many rounds of it in the same order."""
         figure = statistics.median(figures)
         ratio = None
         if references:
@@ -162,7 +162,7 @@ class CpuClock:
 
 @dataclass
 class Span:
-    """What a timed block took: wall and CPU seconds of this process."""
+    """Wall and CPU seconds of this process for a timed block."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -183,7 +183,7 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 
 def machine() -> dict[str, str]:
-    """The machine the figures are of."""
+    """Describe the machine that the figures were measured on."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,11 +1,11 @@
-"""A home to measure the serving side on: a month of payments through the flows, and a champion of the project's usual size.
+"""A home to measure serving on: a month of payments through the flows, and a champion of the project's usual size.
 
-Built once (a minute or two) under `var/bench/` and used by the benchmarks that read on line, score and start; built again when the
-feature repo's sources have changed, or when its history ends more than `FRESH_S` ago, for states leave the online store some time after
-their last event. Everything goes the way it goes for a user: generated history, `feast apply`, backfill; the model is trained on the
-offline store's answer to a sample of the payments, all of it a model needs but tuning and reports.
+It is built once (a minute or two) under `var/bench/` and used by the benchmarks of online reads, score and start. It is built again when the
+sources of the feature repo have changed, or when its history ends more than `FRESH_S` ago, because states leave the online store some time
+after their last event. It is built as a user would: generated history, `feast apply`, backfill. The model is trained on the offline store's
+answer for a sample of the payments, without tuning and reports.
 
-    python -m bench.home          builds it, or says where it is
+    python -m bench.home          build it, or print where it is
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class Built:
 
 
 def environment(url: str) -> dict[str, str]:
-    """What a process of this home needs; nothing of the shell's own settings."""
+    """The environment of a process on this home, without the shell's own settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MILLSTREAM_", "PROMETHEUS_"))}
     return kept | {"MILLSTREAM_HOME": str(HOME), "MILLSTREAM_PSEUDONYM_KEY": KEY, "REDIS_URL": url}
 
 
 @contextmanager
 def served() -> Iterator[tuple[Built, str]]:
-    """The home, with its own server running; this process sees home, key and server as its settings."""
+    """The home with its server running; home, key and server become the settings of this process."""
     from flows.local.redis_server import EmbeddedServer
 
     built = prepared()
@@ -82,7 +82,7 @@ def served() -> Iterator[tuple[Built, str]]:
 
 
 def prepared() -> Built:
-    """The home, built first if there is none that is still good."""
+    """The home; it is built first if none is valid."""
     mark = json.loads(MARK.read_text()) if MARK.exists() else {}
     if mark.get("sources") != _sources() or time.time() - mark.get("ends", 0.0) > FRESH_S:
         console.print(f"building a home for the serving benchmarks in {HOME} (a minute or two) ...")
@@ -92,7 +92,7 @@ def prepared() -> Built:
 
 
 def _sources() -> str:
-    """Changes with the definitions, the form of the states, and the size of this home."""
+    """A hash that changes with the definitions, the layout of states and the size of this home."""
     repo = PROJECT_ROOT / "feature_repo"
     files = [
         path
@@ -108,7 +108,7 @@ def _sources() -> str:
 
 
 def build() -> None:
-    """Make it anew. Runs in a process of its own, with all that Feast imports."""
+    """Build the home; runs in a process of its own because of all that Feast imports."""
     import structlog
 
     from flows.local import stages

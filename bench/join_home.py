@@ -1,11 +1,11 @@
-"""A log of a million payments with everything the fraud service reads, and the same features pre-computed for Feast's own stores.
+"""A log of a million payments with all streams that the fraud service reads, and the same features pre-computed for Feast's own stores.
 
-Payments, labels, customers, merchants and charges are the project's generator's, with as many events a key as its usual world; all
-are accepted at their own times. What the flow would derive (distances, flags) is drawn at random, with the nulls it has: its values
-change nothing in what a join costs.
+Payments, labels, customers, merchants and charges come from the project's generator, with as many events per key as in its usual world; all
+are accepted at their event times. Columns that the flow would derive (distances, flags) are random, with realistic nulls: their values do
+not change the cost of a join.
 
-The references read one Parquet file per view: keys, event time and feature values of every payment. The payments whose answers are
-compared have the join's own values; all others have values of one of these payments: what a store picks for a row is the row itself.
+The references read one Parquet file per view: keys, event time and feature values of every payment. Payments whose answers are compared
+have the join's own values; all others have the values of one of these payments.
 """
 
 from __future__ import annotations

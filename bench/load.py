@@ -1,8 +1,8 @@
 """Load on an HTTP server over keep-alive connections, from a process of its own; prints one line of JSON.
 
-Open loop (`--rate`): requests are due at a fixed rate whatever the server does, and a latency counts from the instant its request was
-due, so that a server that stalls cannot slow its clients down and look good. Closed loop (`--rate 0`): every connection sends its
-next request when it has its answer; for the highest rate a server reaches.
+Open loop (`--rate`): requests are due at a fixed rate whatever the server does, and a latency counts from the moment its request was due;
+a server that stalls cannot look good by slowing its clients down. Closed loop (`--rate 0`): each connection sends its next request after
+its answer; this finds the highest rate of a server.
 
 python -m bench.load --port 8000 --requests requests.json --seconds 5 --rate 200
 """
@@ -34,7 +34,7 @@ DRAIN_S = 5.0
 def started(
     port: int, requests: Path, *, seconds: float, rate: float, connections: int = 16
 ) -> subprocess.Popen[str]:
-    """A load on its way, in a process of its own; `seen` waits for it."""
+    """Start a load in a process of its own; `seen` waits for its end."""
     options = {
         "port": port,
         "requests": requests,
@@ -47,7 +47,7 @@ def started(
 
 
 def seen(load: subprocess.Popen[str]) -> dict[str, Any]:
-    """What it saw, when it has ended."""
+    """Wait for the end of a load; return its results."""
     said, _ = load.communicate()
     assert load.returncode == 0, said
     found: dict[str, Any] = json.loads(said)
@@ -55,7 +55,7 @@ def seen(load: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time; tells its load when it is free again."""
+    """One connection with one request at a time; calls its load when it is free again."""
 
     def __init__(self, load: Load) -> None:
         self.load = load
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """`requests` are sent one after the other, round and round."""
+    """Sends `requests` one after the other, in a loop."""
 
     def __init__(self, requests: list[bytes], seconds: float, rate: float) -> None:
         self.requests, self.seconds, self.rate = requests, seconds, rate

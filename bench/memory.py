@@ -1,9 +1,8 @@
-"""The memory of a flow's states: 1M active accounts with ten payments each, folded by the flow's own parts, in a process of its own.
+"""The memory of a flow's states: 1M active accounts with ten payments each, folded by the flow's own parts in a process of its own.
 
-Resident memory that the process gained, when all is folded, and at its peak, against the raw bytes of the events: the JSON as it stood
-on the bus. The parts are those of a flow over the bus (`KeyedStates`, four shards, both views of workload W1); events come to
-them in blocks, and leave nothing behind but states. Before a figure is reported, the states of some accounts are
-compared with those of their events folded alone.
+Measured is the resident memory that the process gained, at the end and at its peak, against the raw bytes of the events (JSON as on the
+bus). The parts are those of a flow over the bus (`KeyedStates`, four shards, both views of workload W1); events arrive in blocks and leave
+only states behind. Before a figure is reported, the states of some accounts are compared with their events folded alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A home with a long log: so many accounts, each with ten payments of the last month, as an earlier run over files left it.
+"""A home with a long log: many accounts with ten payments of the last month each, as an earlier run over files left it.
 
-What `bench.restart` starts flows on and `bench.memory` folds. Waves of payments, each with every account once in an order of its own,
-so that an account's state grows as it would in life: among those of all others.
+`bench.restart` starts flows on it and `bench.memory` folds it. Payments come in waves; in each, every account has one payment in random
+order, so that an account's state grows between those of all others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`model`: one row through the champion, as the scorer asks it, against `Booster.inplace_predict` with one thread.
+"""`model`: one row through the champion as the scorer computes it, against `Booster.inplace_predict` with one thread.
 
 python -m bench.model [--rounds 5]
 """

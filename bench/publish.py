@@ -1,4 +1,4 @@
-"""The table of docs/performance.md from `results/latest.json`: `python -m bench.publish`."""
+"""Write the table in docs/performance.md from `results/latest.json`: `python -m bench.publish`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ END: Final = "<!-- end of results -->"
 
 
 def main() -> None:
-    """Replace what stands between the marks."""
+    """Replace the text between the two markers."""
     results = json.loads((RESULTS / "latest.json").read_text())
     here = json.loads((RESULTS / "machine.json").read_text())
     text = PAGE.read_text()

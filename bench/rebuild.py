@@ -1,10 +1,10 @@
-"""Empty the online store and take the time until the flow has written all of it again: keys per second, on the wall clock.
+"""Empty the online store and measure how fast the flow writes it again: keys per second of wall time.
 
-The home is that of `bench.restart`: a log of ten payments of each account, views of workload W1 (account, merchant). First it is emptied
-under the running flow, which has the states in memory: replaced by a new, empty server at the same address, then by FLUSHALL, after which
-the server frees what it had in the background; then while the flow is down, so that it takes them from its checkpoints; then with the
-checkpoints gone, so that it folds the log. Keys are counted from the first that is there again until every part says that all are.
-The bus is on the same server and empty at the time, so nothing but the store is lost (`MILLSTREAM_BUS_GAP=accept`).
+The home is that of `bench.restart`: ten payments of each account, views of workload W1 (account, merchant). The store is emptied in four
+ways: under the running flow, whose states are in memory, by a new empty server at the same address; then by FLUSHALL, after which the server
+frees memory in the background; then while the flow is down, so that it reads its checkpoints; and then without checkpoints, so that it folds
+the log. Keys are counted from the first one that is back until every part reports that all are written. The bus is on the same server and
+empty at the time, so nothing but the store is lost (`MILLSTREAM_BUS_GAP=accept`).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ ROUNDS = 3
 
 
 class Rebuild:
-    """One flow, and the clock."""
+    """One flow, and the timing of its rebuilds."""
 
     def __init__(self, folder: Path, url: str, accounts: int) -> None:
         self.flow = Flow(folder, url, accounts)
         self.flow.environment["MILLSTREAM_BUS_GAP"] = "accept"
 
     def filled(self) -> bool:
-        """Whether every part says that all its states are there."""
+        """Whether every part has reported that all its states are written."""
         kept = KeptVersions.of(self.flow.client.hkeys(versions_key(w1_stream.PROJECT)))  # type: ignore[arg-type]
         return all(kept.is_filled(spec) for spec in w1_stream.VIEWS.streams[w1_stream.NAME])
 
     def keys(self) -> int:
-        """How many keys are there, those of housekeeping too."""
+        """How many keys the server holds, including internal ones."""
         return int(self.flow.client.dbsize())  # type: ignore[arg-type]
 
     def timed(self, what: str, *, began: float) -> float:
-        """Wait until all is there again; returns keys per second."""
+        """Wait until all keys are written again; return keys per second."""
         flow = self.flow
         flow.wait(lambda: self.keys() > 1_000, 0.002)
         first, there = time.perf_counter(), self.keys()

@@ -1,10 +1,10 @@
-"""Kill a flow of 1M active accounts with -9; from its next start to the first event folded again, on line.
+"""Kill a flow of 1M active accounts with -9; measure its next start until it has folded a new event into the online store.
 
-The flow is the product's own, over the bus, with the views of workload W1, and starts with compiled kernels. The log holds ten
-payments of every account. Reference: the same start without a checkpoint, which folds the whole log again; it is made once,
-at the beginning, since it takes a minute. Between a checkpoint and each kill the flow folds payments for which no checkpoint was
-written, so that a restart also reads the tail of the log. The clock runs from the start of the process to the moment when
-a payment, published before it started, shows in the state of its account: a state that must count every payment, those of the month too.
+The flow is the product's own, over the bus, with the views of workload W1 and compiled kernels. The log holds ten payments of every account.
+The reference is the same start without a checkpoint, which folds the whole log; it runs once at the beginning because it takes a minute.
+Between a checkpoint and each kill the flow folds payments that no checkpoint covers, so a restart also reads the tail of the log. The time
+runs from the start of the process until a payment, published before the start, is in the state of its account; that state must count every
+payment of the month too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FLOW = "from bench import w1_stream; w1_stream.register(); from flows.run impor
 
 
 class Flow:
-    """A home with a long log, its bus, and the flow of it, started and killed at will."""
+    """A home with a long log, its bus, and its flow, which can be started and killed."""
 
     def __init__(self, folder: Path, url: str, accounts: int) -> None:
         self.client = redis.Redis.from_url(url)
@@ -66,7 +66,7 @@ class Flow:
         subprocess.run(compiled, env=self.environment, cwd=PROJECT_ROOT, check=True)
 
     def start(self) -> float:
-        """Seconds from the start of the process to the first event folded on line."""
+        """Seconds from the start of the process until the first event is in the online store."""
         probe = int(np.random.default_rng(self._second).integers(0, len(self._seen)))
         self.publish(np.array([probe]))
         began = time.perf_counter()
@@ -104,7 +104,7 @@ class Flow:
         return int(psutil.Process(self._process.pid).memory_info().rss)
 
     def publish(self, accounts: np.ndarray) -> None:
-        """One payment more for each of some accounts."""
+        """Publish one more payment for each of these accounts."""
         n = len(accounts)
         at = w1.START_US + w1.SPAN_US + (self._second * TAIL + np.arange(n)) * 1_000_000
         some = pa.table(
@@ -128,7 +128,7 @@ class Flow:
                 self._seen[account] += 1
 
     def fold_more(self) -> None:
-        """The tail: payments after the checkpoint, on line and durable in the log."""
+        """The tail: payments after the checkpoint, online and durable in the log."""
         accounts = np.arange(TAIL) % self.accounts
         self.publish(accounts)
         last = int(accounts[-1])
@@ -160,7 +160,7 @@ class Flow:
 
 
 def million_probes(accounts: int) -> int:
-    """Accounts that are asked about; their payments are counted here, too."""
+    """The number of accounts that are checked; their payments are counted here too."""
     return min(accounts, 1_000)
 
 

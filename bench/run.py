@@ -1,6 +1,6 @@
-"""All benchmarks, one after the other: tables, `results/latest.json` and plots (`make bench`).
+"""Run all benchmarks one after the other: tables, `results/latest.json` and plots (`make bench`).
 
-Each runs in a process of its own, so that none is slowed or helped by what another imported or compiled.
+Each runs in a process of its own, so that imports and compiled kernels of one cannot affect another.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ ROOT: Final = Path(__file__).parent.parent
 
 
 def main() -> int:
-    """Run what was asked for; returns the number of benchmarks that failed to give a result."""
+    """Run the chosen benchmarks; return how many gave no result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = [*BENCHMARKS, *GROWTH]
     parser.add_argument(
-        "only", nargs="*", metavar="benchmark", help=f"these only (default: all): {', '.join(known)}"
+        "only", nargs="*", metavar="benchmark", help=f"run only these (default: all): {', '.join(known)}"
     )
     chosen = parser.parse_args().only or known
     if unknown := sorted({*chosen} - {*known}):
@@ -64,7 +64,7 @@ def main() -> int:
         f" Written: {latest.relative_to(ROOT)} and the plots beside it."
     )
     if failed:
-        console.print(f"[red]No result from: {', '.join(failed)}; see what they printed above.[/]")
+        console.print(f"[red]No result from: {', '.join(failed)}; see their output above.[/]")
     return len(failed)
 
 

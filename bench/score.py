@@ -1,8 +1,8 @@
-"""`score`: `POST /score` over loopback HTTP/1.1 keep-alive, against the scorer a tutorial writes, on one Redis server.
+"""`score`: `POST /score` over loopback HTTP/1.1 keep-alive, against the scorer of a tutorial, on one Redis server.
 
-Per round and scorer: closed loop for the highest rate and the CPU a request costs the scorer's process, then open loop at half of
-that rate for the latencies. The load comes from a process of its own (`bench.load`). Before anything is timed, every answer of ours is
-held against the model on the offline store's vectors.
+Per round and scorer: closed loop for the highest rate and the CPU per request of the scorer's process, then open loop at half of that rate
+for the latencies. The load comes from a process of its own (`bench.load`). Before anything is timed, every answer of ours is compared with
+the model on the offline store's vectors.
 
 python -m bench.score [--rounds 5]
 """
@@ -15,10 +15,8 @@ import http.client
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -31,11 +29,11 @@ from bench import load as loads
 from bench.feast_plain import fill, reference_store
 from bench.harness import ROUNDS, CpuClock, Report, Target, console
 from bench.home import Built, served
-from feature_repo.settings import PROJECT_ROOT
 from feature_repo.stores.reader.plan import Plan
 from flows.local.live import free_port
 from serving.bootstrap import REPO
 from serving.models.model import load_model
+from tests.kits.child_process import child_process
 
 SECONDS: Final = 4.0
 WRITTEN_TO: Final = 300
@@ -127,7 +125,7 @@ def measure(port: int, cpu: CpuClock, store: CpuClock, requests: Path) -> dict[s
 
 
 def load(port: int, requests: Path, rate: float) -> dict[str, float]:
-    """What `bench.load` saw; every request must have had an answer, and none a degraded one."""
+    """Results of `bench.load`; every request must have an answer, and none a degraded one."""
     seen = loads.seen(loads.started(port, requests, seconds=SECONDS, rate=rate))
     assert not any(seen[bad] for bad in ("refused", "lost", "degraded", "unanswered")), seen
     return seen
@@ -154,7 +152,7 @@ def check(built: Built, port: int) -> None:
 
 @contextlib.contextmanager
 def scorer(built: Built, **variables: str) -> Iterator[tuple[int, CpuClock]]:
-    """Ours, as its user starts it, with its score log; yields its port and the clock of its process."""
+    """Run our scorer as a user starts it, with its score log; yield its port and its CPU clock."""
     with server(
         ["-m", "serving"], built.home / "logs" / "bench-scorer.log", "/readyz", **variables
     ) as started:
@@ -163,7 +161,7 @@ def scorer(built: Built, **variables: str) -> Iterator[tuple[int, CpuClock]]:
 
 @contextlib.contextmanager
 def tutorial(built: Built, url: str, folder: Path) -> Iterator[tuple[int, CpuClock]]:
-    """The reference, with its store filled."""
+    """Run the reference with its store filled."""
     plan = Plan.load(built.artefact / "plan.json")
     references = fill(reference_store(folder, url), plan, built, WRITTEN_TO)
     (folder / "requests.json").write_bytes(orjson.dumps(built.requests[:WRITTEN_TO]))
@@ -187,26 +185,14 @@ def tutorial(built: Built, url: str, folder: Path) -> Iterator[tuple[int, CpuClo
 
 @contextlib.contextmanager
 def server(command: list[str], log: Path, ready: str, **variables: str) -> Iterator[tuple[int, CpuClock]]:
-    """One server process on a free port, once `ready` answers."""
+    """Run one server process on a free port; yield once the path `ready` answers."""
     port = free_port()
     log.parent.mkdir(exist_ok=True)
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, *command, "--port", str(port)],
-            env=os.environ | variables,
-            cwd=PROJECT_ROOT,
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        give_up = time.monotonic() + 120
-        while not answers(port, ready):
-            assert process.poll() is None and time.monotonic() < give_up, log.read_text()[-2000:]  # noqa: PT018
-            time.sleep(0.02)
+    arguments = [sys.executable, *command, "--port", str(port)]
+    with child_process(
+        arguments, os.environ | variables, log, ready=lambda: answers(port, ready), timeout=120
+    ) as process:
         yield port, CpuClock(process.pid)
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def answers(port: int, path: str) -> bool:

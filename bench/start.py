@@ -1,6 +1,6 @@
-"""`start`: `make up` to the first score, everything compiled before, on a home with history and model; `start_scorer`: the scorer alone.
+"""`start`: from `make up` to the first score on a home with history and model, all kernels compiled; `start_scorer`: the scorer alone.
 
-A score is an answer of `POST /score` with features and model; it is asked for every 20 ms from the moment the process is started.
+A score is an answer of `POST /score` with features and model; it is requested every 20 ms from the start of the process.
 
 python -m bench.start [--rounds 5]
 """
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +23,9 @@ import orjson
 
 from bench.harness import ROUNDS, Report, Target, console
 from bench.home import HOME, Built, environment, prepared
-from feature_repo.settings import PROJECT_ROOT
 from flows.local.live import free_port
 from flows.local.redis_server import EmbeddedServer
+from tests.kits.child_process import child_process
 
 WITHIN_S: Final = 180.0
 
@@ -73,7 +72,9 @@ def scorer(built: Built, url: str) -> float:
     """Seconds to the first score of a scorer whose server runs."""
     port = free_port()
     began = time.monotonic()
-    with process(["-m", "serving", "--port", str(port)], environment(url), Path(os.devnull)) as child:
+    with child_process(
+        [sys.executable, "-m", "serving", "--port", str(port)], environment(url), Path(os.devnull)
+    ) as child:
         wait_for_score(child, port, built)
         return time.monotonic() - began
 
@@ -85,26 +86,15 @@ def up(built: Built, home: Path) -> tuple[float, float]:
     variables.pop("REDIS_URL")
     log.write_text("")
     began = time.monotonic()
-    with process(["-m", "flows.up", "--traffic", "--port", str(port)], variables, log) as child:
+    with child_process(
+        [sys.executable, "-m", "flows.up", "--traffic", "--port", str(port)], variables, log
+    ) as child:
         wait_for_score(child, port, built)
         first = time.monotonic() - began
         while "Ctrl-C stops everything" not in log.read_text():
             assert child.poll() is None and time.monotonic() < began + WITHIN_S, log.read_text()  # noqa: PT018
             time.sleep(0.02)
         return first, time.monotonic() - began
-
-
-@contextlib.contextmanager
-def process(arguments: list[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as out:
-        child = subprocess.Popen(
-            [sys.executable, *arguments], env=variables, cwd=PROJECT_ROOT, stdout=out, stderr=out
-        )
-    try:
-        yield child
-    finally:
-        child.terminate()  # a process started in the background may not hear Ctrl-C
-        child.wait(60)
 
 
 def wait_for_score(child: subprocess.Popen[bytes], port: int, built: Built) -> None:

@@ -1,8 +1,8 @@
 """Workload W1 as JSON on the embedded bus, through the whole flow to Redis and a durable log: events per CPU-second.
 
-Ours and the reference (`bench.w1_idiom`) are processes of their own that read the same streams. A round lays the payments
-out under another name, starts the process, waits until it is warm, and renames the streams: the clock starts there, and stops when the
-last payment of every partition and shard is readable on line (wall) and all rows are durable in the log (CPU of the flow process).
+Ours and the reference (`bench.w1_idiom`) are processes that read the same streams. A round keeps the payments under another name, starts the
+process, waits until it is warm, and renames the streams. The time runs from there until the last payment of every partition and shard is
+readable online (wall time) and all rows are durable in the log (CPU of the flow process).
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def our_round(
 
 
 def commands(settings: FlowSettings, workers: int) -> list[list[str]]:
-    """What starts the flow: `flows.run` in spirit for one process, Bytewax's own command for a cluster."""
+    """The commands that start the flow: like `flows.run` for one process, Bytewax's own command for a cluster."""
     if workers == 1:
         return [[sys.executable, "-m", "bench.w1_flow"]]
     folder = recovery.prepare(recovery.folder(settings, w1_stream.NAME, "bus"), RECOVERY_PARTITIONS)
@@ -243,7 +243,7 @@ def reference_round(client: redis.Redis, url: str, server_pid: int, home: Path, 
 
 
 class FlowProcess:
-    """A process, started at once; entered, it has said `ready`; left, it is killed."""
+    """A process that starts at once; entering the block waits for its line `ready`, leaving kills it."""
 
     def __init__(self, command: list[str], environment: dict[str, str] | None) -> None:
         self._process = subprocess.Popen(
@@ -277,7 +277,7 @@ def timed_round(
     readable: Callable[[], bool],
     logged: Callable[[], bool],
 ) -> Run:
-    """From the opening of the gate until everything is readable (wall) and durable (CPU)."""
+    """Time from releasing the streams until everything is readable (wall) and durable (CPU)."""
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")

@@ -1,6 +1,6 @@
-"""Workload W1, each step of the flow alone in one process: microseconds of CPU per event.
+"""Workload W1, each step of the flow alone in one process: CPU microseconds per event.
 
-What the figure of `bench.stream` is made of, and its floor: no flow is faster than its decoding, folding and writing.
+These add up to the figure of `bench.stream` and are its lower limit: no flow is faster than its decoding, folding and writing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The scorer a tutorial writes: FastAPI, `get_online_features`, `inplace_predict`. The reference of `bench.score`, started by it.
+"""The scorer of a tutorial: FastAPI, `get_online_features`, `inplace_predict`. It is the reference of `bench.score`, which starts it.
 
 BENCH_TUTORIAL names a JSON file: folder of the Feast registry, address of Redis, references and names of the features in the order of
 the model, the model's file.
@@ -27,7 +27,7 @@ app = FastAPI()
 
 
 class Payment(BaseModel):
-    """What a client sends."""
+    """The request."""
 
     event_id: str
     event_timestamp: str
@@ -47,7 +47,7 @@ class Payment(BaseModel):
 
 
 class Answer(BaseModel):
-    """What it is told."""
+    """The response."""
 
     event_id: str
     score: float

@@ -1,6 +1,6 @@
-"""The flow of workload W1 as a process of its own: warms up, says `ready`, waits for a line, then runs until it is killed.
+"""The flow of workload W1 as a process: warms up, prints `ready`, waits for a line, then runs until it is killed.
 
-The warm-up is a run over a small file in a home of its own: imports are done and kernels compiled before anything is measured.
+The warm-up runs over a small file in a home of its own, so that imports are done and kernels compiled before anything is measured.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Workload W1 as a skilled user of Bytewax writes it by the book: the reference of `bench.stream`.
+"""Workload W1 as a skilled user of Bytewax writes it: the reference of `bench.stream`.
 
-One item per payment. Branches for account and merchant from the source; per key one `stateful_map` with a deque per window,
-running sums and monotonic deques, so that a payment costs amortised constant time; features as of the payment, itself not in
-them. Features of a key go into a Redis hash, one pipeline of HSETs a batch, rows are appended to a JSON-lines file that is synced
-at each snapshot; the source resumes after the last entry. Recovery as in our flow: the same epoch, the same number of partitions.
+One item per payment. Two branches from the source, for account and merchant. Per key one `stateful_map` with a deque per window, running sums
+and monotonic deques, so that a payment costs amortised constant time; features are as of the payment, without it. Features of a key go into a
+Redis hash, one pipeline of HSETs per batch; rows are appended to a JSON-lines file that is synced at each snapshot; the source resumes after
+the last entry. Recovery is as in our flow: the same epoch, the same number of partitions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Source(FixedPartitionedSource[bytes, str]):
 
 
 class Part(StatefulSourcePartition[bytes, str]):
-    """One of them, resumed after its last entry."""
+    """One stream, resumed after its last entry."""
 
     def __init__(self, url: str, name: str, last: str, most: int) -> None:
         self._client = redis.Redis.from_url(url)
@@ -179,7 +179,7 @@ def merchant(state: Merchant | None, event: dict[str, Any]) -> tuple[Merchant, d
 
 
 class Online(FixedPartitionedSink[dict[str, Any], None]):
-    """A hash a key."""
+    """Writes one hash per key."""
 
     def __init__(self, url: str, entity: str) -> None:
         self._url, self._entity = url, entity
@@ -211,7 +211,7 @@ class OnlinePart(StatefulSinkPartition[tuple[str, dict[str, Any]], None]):
 
 
 class Log(FixedPartitionedSink[bytes, int]):
-    """A JSON-lines file."""
+    """Appends to a JSON-lines file."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "log.jsonl"
@@ -224,7 +224,7 @@ class Log(FixedPartitionedSink[bytes, int]):
 
 
 class LogPart(StatefulSinkPartition[bytes, int]):
-    """Cut back to the last durable length when it starts: rows are in it exactly once."""
+    """Truncate the file to its last durable length, so that rows are in it exactly once."""
 
     def __init__(self, path: Path, length: int) -> None:
         self._file = path.open("ab")

@@ -1,8 +1,8 @@
-"""A producer of its own: sends prepared commands to the bus at a steady rate, whatever the bus or the flow does (open loop).
+"""A producer process: sends prepared commands to the bus at a steady rate, whatever the bus or the flow does (open loop).
 
-`python -m bench.w1_producer URL FOLDER`: `commands` there holds XADD commands back to back, `ends.npy` where each ends. Each line of
-standard input is a run: first command, last, commands a second, and when to begin (`time.time()`). It answers with the
-largest lag behind its schedule, in seconds.
+`python -m bench.w1_producer URL FOLDER`: `commands` in the folder holds XADD commands one after the other, `ends.npy` where each ends. Each
+line of standard input is a run: first command, last, commands a second, and when to begin (`time.time()`). The answer to each line is the
+largest delay against its schedule, in seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Workload W1 as a stream: its declaration, its views, its row checks, and its payments as JSON on a bus.
 
-The stream is declared as one's own would be (`EventStream`, `views.json`) and runs through the very
-pipeline of the product; only its name is registered by whoever runs it.
+It is declared like a user's own stream and runs through the product's pipeline; whoever runs it only registers its name.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def fill(client: redis.Redis, rows: pa.Table, prefix: str) -> None:
 
 
 def open_gate(client: redis.Redis) -> None:
-    """Let whoever waits on the bus have the prepared streams, all at once."""
+    """Rename the prepared streams to the names that readers wait for, all at once."""
     with client.pipeline() as pipe:
         for p in range(PARTITIONS):
             pipe.rename(stream_name(p, "prepared"), stream_name(p))
@@ -111,7 +110,7 @@ def open_gate(client: redis.Redis) -> None:
 
 
 def close_gate(client: redis.Redis) -> None:
-    """Take them away again, and all that was written on line."""
+    """Rename them back and remove all that was written to the online store."""
     with client.pipeline() as pipe:
         for p in range(PARTITIONS):
             pipe.rename(stream_name(p), stream_name(p, "prepared"))

@@ -23,7 +23,7 @@ def child_process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start `command` in `folder`; what it prints is appended to `log`.
 
-    Yields once `ready()` is true. At the end the process is terminated, and killed if it has not ended 30 s later.
+    Yields once `ready()` is true. At the end the process is terminated, and killed if it has not ended 60 s later.
     """
     with log.open("ab") as out:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
@@ -37,7 +37,7 @@ def child_process(
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
