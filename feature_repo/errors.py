@@ -1,22 +1,22 @@
-"""Everything Millstream raises on purpose. Each message says what is wrong, where, and what to do about it.
+"""The errors Millstream raises. Each message says what is wrong, where, and what to do about it.
 
 MillstreamError
 ├── SettingsError            a setting is missing or makes no sense
 ├── DefinitionError          a feature view, service or mapping is declared in a way we cannot compute
-│   └── MappingError         a mapping file does not fit itself or the file it is used on
+│   └── MappingError         a mapping file is inconsistent, or does not fit the data file
 ├── DataError                rows or bytes are not what their schema says
-│   ├── DecodeError          bytes that are no event
-│   ├── SchemaError          a table without the columns, or the types, it must have
+│   ├── DecodeError          bytes are no event
+│   ├── SchemaError          a table lacks columns, or has other types, than it must have
 │   └── ValidationError      a batch did not pass its expectation suite
-├── StoreError               a store cannot do what it was asked
-│   ├── OnlineStoreError     Redis is gone, slow, or refuses a write
+├── StoreError               a store cannot do what is asked
+│   ├── OnlineStoreError     Redis is unreachable, slow, or refuses a write
 │   ├── StateError           the bytes of a window state are not what the view's layout says
-│   ├── OfflineStoreError    a query the offline store cannot answer exactly
+│   ├── OfflineStoreError    the offline store cannot answer a query exactly
 │   ├── LogError             the event log, its staging folder or its recovery state disagree, or a file of it is damaged
 │   └── DiskError            a disk is full, read-only or failing
-├── FlowError                a dataflow must not go on
-│   ├── RecoveryError        recovery state of another flow, or of another shape of this one
-│   └── DeadLetterLimit      too many dead letters: a bad deploy must not dead-letter the world
+├── FlowError                a dataflow must stop
+│   ├── RecoveryError        the recovery state is of another flow, or of other steps
+│   └── DeadLetterLimit      too many of the latest events became dead letters
 └── ArtefactError            a model directory is incomplete, altered, or of another schema
 """
 
@@ -45,14 +45,14 @@ __all__ = [
 
 
 class MillstreamError(Exception):
-    """What went wrong, where, and what to do; all three end up in the message, passwords in addresses do not.
+    """What went wrong, where, and what to do. The message has all three, without the passwords of addresses.
 
     >>> str(MillstreamError("no payments found", where="var/log/payments", todo="run the flow first"))
     'no payments found (in var/log/payments). Run the flow first.'
     """
 
     def __init__(self, what: str, *, where: object = None, todo: str | None = None) -> None:
-        """Compose the message: `where` names the place, `todo` is an instruction to the reader."""
+        """`where` names the place, `todo` is an instruction to the reader."""
         self.what = what
         self.where = where
         self.todo = todo
@@ -73,7 +73,7 @@ class DefinitionError(MillstreamError):
 
 
 class MappingError(DefinitionError):
-    """A mapping file does not fit itself or the file it is used on."""
+    """A mapping file is inconsistent, or does not fit the data file."""
 
 
 class DataError(MillstreamError):
@@ -81,11 +81,11 @@ class DataError(MillstreamError):
 
 
 class DecodeError(DataError):
-    """Bytes that are no event."""
+    """Bytes are no event."""
 
 
 class SchemaError(DataError):
-    """A table without the columns, or the types, it must have."""
+    """A table lacks columns, or has other types, than it must have."""
 
 
 class ValidationError(DataError):
@@ -93,11 +93,11 @@ class ValidationError(DataError):
 
 
 class StoreError(MillstreamError):
-    """A store cannot do what it was asked."""
+    """A store cannot do what is asked."""
 
 
 class OnlineStoreError(StoreError):
-    """Redis is gone, slow, or holds a state we cannot read."""
+    """Redis is unreachable, slow, or refuses a write."""
 
 
 class StateError(StoreError):
@@ -105,7 +105,7 @@ class StateError(StoreError):
 
 
 class OfflineStoreError(StoreError):
-    """A query the offline store cannot answer exactly."""
+    """The offline store cannot answer a query exactly."""
 
 
 class LogError(StoreError):
@@ -117,15 +117,15 @@ class DiskError(StoreError):
 
 
 class FlowError(MillstreamError):
-    """A dataflow must not go on."""
+    """A dataflow must stop."""
 
 
 class RecoveryError(FlowError):
-    """Recovery state of another flow, or of another shape of this one."""
+    """The recovery state is of another flow, or of other steps."""
 
 
 class DeadLetterLimit(FlowError):  # noqa: N818  named for the limit an operator sets, as in the settings
-    """Too many dead letters: a bad deploy must not dead-letter the world."""
+    """Too many of the latest events became dead letters."""
 
 
 class ArtefactError(MillstreamError):

@@ -1,6 +1,6 @@
-"""Passwords taken out of what people read: messages of errors, log lines, addresses on a screen.
+"""Remove passwords from error messages, log lines and printed addresses.
 
-Every `MillstreamError` and every log line of a flow and of the scorer goes through here, so that no caller has to think of it.
+Every `MillstreamError` and every log line of a flow and of the scorer passes through here, so that callers need not redact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BY_NAME: Final = re.compile(r"((?:\b|_)(?:password|passwd|secret)=)[^&,;\s]+", 
 
 
 def redact(text: str) -> str:
-    """The text without the passwords of its addresses and options.
+    """Return the text without the passwords of its addresses and options.
 
     >>> redact("redis://scorer:x9!@db.local:6380/0 does not answer")
     'redis://scorer:***@db.local:6380/0 does not answer'
@@ -30,7 +30,7 @@ def redact(text: str) -> str:
 
 
 def redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor, to stand after exceptions have become text: values that are text lose their passwords."""
+    """Redact the text values of a log event: a structlog processor, for the place after exceptions became text."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = redact(value)

@@ -1,14 +1,14 @@
-"""Pseudonyms for what identifies a person: a keyed hash, the same in the flow and in the scorer, made where data comes in.
+"""Pseudonyms for values that identify a person: a keyed hash, the same in the flow and in the scorer, made on ingestion.
 
 A pseudonym is `<key id>_<26 characters>`: the first 128 bits of HMAC-SHA256(key, domain, 0, value), in lower-case base32.
-Without the key nobody can compute it or try candidates; with it the same value has the same pseudonym for ever, so joins,
-windows and look-ups work as before. Values are taken as they are: no trimming, no case folding.
+Without the key nobody can compute it or try candidates. With it the same value always has the same pseudonym, so joins,
+windows and look-ups work as on plain values. Values are hashed as they are: no trimming, no case folding.
 
 The policy of a stream is part of its declaration (`personal` in `feature_repo/streams/*.py`) and says per column whether it
 is dropped or replaced. Account and payee share one domain, because the payee of a transfer is an account.
 
-Whatever comes in is hashed, also a text that looks like a pseudonym: if such texts were let through, a sender could choose
-the pseudonym of somebody else. Hence data that is pseudonymous already needs the setting `off`, not a guess.
+Every value is hashed, also a text that looks like a pseudonym: otherwise a sender could choose somebody else's pseudonym.
+So data that is pseudonymous already needs the setting `off`; nothing is guessed.
 
     >>> made = Pseudonyms("k1", bytes(range(32)))
     >>> made.of("A000123", PARTY)
@@ -41,9 +41,9 @@ __all__ = ["DROP", "PARTY", "PSEUDONYM", "Pseudonyms", "apply", "domain_of", "of
 VARIABLE: Final = "MILLSTREAM_PSEUDONYM_KEY"
 OFF: Final = "off"
 KEY_BYTES: Final = 32
-"""Least length of a key, as long as what the hash gives."""
+"""Least length of a key: that of the hash."""
 KEY_FILE: Final = "pseudonyms.json"
-"""File of a home that says which key its data was written with: key id and a fingerprint, from which no key follows."""
+"""File of a home with the id and a fingerprint of the key its data was written with; the key cannot be computed from it."""
 
 _KEY_ID: Final = re.compile(r"[a-z0-9]{1,8}")
 _ALPHABET: Final = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", np.uint8)
@@ -56,14 +56,14 @@ _TODO: Final = (
 
 
 class Pseudonyms:
-    """Makes pseudonyms with one key, and remembers the latest so that a busy account costs a look-up and no hash.
+    """Makes pseudonyms with one key, and caches the latest, so that a busy account costs a look-up and no hash.
 
-    Without a key (`Pseudonyms.off()`) parties keep their ids and nothing else is kept. Safe to share between threads:
-    what two of them compute at once is the same. Neither `repr` nor a pickle holds the key.
+    Without a key (`Pseudonyms.off()`) parties keep their ids and all other personal values become null. Safe to share between
+    threads. `repr` does not show the key, and pickling raises TypeError.
     """
 
     def __init__(self, key_id: str, key: bytes, *, room: int = 400_000) -> None:
-        """`room` bounds the pseudonyms remembered per domain (about 250 bytes each)."""
+        """`room` bounds the pseudonyms cached per domain (about 250 bytes each). Raises `SettingsError` for a key that is too short."""
         if not _KEY_ID.fullmatch(key_id):
             raise SettingsError(
                 "a key id has 1 to 8 characters, a to z and 0 to 9", where=VARIABLE, todo=_TODO
@@ -82,14 +82,14 @@ class Pseudonyms:
 
     @classmethod
     def off(cls) -> Self:
-        """For data that is pseudonymous already."""
+        """Make pseudonyms without a key, for data that is pseudonymous already."""
         made = cls("off", bytes(KEY_BYTES))
         made.key_id, made._key = "", b""
         return made
 
     @classmethod
     def from_setting(cls, text: str) -> Self:
-        """From `<key id>:<base64>` or `off`. Raises `SettingsError`, which does not repeat the text."""
+        """Read `<key id>:<base64>` or `off`. Raises `SettingsError`, which does not repeat the text."""
         text = text.strip()
         if text == OFF:
             return cls.off()
@@ -104,16 +104,16 @@ class Pseudonyms:
 
     @property
     def keyed(self) -> bool:
-        """Whether there is a key; without one, nothing can be replaced or sealed."""
+        """Whether there is a key; without one, nothing can be replaced or encrypted."""
         return bool(self._key)
 
     @property
     def fingerprint(self) -> str:
-        """Tells keys apart, whatever their ids; empty without a key."""
+        """Sixteen hex digits that differ between keys, whatever their ids; empty without a key."""
         return self.derive("fingerprint")[:8].hex() if self.keyed else ""
 
     def of(self, value: str, domain: str) -> str:
-        """The pseudonym of one value. Without a key a party stays as it is, and there is none for anything else."""
+        """Return the pseudonym of one value. Without a key: a party unchanged, else raises `SettingsError`."""
         if not self.keyed:
             if domain != PARTY:
                 raise SettingsError(
@@ -125,7 +125,7 @@ class Pseudonyms:
         return found if found is not None else self._many([value], domain)[0]
 
     def column(self, values: pa.Array, domain: str) -> pa.Array:
-        """A text column with every value replaced; nulls stay null. Without a key: parties as they are, all else null."""
+        """Return a text column with every value replaced; nulls stay null. Without a key: parties unchanged, other domains null."""
         if not self.keyed:
             return values if domain == PARTY else pa.nulls(len(values), pa.string())
         encoded = values.dictionary_encode()
@@ -135,7 +135,7 @@ class Pseudonyms:
         return pa.DictionaryArray.from_arrays(encoded.indices, texts).dictionary_decode()
 
     def derive(self, purpose: str) -> bytes:
-        """32 bytes for another use of the same key (HKDF-SHA256, RFC 5869), from which neither the key nor pseudonyms follow."""
+        """Derive 32 bytes for another purpose from the key (HKDF-SHA256, RFC 5869). Raises `SettingsError` without a key."""
         if not self.keyed:
             raise SettingsError(f"there is no key for {purpose}", where=VARIABLE, todo=_TODO)
         extracted = hmac.digest(b"millstream", self._key, "sha256")
@@ -187,19 +187,19 @@ class Pseudonyms:
 
 
 def of_settings(settings: RepoSettings) -> Pseudonyms:
-    """What the settings say. Raises `SettingsError` if they say nothing: nobody drops the protection by accident."""
+    """Return the pseudonyms of the settings. Raises `SettingsError` without a key or `off`: the protection is never off by accident."""
     if settings.pseudonym_key is None:
         raise SettingsError("there is no key for pseudonyms", where=VARIABLE, todo=_TODO)
     return Pseudonyms.from_setting(settings.pseudonym_key.get_secret_value())
 
 
 def pseudonym(value: str, domain: str = PARTY) -> str:
-    """The pseudonym of an account, merchant, e-mail address or phone number, with the key of the environment or `.env`."""
+    """Return the pseudonym of an account, merchant, e-mail address or phone number, with the key of the environment or `.env`."""
     return of_settings(RepoSettings()).of(value, domain)
 
 
 def apply(policy: Mapping[str, str], rows: pa.RecordBatch, pseudonyms: Pseudonyms) -> pa.RecordBatch:
-    """Rows under a policy: dropped columns are gone, replaced ones are in their place, in the order they had."""
+    """Apply a policy to rows: remove dropped columns, replace values of the others; the order of columns stays."""
     names, columns, fields = [], [], []
     for field, values in zip(rows.schema, rows.columns, strict=True):
         treatment = policy.get(field.name)
@@ -214,9 +214,9 @@ def apply(policy: Mapping[str, str], rows: pa.RecordBatch, pseudonyms: Pseudonym
 
 
 def check_key(home: Path, pseudonyms: Pseudonyms, *, written: bool) -> None:
-    """Hold the key against the one a home was written with, or note it there: two keys in one home never meet in a join.
+    """Compare the key with the one a home was written with, or note it in a new home: two keys in one home would never join.
 
-    `written`: whether the home has rows without a note, from before there were pseudonyms. Raises `SettingsError`.
+    `written`: whether the home has rows without a note, from before there were pseudonyms. Raises `SettingsError` for another key.
     """
     ours = {"key_id": pseudonyms.key_id or OFF, "fingerprint": pseudonyms.fingerprint}
     path = home / KEY_FILE
@@ -239,7 +239,7 @@ def check_key(home: Path, pseudonyms: Pseudonyms, *, written: bool) -> None:
 
 
 def require_same_key(home: Path, pseudonyms: Pseudonyms, theirs: Mapping[str, Any] | None) -> None:
-    """Raise `SettingsError` if a home's note (None: it has none) is of another key."""
+    """Raise `SettingsError` if a home's note (None: no note) is of another key."""
     if theirs is None or theirs["fingerprint"] == pseudonyms.fingerprint:
         return
     raise SettingsError(
@@ -251,7 +251,7 @@ def require_same_key(home: Path, pseudonyms: Pseudonyms, theirs: Mapping[str, An
 
 
 def read_key_note(home: Path) -> dict[str, Any] | None:
-    """The note of a home, None if there is none."""
+    """Return the note of a home, None if there is none."""
     try:
         found: dict[str, Any] = json.loads((home / KEY_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -260,7 +260,7 @@ def read_key_note(home: Path) -> dict[str, Any] | None:
 
 
 def _base32(digests: list[bytes]) -> list[str]:
-    """26 lower-case letters for each 16 bytes, as `base64.b32encode` gives them; many at once in numpy, which is quicker."""
+    """Return 26 lower-case characters per 16 bytes, as `base64.b32encode` does; many at once with NumPy, which is faster."""
     if len(digests) < _FEW:
         return [base64.b32encode(d)[:_CHARACTERS].decode().lower() for d in digests]
     raw = np.zeros((20, len(digests)), np.uint64)

@@ -1,4 +1,4 @@
-"""`python -m feature_repo.privacy party A000123`: the pseudonym of a value, for whoever holds the key and needs to look it up."""
+"""`python -m feature_repo.privacy party A000123`: print the pseudonym of a value, for holders of the key who look an account up."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
     no_args_is_help=True,
-    help="Pseudonyms of accounts, merchants, e-mail addresses and phone numbers, and the key they are made with.",
+    help="Print pseudonyms of accounts, merchants, e-mail addresses and phone numbers; create their key.",
 )
 
 ENV_FILE: Final = PROJECT_ROOT / ".env"
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 Values = Annotated[
-    list[str], typer.Argument(help="One or several; `-` reads them from standard input, a line each")
+    list[str], typer.Argument(help="One value or several; `-` reads them from standard input, one per line")
 ]
 
 
 @app.command()
 def party(values: Values) -> None:
-    """Accounts and merchants: what stands in `account_id` and `merchant_id`."""
-    _tell(values, PARTY)
+    """Print pseudonyms of accounts and merchants, as in `account_id` and `merchant_id`."""
+    _print_pseudonyms(values, PARTY)
 
 
 @app.command()
 def email(values: Values) -> None:
-    """E-mail addresses, written exactly as their source writes them."""
-    _tell(values, "email")
+    """Print pseudonyms of e-mail addresses, spelled exactly as in their source."""
+    _print_pseudonyms(values, "email")
 
 
 @app.command()
 def phone(values: Values) -> None:
-    """Phone numbers, written exactly as their source writes them."""
-    _tell(values, "phone")
+    """Print pseudonyms of phone numbers, spelled exactly as in their source."""
+    _print_pseudonyms(values, "phone")
 
 
 @app.command()
 def key() -> None:
-    """Say which key is in use; write a random one into .env if there is none. The key itself is never shown."""
+    """Print the id of the key in use; without a key, write a random one into .env. The key itself is never printed."""
     _guarded(_key)
 
 
@@ -58,8 +58,8 @@ def _key() -> None:
     if RepoSettings().pseudonym_key is None:
         write_key(ENV_FILE)
         typer.echo(
-            f"A new key is in {ENV_FILE.relative_to(PROJECT_ROOT)}, for you alone to read. Keep a copy: who loses it cannot "
-            "look up an account any more, nor go on with the data written with it.",
+            f"A new key is in {ENV_FILE.relative_to(PROJECT_ROOT)}, which only you can read. Keep a copy: if you lose it, "
+            "the data written with it cannot be used or continued.",
             err=True,
         )
     made = of_settings(RepoSettings())
@@ -68,7 +68,7 @@ def _key() -> None:
 
 
 def write_key(path: Path) -> str:
-    """Append a random key to a file that only its owner may read; returns the line's value."""
+    """Append a random key to a file that only its owner may read; returns the value."""
     key_id = "k" + "".join(secrets.choice(_LETTERS) for _ in range(4))
     value = f"{key_id}:{base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}"
     before = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -81,14 +81,14 @@ def write_key(path: Path) -> str:
     return value
 
 
-def _tell(values: list[str], domain: str) -> None:
+def _print_pseudonyms(values: list[str], domain: str) -> None:
     given = [line.rstrip("\n") for line in sys.stdin] if values == ["-"] else values
 
-    def tell() -> None:
+    def run() -> None:
         for value in given:
             typer.echo(pseudonym(value, domain))
 
-    _guarded(tell)
+    _guarded(run)
 
 
 def _guarded(do: Callable[[], None]) -> None:

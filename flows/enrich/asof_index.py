@@ -1,7 +1,7 @@
 """Versions of keys, for as-of lookups by two clocks: one row per version, found by key, event time and time of acceptance.
 
 Columnar and compiled: rows are kept sorted by (key, event time, accepted, arrival) in two levels, a large one and a small one for
-what came lately, so that adding costs little and a lookup is two bisections. Times are int64 UTC microseconds. Not thread-safe.
+recent rows, so that adding costs little and a lookup is two bisections. Times are int64 UTC microseconds. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _SMALL: Final = 4096
 
 
 class AsOfIndex:
-    """All versions of all keys of one changelog. `schema` names the columns a lookup gives.
+    """All versions of all keys of one changelog. `schema` names the columns that a lookup returns.
 
-    Versions older than `within_us` before a lookup's time do not count, those older than `keep_us` before the newest may be
-    forgotten; 0: no limit.
+    A lookup ignores versions more than `within_us` before its time. Versions more than `keep_us` before the newest may be
+    dropped. 0: no limit.
     """
 
     def __init__(self, schema: pa.Schema, within_us: int = 0, keep_us: int = 0) -> None:
@@ -52,15 +52,15 @@ class AsOfIndex:
             self._small = _Level.empty(self.schema)
 
     def at(self, keys: Keys, times: Int64s, accepted: Int64s, known: Mask) -> list[pa.Array]:
-        """Per row: the version with the greatest (event time, accepted) among those at or before both times; nulls if none.
+        """Return per row the version with the greatest (event time, accepted) among those at or before both times; nulls if none.
 
-        Rows that `known` leaves out have no key. One array per column of the schema.
+        `times` and `accepted` are int64[n] microseconds; rows not in the mask `known` have no key. One array per column of the schema.
         """
         oldest = times - self._within if self._within else np.full(len(times), -EVER)
         return self._find(np.column_stack([keys.hashes, times, accepted]), oldest, known)
 
     def latest(self, keys: Keys, known: Mask) -> list[pa.Array]:
-        """Per row: the newest version of all; nulls if there is none."""
+        """Return per row the newest version; nulls if there is none. One array per column of the schema."""
         ever = np.full(len(keys), EVER)
         return self._find(np.column_stack([keys.hashes, ever, ever]), -ever, known)
 
@@ -115,7 +115,7 @@ class _Level:
         return _Level(_sorted(order), values)
 
     def find(self, wanted: Int64s, oldest: Int64s, known: Mask) -> tuple[Int64s, Int64s]:
-        """(row number or -1, [time, accepted]) per wanted row."""
+        """Return per wanted row (row number or -1, [time, accepted]); int64[n], int64[n, 2]."""
         found = np.full(len(wanted), -1, np.int64)
         at = np.zeros((len(wanted), 2), np.int64)
         if len(self.order):
@@ -133,7 +133,7 @@ def _concat(a: pa.RecordBatch, b: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _take(values: pa.RecordBatch, rows: Int64s) -> list[pa.Array]:
-    """Rows of all columns, null at -1."""
+    """Take rows of all columns, null at -1."""
     missing = rows < 0
     if missing.all():
         return [pa.nulls(len(rows), column.type) for column in values.schema]

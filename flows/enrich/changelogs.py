@@ -1,8 +1,8 @@
-"""What other streams say about a key, followed from their log and, live, from the bus as well; for the join step.
+"""Follow the changelogs that a stream joins: from their logs and, live, from the bus.
 
-An event is joined with what had been accepted of the other stream when it was accepted itself. Live, `read_to` reads the bus of
-the other stream up to that instant before it answers, through the very steps by which its own flow accepts events (decode, check,
-policy, admission), so that both agree on every row whichever is ahead. One round trip per block for all changelogs.
+An event is joined with the rows of the other stream that had been accepted when it was accepted itself. Live, `read_to` first reads
+the bus of the other stream up to that instant, through the same steps by which its own flow accepts events (decode, check,
+policy, admission), so that both agree on every row, whichever is ahead. One round trip per block for all changelogs.
 
 Followers are shared by the workers of a process.
 """
@@ -34,16 +34,16 @@ _LOOK_AGAIN_S: Final = 0.5
 _TRUST_S: Final = 15.0
 """The bus keeps what is in the log for longer than this; after a longer pause the log is read first."""
 _FUTURE_MS: Final = 1_000
-"""An entry id further ahead of the server's clock was not given by the server; nobody waits for it."""
+"""An entry id further ahead of the server's clock was not given by the server; the flow does not wait for it."""
 _STAMP_NS: Final = 100_000_000
-"""File systems stamp a folder to some milliseconds: a stamp younger than this may yet be given to another change."""
+"""File systems stamp a folder with a resolution of milliseconds: a younger stamp may be given to another change too."""
 _OUTAGE: Final = Outage("changelogs", "check the server and REDIS_URL")
 _UNREACHABLE: Final = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 BUS: Final = "bus"
 
 
 class LogFollower:
-    """Versions of a stream's keys from its log, read on as files are added."""
+    """Versions of a stream's keys from its log; files that are added are read too."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class LogFollower:
         self.watermarks: dict[str, int] = {}
 
     def look(self, *, now: bool = False) -> bool:
-        """Read files that are new; at most every half second unless it must be `now`. Returns whether there were any."""
+        """Read new files, at most every half second unless `now`. Returns whether there were any."""
         if not now and time.monotonic() - self._looked < _LOOK_AGAIN_S:
             return False
         self._looked = time.monotonic()
@@ -87,7 +87,7 @@ class LogFollower:
         return bool(new)
 
     def take(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Add rows of the stream; those without a key have no versions."""
+        """Add rows of the stream; rows without a key are ignored."""
         block = BlockColumns(rows)
         known = block.has_keys((self.key,))
         if not known.all():
@@ -102,7 +102,7 @@ class LogFollower:
         )
 
     def _folder_stamps(self) -> tuple[int, ...]:
-        """When files were last renamed into the folders of the log or out of them; a log may have thousands of files."""
+        """Return when the folders of the log last changed; cheaper than listing thousands of files."""
         folders = [self.stream.log_folder(self._settings)]
         if self._staged:
             folders.append(self.stream.staging_folder(self._settings))
@@ -140,16 +140,16 @@ class BusFollower:
         self._begin()
 
     def streams(self) -> list[tuple[str, str]]:
-        """(Redis stream, last id read) of each partition."""
+        """Return (Redis stream, last id read) of each partition."""
         return [(stream_key(p), self.positions[p]) for p in self._partitions]
 
     def go_back_to_log(self) -> None:
-        """After a pause: entries of the bus may be gone that are in the log."""
+        """Read the log again after a pause, since the bus may have removed entries that are in the log."""
         self.follower.look(now=True)
         self._begin()
 
     def take(self, stream: str, entries: list[Any]) -> None:
-        """Entries of one partition through the steps of its own flow."""
+        """Pass entries of one partition through the steps of its own flow and add the accepted rows."""
         partition = next(p for p in self._partitions if stream_key(p) == stream)
         events = self._accept(raw_block(partition, entries))
         admitted, _ = self._admissions[partition].on_batch([replace(events, dead=())])
@@ -157,7 +157,7 @@ class BusFollower:
         self.positions[partition] = entries[-1][0].decode()
 
     def _begin(self) -> None:
-        """Go on after what the log has, unless the bus has been read further."""
+        """Continue after the last offset in the log, unless the bus has been read further."""
         for partition in self._partitions:
             offset = self.follower.offsets.get(partition, -1)
             known = self.positions.get(partition)
@@ -182,7 +182,7 @@ class Changelogs:
         self._past_ms = -1
 
     def read_to(self, accepted_us: int) -> None:
-        """Read every changelog at least up to what was accepted by then. Waits while the server is away."""
+        """Read every changelog at least up to events accepted by then. Waits while the server is unreachable."""
         wanted_ms = accepted_us // 1000
         if wanted_ms < self._past_ms or not self._followers:
             return  # nothing to follow, or read beyond it already, for another block
@@ -190,7 +190,7 @@ class Changelogs:
             time.sleep(0.001)  # the millisecond of the event has not passed
 
     def _read_all(self, at_least_ms: int) -> bool:
-        """One look at all streams; again while some have more. Whether the server's clock was past a millisecond."""
+        """Read all streams to their end. Returns whether the server's clock has passed `at_least_ms`."""
         if time.monotonic() - self._read_at > _TRUST_S:
             for follower in self._followers:
                 follower.go_back_to_log()

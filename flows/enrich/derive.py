@@ -1,11 +1,11 @@
-"""Derived columns: what is computed of an event when it is accepted (`feature_repo.enrichment.derived`), from then on data.
+"""Compute derived columns (`feature_repo.enrichment.derived`): once, when an event is accepted; from then on they are data.
 
-A column may look at the account's own past: windows read as of the event over what was accepted before it. So this step keeps
-states, one part per shard of the stream's `derive_by` key, and a block is cut by that key before it. Inside a part everything is
-columnar: a level of the program is all contexts whose columns are there, read and folded by compiled code over the whole block,
-then the columns that need no more than what they gave.
+A column may depend on the account's own past: windows, read as of the event, over events accepted before it. So this step keeps
+states, one part per shard of the stream's `derive_by` key, and blocks are split by that key first. Inside a part everything is
+columnar. A level of the program is all contexts whose input columns exist, read and folded by compiled code over the whole block,
+then the columns that need no more than their results.
 
-Rows leave as the log keeps them. After a restart the states are folded from the log as far as the source had come
+Rows leave in the log's schema. After a restart the states are folded from the log up to the source's position
 (`flows.window_state.partition`); what had been derived by then stands in the log, what was not durable is derived again to the same values.
 """
 
@@ -32,22 +32,22 @@ from flows.window_state.replay import LogReplay
 from flows.window_state.slices import LiveSlice, cut, origin_of
 
 Piece = tuple[int, Events]
-"""The shard, and the events of a block that belong to it."""
+"""A shard, and the events of a block that belong to it."""
 DeriveState = dict[str, PartState]
-"""Resume state of a part: that of each of its keyed states, by `<level>:<entity>`."""
+"""Resume state of a part: the state of each of its keyed states, by `<level>:<entity>`."""
 ANY_COLUMN: Final = frozenset({"", "event_id", "label_id", "event_timestamp"})
 
 
 @dataclass(frozen=True)
 class Level:
-    """Columns computed from what the levels above gave, then the contexts to ask and fold, by entity."""
+    """Columns computed from the results of earlier levels, then the contexts to read and fold, by entity."""
 
     columns: tuple[Derived, ...]
     contexts: dict[EntityKeys, tuple[ViewSpec, ...]]
 
 
 def levels(program: Sequence[Step]) -> tuple[Level, ...]:
-    """A program cut into as few levels as its dependencies allow.
+    """Split a program into as few levels as its dependencies allow.
 
     >>> [len(level.columns) for level in levels([Derived("a", ("amount",), abs), Derived("b", ("a",), abs)])]
     [2]
@@ -76,7 +76,7 @@ def levels(program: Sequence[Step]) -> tuple[Level, ...]:
 
 @dataclass(frozen=True)
 class DeriveContext:
-    """What all parts of a flow share; one `StatesContext` per level."""
+    """Shared by all parts of a flow; one `StatesContext` per level."""
 
     stream: EventStream
     levels: tuple[Level, ...]
@@ -87,7 +87,7 @@ class DeriveContext:
 def derive_context(
     stream: EventStream, settings: FlowSettings, run: str, own: AbstractSet[str]
 ) -> DeriveContext:
-    """The stream's program, ready for its parts."""
+    """Prepare the stream's program for its parts."""
     made = levels(stream.program)
     states = tuple(
         StatesContext(
@@ -105,7 +105,7 @@ def derive_context(
 
 
 class ShardSplitter:
-    """Cuts blocks by the shard of the stream's `derive_by` key; call it with joined events.
+    """Splits joined events by the shard of the stream's `derive_by` key.
 
     The first block of a source partition goes to every part, so that each builds its states at once.
     """
@@ -116,7 +116,7 @@ class ShardSplitter:
         self._started: set[str] = set()
 
     def __call__(self, events: Events) -> list[tuple[str, Piece]]:
-        """(part key, its rows in their order)."""
+        """Return (part key, (shard, its rows in their order)) pairs."""
         first = events.partition not in self._started
         self._started.add(events.partition)
         if not (first or events.rows.num_rows):
@@ -132,13 +132,13 @@ class ShardSplitter:
 
 
 class HeartbeatRows:
-    """The heartbeats of a source, which no shard gets: blocks without rows, as the log keeps them."""
+    """Passes on heartbeats, which no shard gets: blocks without rows, in the log's schema."""
 
     def __init__(self, stream: EventStream) -> None:
         self._none = pa.RecordBatch.from_pylist([], schema=stream.log_schema)
 
     def __call__(self, events: Events) -> tuple[Events, ...]:
-        """A block without rows, for one that has none."""
+        """Return a block without rows for a block without rows, else nothing."""
         return () if events.rows.num_rows else (replace(events, rows=self._none, dead=()),)
 
 
@@ -157,16 +157,16 @@ class DerivePart(StatefulBatchLogic[Piece, Events, DeriveState]):
                 self._keyed(int(level), keys, self._resumed[name]["shard"])
 
     def on_batch(self, values: list[Piece]) -> tuple[list[Events], bool]:
-        """Blocks of the shard; they leave in the same order, as the log keeps them."""
+        """Return the blocks of the shard in the same order, in the log's schema; keeps the state."""
         return [self._derive(shard, events) for shard, events in values], StatefulBatchLogic.RETAIN
 
     def on_eof(self) -> tuple[list[Events], bool]:
-        """The end of the files: leave a checkpoint for the flow that follows."""
+        """Mark the end of the files, so that the next snapshot leaves a checkpoint."""
         self._at_end = True
         return [], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> DeriveState:
-        """Pointers."""
+        """Return pointers to the states."""
         return {name: states.snapshot(at_end=self._at_end) for name, states in self._states.items()}
 
     def _derive(self, shard: int, events: Events) -> Events:
@@ -200,12 +200,12 @@ class DerivePart(StatefulBatchLogic[Piece, Events, DeriveState]):
 
 
 def derive_part(context: DeriveContext) -> Callable[[DeriveState | None], DerivePart]:
-    """What `op.stateful_batch` builds per shard."""
+    """Return the builder for `op.stateful_batch`, one `DerivePart` per shard."""
     return lambda state: DerivePart(context, state)
 
 
 class _Columns:
-    """The columns of a block as float64 arrays (null = NaN), and those computed so far."""
+    """The columns of a block as float64 arrays (null is NaN), and those computed so far."""
 
     def __init__(self, rows: pa.RecordBatch) -> None:
         self._rows = rows
@@ -223,18 +223,18 @@ class _Columns:
         self._made[name] = np.asarray(values, np.float64)
 
     def put_at(self, name: str, rows: Any, values: Floats) -> None:
-        """Some rows of a column that is there."""
+        """Set some rows of an existing column."""
         self._made[name][rows] = values
 
     def with_columns(
         self, stream: EventStream, contexts: dict[EntityKeys, tuple[ViewSpec, ...]]
     ) -> pa.RecordBatch:
-        """The rows, with those derived columns that some context folds."""
+        """Return the rows with the derived columns that the contexts fold."""
         wanted = {c for specs in contexts.values() for spec in specs for c in spec.columns}
         return self._add(self._rows, wanted - set(self._rows.schema.names), stream)
 
     def as_logged(self, stream: EventStream) -> pa.RecordBatch:
-        """The rows in the log's schema."""
+        """Return the rows in the log's schema."""
         missing = set(stream.log_schema.names) - set(self._rows.schema.names)
         rows = self._add(self._rows, missing, stream)
         return pa.RecordBatch.from_arrays(

@@ -1,4 +1,4 @@
-"""Columns of other streams for the events of a block: as of the event, as known when it was accepted (`feature_repo.enrichment.joins`).
+"""Join columns of other streams to the events of a block: as of the event, as known when it was accepted (`feature_repo.enrichment.joins`).
 
 An event whose key is not known, or whose key is null, is kept with nulls.
 """
@@ -24,11 +24,11 @@ from flows.streams import STREAMS, EventStream
 
 _US: Final = timedelta(microseconds=1)
 _KEPT: Final = 24
-"""Live, a join within an hour remembers a day: so long may the flow have stood still and go on as if it had not."""
+"""Live, a join keeps versions for 24 times its window (a day for an hour), so that a flow may pause that long without missing any."""
 
 
 class Joiner:
-    """Joins blocks; call it with admitted events. One for all workers of a process: followers are shared."""
+    """Joins columns to admitted events. One per process: its workers share the followers."""
 
     def __init__(
         self, stream: EventStream, settings: FlowSettings, newest_ms: Callable[[], int] | None = None
@@ -42,7 +42,7 @@ class Joiner:
         self._changelogs: Changelogs | TopicChangelogs | None = None
 
     def __call__(self, events: Events) -> Events:
-        """The events with the joined columns."""
+        """Return the events with the joined columns."""
         with self._lock:
             if not self._followers:
                 self._follow()
@@ -68,7 +68,7 @@ class Joiner:
                 key,
                 tuple(join.columns),
                 within,
-                keep_us=_KEPT * within if live else 0,  # files may tell of any time
+                keep_us=_KEPT * within if live else 0,  # files may hold events of any time
                 staged=isinstance(join, IdJoin),
             )
             follower.look(now=True)

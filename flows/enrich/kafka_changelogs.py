@@ -1,8 +1,8 @@
-"""Changelogs followed in Kafka beyond their logs, for the join step: what `flows.enrich.changelogs` does on the bus.
+"""Follow the changelogs that a stream joins in Kafka, as `flows.enrich.changelogs` does on the bus.
 
-An event is joined with what had been accepted of the other streams when it was accepted itself. So before it answers, `read_to` asks
-the brokers where the topics end, and reads up to there. Whatever was appended before the event was read is among it. Of records with the
-very timestamp of the event all are there once the clock has passed it, as far as the clocks of brokers and flow agree.
+An event is joined with the rows of the other streams that had been accepted when it was accepted itself. So `read_to` first asks the
+brokers for the ends of the topics and reads up to them, which covers every record appended before the event was read. Records with the
+same timestamp as the event are complete once the clock has passed it, as far as the clocks of brokers and flow agree.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _COUNT: Final = 10_000
 _ANSWER_S: Final = 5.0
 _OUTAGE: Final = Outage("changelogs", "check the brokers and KAFKA_BOOTSTRAP_SERVERS")
 _FUTURE_MS: Final = 1_000
-"""A timestamp further ahead of the clock than this is not waited for."""
+"""The flow does not wait for a timestamp further ahead of the clock than this."""
 
 
 class TopicFollower:
-    """One changelog. `next` is the next offset to read of each partition that is known."""
+    """One changelog. `next` is the next offset to read of each known partition."""
 
     def __init__(self, follower: LogFollower, settings: FlowSettings) -> None:
         self.watch = TopicWatch(settings.kafka_topic(follower.stream.name), settings)
@@ -51,7 +51,7 @@ class TopicFollower:
         self.watch.start()
 
     def begin_new(self) -> bool:
-        """Begin with partitions that are new: after what the log has, else at the earliest record. Whether there were any."""
+        """Begin to read new partitions: after the last offset in the log, else at the earliest record. Returns whether there were any."""
         facts = self.watch.facts
         new = [p for p in facts.earliest if p not in self.next] if facts else []
         for p in new:
@@ -65,7 +65,7 @@ class TopicFollower:
         return bool(new)
 
     def take(self, partition: int, records: Sequence[Any]) -> None:
-        """Records of one partition through the steps of the changelog's own flow."""
+        """Pass records of one partition through the steps of the changelog's own flow and add the accepted rows."""
         block = RawBlock(
             self._names.name(partition),
             -1,
@@ -83,7 +83,7 @@ class TopicChangelogs:
     def __init__(
         self, followers: Sequence[TopicFollower], settings: FlowSettings, newest_ms: Callable[[], int]
     ) -> None:
-        """`newest_ms`: the highest timestamp the flow's own source has read; one question answers for all up to there."""
+        """`newest_ms` returns the highest timestamp the flow's own source has read; one request covers all events up to it."""
         from confluent_kafka import Consumer
         from confluent_kafka.admin import AdminClient
 
@@ -107,7 +107,7 @@ class TopicChangelogs:
         )
 
     def read_to(self, accepted_us: int) -> None:
-        """Read every changelog at least up to what was accepted by then. Waits while the brokers are away."""
+        """Read every changelog at least up to events accepted by then. Waits while the brokers are unreachable."""
         from confluent_kafka import KafkaException
 
         wanted = accepted_us // 1000
@@ -125,7 +125,7 @@ class TopicChangelogs:
         return mask_values(error.args[0].str(), self._properties)
 
     def _read_all(self) -> bool:
-        """Read to where the topics end now; False when it is not known which there are."""
+        """Read to the present ends of the topics; returns False if their partitions are not known yet."""
         if any(f.watch.facts is None and not f.watch.missing for f in self._followers.values()):
             return False
         if sum(f.begin_new() for f in self._followers.values()):
@@ -160,7 +160,7 @@ class TopicChangelogs:
                 raise KafkaException(record.error())
 
     def _pass_over(self, topic: str, partition: int) -> None:
-        """Go on at the earliest record: it is the changelog's own flow that stops for what is gone unread."""
+        """Continue at the earliest record; the changelog's own flow stops for records that vanished unread. Raises `FlowError`."""
         from confluent_kafka import TopicPartition
 
         low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
@@ -169,7 +169,7 @@ class TopicChangelogs:
             raise FlowError(
                 f"records that were read are no longer in the topic: it ends before offset {high}",
                 where=f"{topic}, partition {partition}",
-                todo="see what the flow of this changelog says",
+                todo="see the log of the flow of this changelog",
             )
         log.warning("changelogs.gap", topic=topic, partition=partition, unread=low - following[partition])
         following[partition] = max(following[partition], low)

@@ -1,4 +1,4 @@
-"""Tombstones: accounts that were erased (`flows.erase`), so that no replay, file or backfill brings them back.
+"""Tombstones: records of erased accounts (`flows.erase`), so that no replay, file or backfill brings them back.
 
 One small JSON file per account in `<home>/erased`, written before anything is removed. It holds the account's pseudonym, the time up to
 which its events are refused, whether the erasure was finished, and keyed hashes of the ids of its events in streams that others
@@ -33,7 +33,7 @@ from flows.streams import EventStream, referenced
 ERASED: Final = "erased"
 """Reason of a dead letter whose account was erased; it has no payload."""
 FOR_EVER: Final = 2**63 - 1
-"""The account never comes back."""
+"""Events of any time are rejected."""
 _DIGEST_BYTES: Final = 16
 _BUS: Final = "bus.json"
 _BEFORE_ALL: Final = -(2**63)
@@ -50,7 +50,7 @@ class Tombstone:
     finished: bool = False
 
     def write(self, home: Path) -> None:
-        """Durably, in place of an earlier one of the account."""
+        """Write durably, in place of an earlier tombstone of the account."""
         made = {
             "pseudonym": self.pseudonym,
             "until_us": self.until_us,
@@ -60,7 +60,7 @@ class Tombstone:
         _write(_file_of(home, self.pseudonym), made)
 
     def extended(self, until_us: int, events: Mapping[str, Iterable[bytes]]) -> Tombstone:
-        """The same account erased once more, or further; not finished."""
+        """Return the tombstone of a further erasure of the account; not finished."""
         return replace(
             self,
             until_us=max(self.until_us, until_us),
@@ -82,7 +82,7 @@ class Digests:
         return hashlib.blake2b(identity.encode(), digest_size=_DIGEST_BYTES, key=self._key).digest()
 
     def among(self, column: pa.Array | pa.ChunkedArray, known: frozenset[bytes]) -> Mask:
-        """Which values of a text column have a hash among the known; about a microsecond a row, nothing when none is known."""
+        """Return the mask of the values of a text column whose hash is known; about a microsecond per row, free if none is known."""
         if not known:
             return np.zeros(len(column), bool)
         of = self.of
@@ -90,7 +90,7 @@ class Digests:
 
 
 class ErasedAccountFilter:
-    """Refuses events of erased accounts; call it with events that have pseudonyms already. Costs nothing when nobody was erased."""
+    """Rejects events of erased accounts, after their ids became pseudonyms. Costs nothing if no account was erased."""
 
     def __init__(self, stream: EventStream, home: Path, pseudonyms: Pseudonyms) -> None:
         self._home = home
@@ -104,7 +104,7 @@ class ErasedAccountFilter:
         self._digests: Digests | None = None
 
     def __call__(self, events: Events) -> Events:
-        """The same events; those of erased accounts are dead letters without payload."""
+        """Return the events; those of erased accounts become dead letters without payload."""
         if not events.rows.num_rows:
             return events
         if not self._ready:
@@ -141,12 +141,12 @@ class ErasedAccountFilter:
 
 
 def folder(home: Path) -> Path:
-    """Where tombstones lie."""
+    """Return the folder of the tombstones."""
     return home / "erased"
 
 
 def read(home: Path) -> list[Tombstone]:
-    """All tombstones of a home, by file name."""
+    """Read all tombstones of a home, by file name."""
     found = []
     for path in sorted(folder(home).glob("*.json")):
         if path.name != _BUS:
@@ -157,12 +157,12 @@ def read(home: Path) -> list[Tombstone]:
 
 
 def require_finished(home: Path) -> None:
-    """Raise `RecoveryError` when an erasure was interrupted: half of the account is still there, and may be folded again."""
+    """Raise `RecoveryError` if an erasure was interrupted: part of the account's data is still there and could be folded again."""
     _refuse_unfinished(read(home), home)
 
 
 def removed_from_bus(home: Path) -> dict[str, list[int]]:
-    """Offsets of entries that erasures removed, ascending, per source partition of the bus."""
+    """Return the offsets of entries that erasures removed, ascending, per source partition of the bus."""
     try:
         found: dict[str, list[int]] = json.loads((folder(home) / _BUS).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -171,7 +171,7 @@ def removed_from_bus(home: Path) -> dict[str, list[int]]:
 
 
 def note_removed_from_bus(home: Path, removed: Mapping[str, Iterable[int]]) -> None:
-    """Add entries that are about to be removed."""
+    """Add offsets of entries before they are removed."""
     known = removed_from_bus(home)
     for partition, offsets in removed.items():
         known[partition] = sorted({*known.get(partition, ()), *offsets})
@@ -199,7 +199,7 @@ def _file_of(home: Path, pseudonym: str) -> Path:
 
 
 def _write(path: Path, made: object) -> None:
-    """Durably: written aside, renamed, and the folder's names too."""
+    """Write durably, the name of the folder included."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomically(path, json.dumps(made))
     sync(path.parent.parent)
