@@ -2,8 +2,8 @@
 
     20261122T041955Z-29d80730 sha256:5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592
 
-The manifest has the sha256 of every other file of the version, so the line holds all of them: thresholds, trees, golden predictions.
-Whoever may write this file decides which model is used, and nobody else.
+The manifest has the sha256 of every other file of the version, so the line holds all of them: thresholds, trees, golden
+predictions. Whoever may write this file decides which model is used, and nobody else.
 """
 
 from __future__ import annotations

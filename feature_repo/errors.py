@@ -1,23 +1,17 @@
 """The errors Millstream raises. Each message says what is wrong, where, and what to do about it.
 
-MillstreamError
-├── SettingsError            a setting is missing or makes no sense
-├── DefinitionError          a feature view, service or mapping is declared in a way we cannot compute
-│   └── MappingError         a mapping file is inconsistent, or does not fit the data file
-├── DataError                rows or bytes are not what their schema says
-│   ├── DecodeError          bytes are no event
-│   ├── SchemaError          a table lacks columns, or has other types, than it must have
-│   └── ValidationError      a batch did not pass its expectation suite
-├── StoreError               a store cannot do what is asked
-│   ├── OnlineStoreError     Redis is unreachable, slow, or refuses a write
-│   ├── StateError           the bytes of a window state are not what the view's layout says
-│   ├── OfflineStoreError    the offline store cannot answer a query exactly
-│   ├── LogError             the event log, its staging folder or its recovery state disagree, or a file of it is damaged
-│   └── DiskError            a disk is full, read-only or failing
-├── FlowError                a dataflow must stop
-│   ├── RecoveryError        the recovery state is of another flow, or of other steps
-│   └── DeadLetterLimit      too many of the latest events became dead letters
-└── ArtefactError            a model directory is incomplete, altered, or of another schema
+MillstreamError ├── SettingsError            a setting is missing or makes no sense ├── DefinitionError          a
+feature view, service or mapping is declared in a way we cannot compute │   └── MappingError         a mapping file is
+inconsistent, or does not fit the data file ├── DataError                rows or bytes are not what their schema says │
+├── DecodeError          bytes are no event │   ├── SchemaError          a table lacks columns, or has other types, than
+it must have │   └── ValidationError      a batch did not pass its expectation suite ├── StoreError               a
+store cannot do what is asked │   ├── OnlineStoreError     Redis is unreachable, slow, or refuses a write │   ├──
+StateError           the bytes of a window state are not what the view's layout says │   ├── OfflineStoreError    the
+offline store cannot answer a query exactly │   ├── LogError             the event log, its staging folder or its
+recovery state disagree, or a file of it is damaged │   └── DiskError            a disk is full, read-only or failing
+├── FlowError                a dataflow must stop │   ├── RecoveryError        the recovery state is of another flow, or
+of other steps │   └── DeadLetterLimit      too many of the latest events became dead letters └── ArtefactError
+a model directory is incomplete, altered, or of another schema
 """
 
 from feature_repo.redact import redact

@@ -5,10 +5,11 @@
     sync(path)                        make a file, or the names in a folder, survive a power cut
 
     try_lock(path), file_lock(path)   a lock file: one process at a time
-    open_locked(path)                 a file that is locked itself, between those who append to it and those who replace it
+    open_locked(path)                 a file that is locked itself: one process appends to it, another replaces it
 
-A write goes to a temporary file beside the target (`.<name>.<process id>.tmp`), is synced and renamed over the target, and the folder is
-synced. A reader sees the old file or the new one. A killed process leaves its temporary file; `target_of` recognises such a file.
+A write goes to a temporary file beside the target (`.<name>.<process id>.tmp`), is synced and renamed over the target,
+and the folder is synced. A reader sees the old file or the new one. A killed process leaves its temporary file;
+`target_of` recognises such a file.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None, 
 def replaced(
     path: Path, *, mode: int | None = None, durable: bool = True, folder: Path | None = None
 ) -> Iterator[Path]:
-    """Yield the path of an empty temporary file; when the block ends, rename it to `path`. After an error `path` is as before.
+    """Yield the path of an empty temporary file; when the block ends, rename it to `path`.
 
-    `mode` are the permissions of the file from the start, None for those of the process's umask. `durable`: sync the file before and the
-    folder after the rename, so that the file survives a power cut. `folder` is where the temporary file goes, if not beside the target;
-    it must be on the same file system.
+    After an error `path` is as before.
+
+    `mode` are the permissions of the file from the start, None for those of the process's umask. `durable`: sync the
+    file before and the folder after the rename, so that the file survives a power cut. `folder` is where the temporary
+    file goes, if not beside the target; it must be on the same file system.
     """
     temporary = (folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 if mode is None else mode)
@@ -83,8 +86,8 @@ def sync(path: Path) -> None:
 def try_lock(path: Path, *, wait_seconds: float = 0.0) -> int | None:
     """Lock a file for this process alone, and create it (mode 0600, folder 0700) if it is missing.
 
-    Returns a descriptor that holds the lock until it is closed (`os.close`) or the process ends, None if another process still holds it
-    after `wait_seconds`. A child process that inherits the descriptor holds the lock too.
+    Returns a descriptor that holds the lock until it is closed (`os.close`) or the process ends, None if another
+    process still holds it after `wait_seconds`. A child process that inherits the descriptor holds the lock too.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""A catalogue of a process's metrics: each is defined once, for `/metrics`, the reference page and the tests of the dashboards.
+"""A catalogue of a process's metrics: each is defined once, for `/metrics`, the docs and the dashboards.
 
 >>> catalogue = Catalogue()
 >>> seen = catalogue.counter("example_seen_total", "Events seen", "partition", deprecated_name="example_read_total")

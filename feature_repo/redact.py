@@ -1,6 +1,7 @@
 """Remove passwords from error messages, log lines and printed addresses.
 
-Every `MillstreamError` and every log line of a flow and of the scorer passes through here, so that callers need not redact.
+Every `MillstreamError` and every log line of a flow and of the scorer passes through here, so that callers need not
+redact.
 """
 
 from __future__ import annotations

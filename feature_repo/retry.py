@@ -26,7 +26,7 @@ stamina.instrumentation.set_on_retry_hooks(())  # by default it logs every attem
 
 @dataclass(frozen=True)
 class Outage:
-    """What to log about a server that does not answer: `<name>.unreachable` with `todo` and `about`, later `<name>.back`."""
+    """What to log about a server's outage: `<name>.unreachable` with `todo` and `about`, later `<name>.back`."""
 
     name: str
     todo: str
@@ -40,7 +40,7 @@ class Outage:
         describe: Callable[[Exception], str] = str,
         seconds: float | None = None,
     ) -> T:
-        """Return what `call` returns; while it raises an error of `on`, wait (0.1 s, doubled up to 2 s) and call it again.
+        """Return what `call` returns; after an error of `on` wait (0.1 s, doubled up to 2 s) and call it again.
 
         `describe` makes the text of an error for the log. After `seconds` (None: never) the error is raised.
         """

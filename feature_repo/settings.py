@@ -1,8 +1,8 @@
 """Where everything lives: one frozen object per process, made once at its edge.
 
-Environment variables, or lines of the file `.env` in the project root (the environment wins): `MILLSTREAM_HOME` (default:
-`var` in the project root) and `REDIS_URL` (or `MILLSTREAM_REDIS_URL`). Without the latter, the address is the one the
-embedded server left in `<home>/redis.url`, else the local default port.
+Environment variables, or lines of the file `.env` in the project root (the environment wins): `MILLSTREAM_HOME`
+(default: `var` in the project root) and `REDIS_URL` (or `MILLSTREAM_REDIS_URL`). Without the latter, the address is the
+one the embedded server left in `<home>/redis.url`, else the local default port.
 """
 
 from pathlib import Path
@@ -101,7 +101,7 @@ class RepoSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _has_a_port_that_is_a_number(cls, url: str) -> str:
-        """Whoever parses it later would quote what stands in the port's place: a piece of a password that holds a slash."""
+        """Refuse other ports: later errors would quote the text, which may be part of a password with a slash."""
         try:
             urlsplit(url).port  # noqa: B018  it raises
         except ValueError:

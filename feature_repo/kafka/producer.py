@@ -1,8 +1,8 @@
 """Send records to Kafka topics with an idempotent producer; failed deliveries are logged and sent again.
 
-A record leaves the producer when the brokers have acknowledged it (`acks=all`), or when they refuse it for good: too large, or invalid.
-Retries of the client are exactly once and in order. A record sent again after the client gave it up (`delivery.timeout.ms`, five
-minutes) may be in the topic twice, and after later records: readers deduplicate by its id.
+A record leaves the producer when the brokers have acknowledged it (`acks=all`), or when they refuse it for good: too
+large, or invalid. Retries of the client are exactly once and in order. A record sent again after the client gave it up
+(`delivery.timeout.ms`, five minutes) may be in the topic twice, and after later records: readers deduplicate by its id.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _REFUSED: Final = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "_INVALID_A
 class TopicProducer:
     """Sends records; for one thread. `waiting` is the number of records not yet acknowledged.
 
-    `on_failure` is called with the name of librdkafka's error and whether the record is given up, for each failed delivery.
+    `on_failure` is called with the name of librdkafka's error and whether the record is given up, for each failed
+    delivery.
     """
 
     def __init__(

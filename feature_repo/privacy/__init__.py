@@ -1,14 +1,14 @@
-"""Pseudonyms for values that identify a person: a keyed hash, the same in the flow and in the scorer, made on ingestion.
+"""Pseudonyms for values that identify a person: a keyed hash, made on ingestion, the same in flow and scorer.
 
-A pseudonym is `<key id>_<26 characters>`: the first 128 bits of HMAC-SHA256(key, domain, 0, value), in lower-case base32.
-Without the key nobody can compute it or try candidates. With it the same value always has the same pseudonym, so joins,
-windows and look-ups work as on plain values. Values are hashed as they are: no trimming, no case folding.
+A pseudonym is `<key id>_<26 characters>`: the first 128 bits of HMAC-SHA256(key, domain, 0, value), in lower-case
+base32. Without the key nobody can compute it or try candidates. With it the same value always has the same pseudonym,
+so joins, windows and look-ups work as on plain values. Values are hashed as they are: no trimming, no case folding.
 
-The policy of a stream is part of its declaration (`personal` in `feature_repo/streams/*.py`) and says per column whether it
-is dropped or replaced. Account and payee share one domain, because the payee of a transfer is an account.
+The policy of a stream is part of its declaration (`personal` in `feature_repo/streams/*.py`) and says per column
+whether it is dropped or replaced. Account and payee share one domain, because the payee of a transfer is an account.
 
-Every value is hashed, also a text that looks like a pseudonym: otherwise a sender could choose somebody else's pseudonym.
-So data that is pseudonymous already needs the setting `off`; nothing is guessed.
+Every value is hashed, also a text that looks like a pseudonym: otherwise a sender could choose somebody else's
+pseudonym. So data that is pseudonymous already needs the setting `off`; nothing is guessed.
 
     >>> made = Pseudonyms("k1", bytes(range(32)))
     >>> made.of("A000123", PARTY)
@@ -43,7 +43,7 @@ OFF: Final = "off"
 KEY_BYTES: Final = 32
 """Least length of a key: that of the hash."""
 KEY_FILE: Final = "pseudonyms.json"
-"""File of a home with the id and a fingerprint of the key its data was written with; the key cannot be computed from it."""
+"""File of a home with the id and a fingerprint of the key its data was written with; it does not reveal the key."""
 
 _KEY_ID: Final = re.compile(r"[a-z0-9]{1,8}")
 _ALPHABET: Final = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", np.uint8)
@@ -58,12 +58,15 @@ _TODO: Final = (
 class Pseudonyms:
     """Makes pseudonyms with one key, and caches the latest, so that a busy account costs a look-up and no hash.
 
-    Without a key (`Pseudonyms.off()`) parties keep their ids and all other personal values become null. Safe to share between
-    threads. `repr` does not show the key, and pickling raises TypeError.
+    Without a key (`Pseudonyms.off()`) parties keep their ids and all other personal values become null. Safe to share
+    between threads. `repr` does not show the key, and pickling raises TypeError.
     """
 
     def __init__(self, key_id: str, key: bytes, *, room: int = 400_000) -> None:
-        """`room` bounds the pseudonyms cached per domain (about 250 bytes each). Raises `SettingsError` for a key that is too short."""
+        """`room` bounds the pseudonyms cached per domain (about 250 bytes each).
+
+        Raises `SettingsError` for a key that is too short.
+        """
         if not _KEY_ID.fullmatch(key_id):
             raise SettingsError(
                 "a key id has 1 to 8 characters, a to z and 0 to 9", where=VARIABLE, todo=_TODO
@@ -125,7 +128,10 @@ class Pseudonyms:
         return found if found is not None else self._many([value], domain)[0]
 
     def column(self, values: pa.Array, domain: str) -> pa.Array:
-        """Return a text column with every value replaced; nulls stay null. Without a key: parties unchanged, other domains null."""
+        """Return a text column with every value replaced; nulls stay null.
+
+        Without a key: parties unchanged, other domains null.
+        """
         if not self.keyed:
             return values if domain == PARTY else pa.nulls(len(values), pa.string())
         encoded = values.dictionary_encode()
@@ -135,7 +141,10 @@ class Pseudonyms:
         return pa.DictionaryArray.from_arrays(encoded.indices, texts).dictionary_decode()
 
     def derive(self, purpose: str) -> bytes:
-        """Derive 32 bytes for another purpose from the key (HKDF-SHA256, RFC 5869). Raises `SettingsError` without a key."""
+        """Derive 32 bytes for another purpose from the key (HKDF-SHA256, RFC 5869).
+
+        Raises `SettingsError` without a key.
+        """
         if not self.keyed:
             raise SettingsError(f"there is no key for {purpose}", where=VARIABLE, todo=_TODO)
         extracted = hmac.digest(b"millstream", self._key, "sha256")
@@ -187,14 +196,17 @@ class Pseudonyms:
 
 
 def of_settings(settings: RepoSettings) -> Pseudonyms:
-    """Return the pseudonyms of the settings. Raises `SettingsError` without a key or `off`: the protection is never off by accident."""
+    """Return the pseudonyms of the settings.
+
+    Raises `SettingsError` without a key or `off`: the protection is never off by accident.
+    """
     if settings.pseudonym_key is None:
         raise SettingsError("there is no key for pseudonyms", where=VARIABLE, todo=_TODO)
     return Pseudonyms.from_setting(settings.pseudonym_key.get_secret_value())
 
 
 def pseudonym(value: str, domain: str = PARTY) -> str:
-    """Return the pseudonym of an account, merchant, e-mail address or phone number, with the key of the environment or `.env`."""
+    """Return the pseudonym of a value, such as an account, with the key of the environment or `.env`."""
     return of_settings(RepoSettings()).of(value, domain)
 
 
@@ -214,9 +226,10 @@ def apply(policy: Mapping[str, str], rows: pa.RecordBatch, pseudonyms: Pseudonym
 
 
 def check_key(home: Path, pseudonyms: Pseudonyms, *, written: bool) -> None:
-    """Compare the key with the one a home was written with, or note it in a new home: two keys in one home would never join.
+    """Compare the key with the one a home was written with, or note it in a new home: data of two keys does not join.
 
-    `written`: whether the home has rows without a note, from before there were pseudonyms. Raises `SettingsError` for another key.
+    `written`: whether the home has rows without a note, from before there were pseudonyms. Raises `SettingsError` for
+    another key.
     """
     ours = {"key_id": pseudonyms.key_id or OFF, "fingerprint": pseudonyms.fingerprint}
     path = home / KEY_FILE
@@ -260,7 +273,7 @@ def read_key_note(home: Path) -> dict[str, Any] | None:
 
 
 def _base32(digests: list[bytes]) -> list[str]:
-    """Return 26 lower-case characters per 16 bytes, as `base64.b32encode` does; many at once with NumPy, which is faster."""
+    """Return 26 lower-case characters per 16 bytes, as `base64.b32encode` does; many at once with NumPy."""
     if len(digests) < _FEW:
         return [base64.b32encode(d)[:_CHARACTERS].decode().lower() for d in digests]
     raw = np.zeros((20, len(digests)), np.uint64)

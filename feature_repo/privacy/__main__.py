@@ -1,4 +1,4 @@
-"""`python -m feature_repo.privacy party A000123`: print the pseudonym of a value, for holders of the key who look an account up."""
+"""`python -m feature_repo.privacy party A000123`: print the pseudonym of a value, to look an account up."""
 
 from __future__ import annotations
 

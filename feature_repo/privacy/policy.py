@@ -1,4 +1,4 @@
-"""The words of a privacy policy, for declarations of streams: what happens to a personal column where its event comes in."""
+"""The words of a privacy policy, for declarations of streams: what ingestion does to a personal column."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,10 +6,10 @@ from typing import Final
 DROP: Final = "drop"
 """The column is removed on ingestion."""
 PSEUDONYM: Final = "pseudonym"
-"""Every value is replaced by its pseudonym (`feature_repo.privacy`), the same for equal values of columns of this name."""
+"""Every value is replaced by its pseudonym (`feature_repo.privacy`); equal values of columns of this name share one."""
 PARTY: Final = "party"
-"""The column names an account or a merchant: replaced by a pseudonym of a domain both share, for the payee of a transfer is an
-account. An erasure finds an account by these columns. Also the name of that domain."""
+"""The column names an account or a merchant; values are replaced by pseudonyms of one domain, for the payee of a
+transfer is an account. An erasure finds an account by these columns. Also the name of that domain."""
 
 
 def domain_of(column: str, treatment: str) -> str:

@@ -1,15 +1,18 @@
 """Admit events by event time and id: late events, events from the future and duplicates become dead letters.
 
-State is kept per source partition. Decisions follow arrival order and use no clock except the bus's accept time, so a replay decides
-the same:
+State is kept per source partition. Decisions follow arrival order and use no clock except the bus's accept time, so a
+replay decides the same:
 
-- `future`: the event time is more than `max_future_skew` (5 min) after the bus accepted the event. Files have no such clock.
-- `late`: more than the allowed lateness (10 min) behind the watermark, the highest event time accepted before it in its partition.
-- `duplicate`: an event of the same id was accepted, and its event time is still within the allowed lateness. A later copy would
-  be late anyway, so the ids of twice the allowed lateness bound the memory.
+- `future`: the event time is more than `max_future_skew` (5 min) after the bus accepted the event. Files have no such
+  clock.
+- `late`: more than the allowed lateness (10 min) behind the watermark, the highest event time accepted before it in its
+  partition.
+- `duplicate`: an event of the same id was accepted, and its event time is still within the allowed lateness. A later
+  copy would be late anyway, so the ids of twice the allowed lateness bound the memory.
 
-Only accepted events move the watermark (a late one cannot, one from the future or a duplicate must not), so it can be computed
-from the log. The snapshot is a pointer, (watermark, last offset), not the ids: after a restart they are read back from the log.
+Only accepted events move the watermark (a late one cannot, one from the future or a duplicate must not), so it can be
+computed from the log. The snapshot is a pointer, (watermark, last offset), not the ids: after a restart they are read
+back from the log.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class RecentIds:
         """Add accepted events; every time is at most the watermark."""
         self._young.update(zip(ids, times, strict=True))
         if watermark - self._lateness > self._turned_at:
-            # All times of the old generation are at most the watermark of the last turn: outside the allowed lateness now.
+            # The old generation's times are at most the watermark of the last turn: too late to be accepted now.
             self._old, self._young = self._young, {}
             self._turned_at = watermark
 
@@ -133,7 +136,10 @@ class Admission(StatefulBatchLogic[Events, Events, AdmitState]):
     def _one_by_one(
         self, recent: RecentIds, names: list[str], times: Int64s, future: Mask
     ) -> tuple[Int64s, Mask, Mask]:
-        """Decide row by row, where an id is known or repeated: (watermark before the row, late, duplicate). Duplicates move no watermark."""
+        """Decide row by row, where an id is known or repeated: (watermark before the row, late, duplicate).
+
+        Duplicates move no watermark.
+        """
         before = np.empty(len(names), np.int64)
         late, duplicate = np.zeros(len(names), bool), np.zeros(len(names), bool)
         here: dict[str, int] = {}

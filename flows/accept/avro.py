@@ -1,8 +1,9 @@
 """Read Avro payloads as plain records, for the decoder.
 
-Without a registry a payload is the bare Avro binary encoding of one record, written with `<stream>.avsc` of `MILLSTREAM_AVRO_SCHEMAS`,
-or else with the schema `avro_schema` makes of the stream's columns. With a registry it begins with a zero byte and the schema's id, four
-bytes, big-endian (what Confluent's serializers write); see `flows.accept.schema_registry`.
+Without a registry a payload is the bare Avro binary encoding of one record, written with `<stream>.avsc` of
+`MILLSTREAM_AVRO_SCHEMAS`, or else with the schema `avro_schema` makes of the stream's columns. With a registry it
+begins with a zero byte and the schema's id, four bytes, big-endian (what Confluent's serializers write); see
+`flows.accept.schema_registry`.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def avro_reader(stream: EventStream, settings: FlowSettings) -> AvroReader | Non
 class AvroReader:
     """Reads one payload as a dict of JSON-like values: times as RFC 3339 texts, NaN as None.
 
-    A call with the bytes raises whatever is wrong with them: a `msgspec.DecodeError`, whose message holds none of the payload's values,
-    or an error of fastavro.
+    A call with the bytes raises whatever is wrong with them: a `msgspec.DecodeError`, whose message holds none of the
+    payload's values, or an error of fastavro.
     """
 
     def __init__(self, schema_of: Callable[[int], Any], *, framed: bool = True) -> None:
@@ -96,7 +97,10 @@ class AvroReader:
 
 
 def schema_to_write(stream: EventStream, settings: FlowSettings) -> Any:
-    """Return the parsed schema our own producers write with. Raises `SettingsError` with a registry, where it is not registered."""
+    """Return the parsed schema our own producers write with.
+
+    Raises `SettingsError` with a registry, where it is not registered.
+    """
     if settings.schema_registry_url:
         raise SettingsError(
             "our own producers do not register schemas",

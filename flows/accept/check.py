@@ -1,9 +1,9 @@
 """Check rows: the checks of a stream's declaration, compiled to Arrow compute functions and applied to every row.
 
-One list of rules has two users: training validates whole tables with Great Expectations (GX), the flow checks each row on
-ingestion. `EventStream.suite` states them as a GX 1.x suite. `SUPPORTED` lists the expectations that can be compiled; any other is an
-error at start, so no rule is silently skipped. As in GX, a null passes every rule except the one about nulls, and NaN counts as
-null.
+One list of rules has two users: training validates whole tables with Great Expectations (GX), the flow checks each row
+on ingestion. `EventStream.suite` states them as a GX 1.x suite. `SUPPORTED` lists the expectations that can be
+compiled; any other is an error at start, so no rule is silently skipped. As in GX, a null passes every rule except the
+one about nulls, and NaN counts as null.
 
 A row that fails becomes a dead letter `check` whose detail names each field, the value and the rule it breaks. A block
 without bad rows costs one vectorised pass per rule.
@@ -166,7 +166,10 @@ def _length(
 def _out_of_range(
     low: float | None, high: float | None, *, strict_min: bool = False, strict_max: bool = False
 ) -> Callable[[npt.NDArray[Any]], Mask | None]:
-    """Make a rule that masks numbers outside a range. A null is NaN here; comparisons with NaN are false, so it passes."""
+    """Make a rule that masks numbers outside a range.
+
+    A null is NaN here; comparisons with NaN are false, so it passes.
+    """
     if low is None and high is None:
         msg = "min_value or max_value is needed"
         raise ValueError(msg)

@@ -1,13 +1,14 @@
 """The dead-letter limit: the flow stops when more than a set share of the latest events are dead letters.
 
-So a bad deploy of a producer, or of our own checks, does not turn the whole stream into dead letters. The window is of events, not of
-time: the latest `dead_letter_window` of them or a few more (whole blocks), of all partitions of the process. The epoch in which the
-flow stops is not durable; it is read again after the repair.
+So a bad deploy of a producer, or of our own checks, does not turn the whole stream into dead letters. The window is of
+events, not of time: the latest `dead_letter_window` of them or a few more (whole blocks), of all partitions of the
+process. The epoch in which the flow stops is not durable; it is read again after the repair.
 
-A restart must not count from zero: a flow that its supervisor starts again and again would let a window of bad events pass each
-time. So a stop writes a note beside the dead letters, and the next start begins as if it had seen a window of events exactly at the
-limit: it stops at once if more than that share are still bad, and continues if not. To accept the bad events as dead letters that are
-repaired later (`python -m flows.redrive`), start once with a limit of 1, which counts nothing and removes the note.
+A restart must not count from zero: a flow that its supervisor starts again and again would let a window of bad events
+pass each time. So a stop writes a note beside the dead letters, and the next start begins as if it had seen a window of
+events exactly at the limit: it stops at once if more than that share are still bad, and continues if not. To accept the
+bad events as dead letters that are repaired later (`python -m flows.redrive`), start once with a limit of 1, which
+counts nothing and removes the note.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Decode bytes into columns: one record batch per block, the stream's columns, then the log's own. Invalid records become dead letters.
+"""Decode bytes into columns: one record batch per block, the stream's columns, then the log's own.
 
-Each record is decoded by itself, strictly (a string is no number, NaN is no JSON), so an invalid one does not affect its neighbours.
-Plain records, nearly all, go into columns in one compiled pass over the block's bytes (`flows.accept.json_columns`). A msgspec struct
-made from the Arrow schema reads the others and words what is wrong. Avro records (`flows.accept.avro`) obey the same rules.
+Invalid records become dead letters.
+
+Each record is decoded by itself, strictly (a string is no number, NaN is no JSON), so an invalid one does not affect
+its neighbours. Plain records, nearly all, go into columns in one compiled pass over the block's bytes
+(`flows.accept.json_columns`). A msgspec struct made from the Arrow schema reads the others and words what is wrong.
+Avro records (`flows.accept.avro`) obey the same rules.
 
 Blocks that are columnar at their source are cast to the schema instead: a file's column has one type, so a wrong type
 is an error of the file, while the values obey the same rules (valid UTF-8; NaN counts as null).
@@ -75,7 +78,10 @@ class Decoder:
         ]
 
     def __call__(self, block: SourceBlock) -> Events:
-        """Return the columns of a block, and its dead letters. Raises `SchemaError` for a file whose columns do not fit."""
+        """Return the columns of a block, and its dead letters.
+
+        Raises `SchemaError` for a file whose columns do not fit.
+        """
         if isinstance(block, ArrowBlock):
             return self._cast(block)
         return self._parse(block)
@@ -112,7 +118,7 @@ class Decoder:
     def _parse_fully(
         self, payloads: Sequence[bytes]
     ) -> tuple[list[pa.Array], npt.NDArray[np.intp], list[tuple[int, str, str]]]:
-        """Parse what the compiled pass left: (columns, indices of their payloads, failures as (index, reason, detail))."""
+        """Parse payloads: (columns, indices of the payloads they hold, failures as (index, reason, detail))."""
         failures: list[tuple[int, str, str]] = []
         decode = self._decode
         try:

@@ -1,8 +1,8 @@
 """Read JSON objects into columns: one compiled pass over the bytes of a block, without an object per event.
 
-It reads plain objects and leaves the others to a full parser (`flows.accept.decode`). Plain is a flat object, keys and texts
-in printable ASCII without escapes, each field once, numbers of at most 15 digits without exponent (so that one division
-rounds them correctly, see Clinger, "How to read floating point numbers accurately", 1990), times as
+It reads plain objects and leaves the others to a full parser (`flows.accept.decode`). Plain is a flat object, keys and
+texts in printable ASCII without escapes, each field once, numbers of at most 15 digits without exponent (so that one
+division rounds them correctly, see Clinger, "How to read floating point numbers accurately", 1990), times as
 `2026-11-01T12:00:00.25Z`. It reads them as the full parser does; a test compares the two. Figures: docs/adr/0006.
 """
 
@@ -128,7 +128,7 @@ def _text_end(data: Bytes, at: int, end: int) -> int:
 
 @kernel
 def _literal(data: Bytes, at: int, end: int) -> int:
-    """Return 4 for `null`, 5 for `true`, 6 for `false` at a place (of the last two, the length plus one), 0 for anything else."""
+    """Return 4 for `null`, 5 for `true`, 6 for `false` (the last two: length plus one), 0 for anything else."""
     if (
         at + 4 <= end
         and data[at] == 110
@@ -159,7 +159,7 @@ def _literal(data: Bytes, at: int, end: int) -> int:
 
 @kernel
 def _number(data: Bytes, at: int, end: int) -> tuple[Any, ...]:
-    """Return (place after it, digits as a whole number, power of ten, is negative, has a point); place -1: not plain."""
+    """Return (place after it, digits as a whole number, power of ten, negative, has a point); place -1: not plain."""
     negative = at < end and data[at] == 45
     if negative:
         at += 1
@@ -274,7 +274,8 @@ def _read(
 ) -> None:
     """Read objects into `words` and `lengths`, int64[fields, rows], and `good`, bool[rows].
 
-    `words`: a text's place, else the value's 64 bits. `lengths`: a text's length, 0 for other values, -1: null, -2: not seen.
+    `words`: a text's place, else the value's 64 bits. `lengths`: a text's length, 0 for other values, -1: null, -2: not
+    seen.
     """
     floats = words.view(np.float64)
     fields = len(kinds)

@@ -1,10 +1,10 @@
 """Normalise the rows of a changelog before they are logged, so that every reader may rely on these rules.
 
 - `deleted` is never null: null means false.
-- A deleted row holds only its id, its time, its key and `deleted`; all other values are null, whatever the producer sent. So the online
-  store, the point-in-time join and enrichment need no rule for deletions.
-- A timestamp other than the event's own is truncated to whole seconds. Feast's `UNIX_TIMESTAMP` holds seconds online; so the log, and
-  every offline read, has the same value.
+- A deleted row holds only its id, its time, its key and `deleted`; all other values are null, whatever the producer
+  sent. So the online store, the point-in-time join and enrichment need no rule for deletions.
+- A timestamp other than the event's own is truncated to whole seconds. Feast's `UNIX_TIMESTAMP` holds seconds online;
+  so the log, and every offline read, has the same value.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Avro schemas by id, from a registry that speaks Confluent's protocol, schemas they reference included.
 
-Each schema is fetched once. While the registry is away the flow waits, as it does for every server. An id that the registry does not
-know, or a schema that cannot be used, makes the record a dead letter.
+Each schema is fetched once. While the registry is away the flow waits, as it does for every server. An id that the
+registry does not know, or a schema that cannot be used, makes the record a dead letter.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class SchemaRegistry:
         """Ids that the registry did not know, and until when it is not asked again (monotonic seconds)."""
 
     def schema(self, schema_id: int) -> Any:
-        """Return a schema as fastavro parsed it. Raises `msgspec.DecodeError` for an unknown id, or a schema that cannot be used."""
+        """Return a schema as fastavro parsed it.
+
+        Raises `msgspec.DecodeError` for an unknown id, or a schema that cannot be used.
+        """
         if schema_id not in self._known:
             if time.monotonic() >= self._unknown.get(schema_id, 0.0):
                 found = self._outage.wait_out(lambda: self._fetch(schema_id), _Unanswered)
@@ -77,7 +80,10 @@ class SchemaRegistry:
         return found
 
     def _fetch(self, schema_id: int) -> Any:
-        """Return a parsed schema, a text that says why it cannot be used, or None if there is none. Raises `_Unanswered`."""
+        """Return a parsed schema, a text that says why it cannot be used, or None if there is none.
+
+        Raises `_Unanswered`.
+        """
         from fastavro import parse_schema
 
         try:
@@ -120,7 +126,10 @@ class _Unanswered(Exception):  # noqa: N818  not an error of the record: the reg
 
 
 def _answered(unknown: tuple[int, ...], ask: Any, *arguments: Any, **options: Any) -> Any:
-    """Call a method of the client. Raises `SchemaRegistryError` for an error code of `unknown`, `_Unanswered` for any other error."""
+    """Call a method of the client.
+
+    Raises `SchemaRegistryError` for an error code of `unknown`, `_Unanswered` for any other error.
+    """
     try:
         return ask(*arguments, **options)
     except SchemaRegistryError as error:

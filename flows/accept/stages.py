@@ -1,4 +1,7 @@
-"""From a source's block to valid events: decode, check, pseudonymise, normalise. A stream's own flow and the joins that follow it share these."""
+"""From a source's block to valid events: decode, check, pseudonymise, normalise.
+
+A stream's own flow and the joins that follow it share these.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,9 @@ class Acceptance:
     def accept_blocks(self, blocks: list[SourceBlock]) -> list[Events]:
         """Return the events of each block, as `__call__` does.
 
-        Small blocks of several partitions go through the steps as one, since a step costs a few tenths of a millisecond, whatever the
-        size of a block. If one of their events is not valid, which is rare, each block goes by itself.
+        Small blocks of several partitions go through the steps as one, since a step costs a few tenths of a
+        millisecond, whatever the size of a block. If one of their events is not valid, which is rare, each block goes
+        by itself.
         """
         small = [
             b for b in blocks if isinstance(b, RawBlock) and b.accepted_us is not None and len(b.payloads)

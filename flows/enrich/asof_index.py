@@ -1,7 +1,8 @@
-"""Versions of keys, for as-of lookups by two clocks: one row per version, found by key, event time and time of acceptance.
+"""Versions of keys for as-of lookups by two clocks: one row per version, by key, event time and accept time.
 
-Columnar and compiled: rows are kept sorted by (key, event time, accepted, arrival) in two levels, a large one and a small one for
-recent rows, so that adding costs little and a lookup is two bisections. Times are int64 UTC microseconds. Not thread-safe.
+Columnar and compiled: rows are kept sorted by (key, event time, accepted, arrival) in two levels, a large one and a
+small one for recent rows, so that adding costs little and a lookup is two bisections. Times are int64 UTC microseconds.
+Not thread-safe.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _SMALL: Final = 4096
 class AsOfIndex:
     """All versions of all keys of one changelog. `schema` names the columns that a lookup returns.
 
-    A lookup ignores versions more than `within_us` before its time. Versions more than `keep_us` before the newest may be
-    dropped. 0: no limit.
+    A lookup ignores versions more than `within_us` before its time. Versions more than `keep_us` before the newest may
+    be dropped. 0: no limit.
     """
 
     def __init__(self, schema: pa.Schema, within_us: int = 0, keep_us: int = 0) -> None:
@@ -52,9 +53,10 @@ class AsOfIndex:
             self._small = _Level.empty(self.schema)
 
     def at(self, keys: Keys, times: Int64s, accepted: Int64s, known: Mask) -> list[pa.Array]:
-        """Return per row the version with the greatest (event time, accepted) among those at or before both times; nulls if none.
+        """Return per row the version with the greatest (event time, accepted) at or before both times; nulls if none.
 
-        `times` and `accepted` are int64[n] microseconds; rows not in the mask `known` have no key. One array per column of the schema.
+        `times` and `accepted` are int64[n] microseconds; rows not in the mask `known` have no key. One array per column
+        of the schema.
         """
         oldest = times - self._within if self._within else np.full(len(times), -EVER)
         return self._find(np.column_stack([keys.hashes, times, accepted]), oldest, known)

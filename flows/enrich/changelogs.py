@@ -1,8 +1,9 @@
 """Follow the changelogs that a stream joins: from their logs and, live, from the bus.
 
-An event is joined with the rows of the other stream that had been accepted when it was accepted itself. Live, `read_to` first reads
-the bus of the other stream up to that instant, through the same steps by which its own flow accepts events (decode, check,
-policy, admission), so that both agree on every row, whichever is ahead. One round trip per block for all changelogs.
+An event is joined with the rows of the other stream that had been accepted when it was accepted itself. Live, `read_to`
+first reads the bus of the other stream up to that instant, through the same steps by which its own flow accepts events
+(decode, check, policy, admission), so that both agree on every row, whichever is ahead. One round trip per block for
+all changelogs.
 
 Followers are shared by the workers of a process.
 """

@@ -1,12 +1,13 @@
-"""Compute derived columns (`feature_repo.enrichment.derived`): once, when an event is accepted; from then on they are data.
+"""Compute derived columns (`feature_repo.enrichment.derived`) once, when an event is accepted, as data.
 
-A column may depend on the account's own past: windows, read as of the event, over events accepted before it. So this step keeps
-states, one part per shard of the stream's `derive_by` key, and blocks are split by that key first. Inside a part everything is
-columnar. A level of the program is all contexts whose input columns exist, read and folded by compiled code over the whole block,
-then the columns that need no more than their results.
+A column may depend on the account's own past: windows, read as of the event, over events accepted before it. So this
+step keeps states, one part per shard of the stream's `derive_by` key, and blocks are split by that key first. Inside a
+part everything is columnar. A level of the program is all contexts whose input columns exist, read and folded by
+compiled code over the whole block, then the columns that need no more than their results.
 
 Rows leave in the log's schema. After a restart the states are folded from the log up to the source's position
-(`flows.window_state.partition`); what had been derived by then stands in the log, what was not durable is derived again to the same values.
+(`flows.window_state.partition`); what had been derived by then stands in the log, what was not durable is derived again
+to the same values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Join columns of other streams to the events of a block: as of the event, as known when it was accepted (`feature_repo.enrichment.joins`).
+"""Join columns of other streams to events: as of the event, as known when it was accepted.
 
 An event whose key is not known, or whose key is null, is kept with nulls.
 """
@@ -24,7 +24,7 @@ from flows.streams import STREAMS, EventStream
 
 _US: Final = timedelta(microseconds=1)
 _KEPT: Final = 24
-"""Live, a join keeps versions for 24 times its window (a day for an hour), so that a flow may pause that long without missing any."""
+"""Live, a join keeps versions for 24 times its window (a day for an hour): a flow may pause that long."""
 
 
 class Joiner:

@@ -1,8 +1,9 @@
 """Follow the changelogs that a stream joins in Kafka, as `flows.enrich.changelogs` does on the bus.
 
-An event is joined with the rows of the other streams that had been accepted when it was accepted itself. So `read_to` first asks the
-brokers for the ends of the topics and reads up to them, which covers every record appended before the event was read. Records with the
-same timestamp as the event are complete once the clock has passed it, as far as the clocks of brokers and flow agree.
+An event is joined with the rows of the other streams that had been accepted when it was accepted itself. So `read_to`
+first asks the brokers for the ends of the topics and reads up to them, which covers every record appended before the
+event was read. Records with the same timestamp as the event are complete once the clock has passed it, as far as the
+clocks of brokers and flow agree.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class TopicFollower:
         self.watch.start()
 
     def begin_new(self) -> bool:
-        """Begin to read new partitions: after the last offset in the log, else at the earliest record. Returns whether there were any."""
+        """Begin to read new partitions: after the last offset in the log, else at the earliest record.
+
+        Returns whether there were any.
+        """
         facts = self.watch.facts
         new = [p for p in facts.earliest if p not in self.next] if facts else []
         for p in new:
@@ -83,7 +87,7 @@ class TopicChangelogs:
     def __init__(
         self, followers: Sequence[TopicFollower], settings: FlowSettings, newest_ms: Callable[[], int]
     ) -> None:
-        """`newest_ms` returns the highest timestamp the flow's own source has read; one request covers all events up to it."""
+        """`newest_ms` returns the highest timestamp the flow's source has read; one request covers all up to it."""
         from confluent_kafka import Consumer
         from confluent_kafka.admin import AdminClient
 
@@ -160,7 +164,10 @@ class TopicChangelogs:
                 raise KafkaException(record.error())
 
     def _pass_over(self, topic: str, partition: int) -> None:
-        """Continue at the earliest record; the changelog's own flow stops for records that vanished unread. Raises `FlowError`."""
+        """Continue at the earliest record; the changelog's own flow stops for records that vanished unread.
+
+        Raises `FlowError`.
+        """
         from confluent_kafka import TopicPartition
 
         low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)

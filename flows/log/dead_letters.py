@@ -2,8 +2,10 @@
 
 Parquet files under `home/dead_letters/<stream>`, schema `flows.blocks.DEAD_LETTER`, written like the log
 (`flows.log.epoch_files`). The bytes may hold personal data that cannot be located, so they are encrypted
-(`flows.privacy.payload_cipher`); `decrypt` and `python -m flows.dead_letters --show` open them for who has the key. Without a key (`off`) they are kept as
-they came, but for streams with columns that `off` does not make harmless: those letters have no payload. `flows.accept.dead_letter_limit` stops a flow of which most events end here; `python -m flows.redrive` puts them back.
+(`flows.privacy.payload_cipher`); `decrypt` and `python -m flows.dead_letters --show` open them for who has the key.
+Without a key (`off`) they are kept as they came, but for streams with columns that `off` does not make harmless: those
+letters have no payload. `flows.accept.dead_letter_limit` stops a flow of which most events end here; `python -m
+flows.redrive` puts them back.
 """
 
 from __future__ import annotations
@@ -90,7 +92,10 @@ def read(stream: EventStream, settings: FlowSettings) -> Iterator[pa.Table]:
 
 
 def decrypt(letters: pa.Table, stream: EventStream, pseudonyms: Pseudonyms) -> pa.Table:
-    """Return dead letters with decrypted payloads. Raises `DataError` for another key, `SettingsError` without a key."""
+    """Return dead letters with decrypted payloads.
+
+    Raises `DataError` for another key, `SettingsError` without a key.
+    """
     cipher = PayloadCipher(stream.name, pseudonyms)
     opened = [
         None

@@ -7,12 +7,12 @@ epoch e, everything staged in an earlier epoch may be published:
     write_batch   buffers
     snapshot      publishes the files that earlier snapshots staged (rename), stages this epoch's rows as one file
                   (write aside, fsync, rename) and returns {seq, pending}: the next number, the file just staged
-    build_part    publishes `pending` again (refusing a damaged file), removes staged files of epochs that never became durable, and refuses
-                  to start if there are published files that the recovery state does not have
+    build_part    publishes `pending` again (refusing a damaged file), removes staged files of undurable epochs, and
+                  refuses to start if there are published files that the recovery state does not have
 
 Files are named `<part>-<seq>.parquet`; staging and published folder are on one file system. Each footer says which
-offsets of which source partition a file holds (`millstream.offsets`), so that a restart opens only the files it needs, and has
-checksums (`feature_repo.stores.event_log.checksums`).
+offsets of which source partition a file holds (`millstream.offsets`), so that a restart opens only the files it needs,
+and has checksums (`feature_repo.stores.event_log.checksums`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROW_GROUP_ROWS: Final = 131_072
 _HEAD_ROWS: Final = 1_000
 OFFSETS_KEY: Final = b"millstream.offsets"
 NEWEST_KEY: Final = b"millstream.newest"
-"""In a file with erased rows (`flows.erase`): the newest event time it had per source partition, which admission needs."""
+"""In a file with erased rows (`flows.erase`): the newest event time it had per source partition, for admission."""
 ERASED_KEY: Final = b"millstream.erased"
 """In such a file: how many rows were erased, per source partition."""
 
@@ -102,7 +102,10 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
         self._buffer += [rows for rows in values if rows.num_rows]
 
     def snapshot(self) -> StagedState:
-        """Publish the files of earlier epochs and stage this epoch's. Raises `DiskError`, and `LogError` for a lost file."""
+        """Publish the files of earlier epochs and stage this epoch's.
+
+        Raises `DiskError`, and `LogError` for a lost file.
+        """
         with self._writing(self._folders.published):
             self._publish()
         if self._buffer:
@@ -177,7 +180,7 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
             )
 
     def _refuse_gaps(self) -> None:
-        """Refuse gaps in the numbers: an erasure leaves an empty file, so a missing one was moved, lost, or never restored."""
+        """Refuse gaps in the numbers: erasures leave empty files, so a missing file was moved, lost or not restored."""
         folders = (self._folders.published, self._folders.staging)
         names = [path.name for folder in folders for path in folder.glob(f"{self._part}-*.parquet")]
         missing = sorted(set(range(self._seq)) - {_sequence(self._part, name) for name in names})
@@ -190,10 +193,10 @@ class StagedPart(StatefulSinkPartition[pa.RecordBatch, StagedState]):
 
 
 def encodings_of(table: pa.Table) -> dict[str, Any]:
-    """Return the Parquet encodings of columns: a dictionary for texts that repeat, differences for times and whole numbers.
+    """Return Parquet encodings of columns: dictionaries for texts that repeat, differences for times and integers.
 
-    By default the writer tries a dictionary for every column and gives it up late for ids, times and offsets, which never repeat. That
-    takes half of the CPU time and nearly half of the bytes.
+    By default the writer tries a dictionary for every column and gives it up late for ids, times and offsets, which
+    never repeat. That takes half of the CPU time and nearly half of the bytes.
     """
     head = table.slice(0, _HEAD_ROWS)
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]

@@ -1,8 +1,9 @@
 """Read files of the log: the published ones, and the staged ones, which count just as much for a restart.
 
 A flow's states are pointers into the log; at a restart they are rebuilt from its rows. A file may move from staging to
-the log while it is read, so staging is listed first and a file is opened in whichever folder it is found. A staged file may also
-disappear: when its flow starts, files of undurable epochs are removed, perhaps while another process reads. It then counts as empty.
+the log while it is read, so staging is listed first and a file is opened in whichever folder it is found. A staged file
+may also disappear: when its flow starts, files of undurable epochs are removed, perhaps while another process reads. It
+then counts as empty.
 """
 
 from __future__ import annotations
@@ -117,7 +118,10 @@ class LogFile:
         return self._metadata
 
     def _wherever(self, look: Callable[[Path], Found], nothing: Callable[[], Found]) -> Found:
-        """Apply `look` to the file; tried twice, since it may move from staging to the log meanwhile. Raises `LogError`."""
+        """Apply `look` to the file; tried twice, since it may move from staging to the log meanwhile.
+
+        Raises `LogError`.
+        """
         for _ in range(2):
             for folder in self._folders:
                 try:
@@ -176,7 +180,10 @@ def log_files(
 
 
 def _is_damaged_tail(path: Path) -> bool:
-    """Whether a staged file is damaged. If its epoch is durable, the log's writer refuses to start, else its events are read again."""
+    """Whether a staged file is damaged.
+
+    If its epoch is durable, the log's writer refuses to start, else its events are read again.
+    """
     try:
         checksums.check([path])
     except FileNotFoundError:

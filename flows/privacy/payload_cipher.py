@@ -1,13 +1,15 @@
 r"""Encrypt the payloads of dead letters: an unreadable payload may hold anybody's name, and has no columns to drop.
 
-AES-256-GCM with a key of its own, derived from the key of the pseudonyms (`Pseudonyms.derive`); the stream, the source partition and
-the offset are authenticated with it, so that a payload cannot be put beside another reason unnoticed. The bytes:
+AES-256-GCM with a key of its own, derived from the key of the pseudonyms (`Pseudonyms.derive`); the stream, the source
+partition and the offset are authenticated with it, so that a payload cannot be put beside another reason unnoticed. The
+bytes:
 
     "MSL1" | length of the key id | key id | nonce (12) | ciphertext and tag
 
-The nonce is not random but computed: the first 96 bits of HMAC-SHA256 over everything that is encrypted. So a replay after a crash writes
-the same bytes, as every sink here must. The nonce repeats only if the whole message does, which is harmless. Among 2^32 messages, the
-most a key should be used for, two different ones share a nonce with a probability of 2^-33.
+The nonce is not random but computed: the first 96 bits of HMAC-SHA256 over everything that is encrypted. So a replay
+after a crash writes the same bytes, as every sink here must. The nonce repeats only if the whole message does, which is
+harmless. Among 2^32 messages, the most a key should be used for, two different ones share a nonce with a probability of
+2^-33.
 
     >>> cipher = PayloadCipher("payments", Pseudonyms("k1", bytes(range(32))))
     >>> encrypted = cipher.encrypt(b'{"name": "Ada"', "bus:payments:0", 7)
@@ -32,7 +34,10 @@ _NONCE_BYTES: Final = 12
 
 
 class PayloadCipher:
-    """Encrypts and decrypts the payloads of one stream. Needs a key; `flows.log.dead_letters` describes what happens without."""
+    """Encrypts and decrypts the payloads of one stream.
+
+    Needs a key; `flows.log.dead_letters` describes what happens without.
+    """
 
     def __init__(self, stream: str, pseudonyms: Pseudonyms) -> None:
         self._stream = stream.encode()
@@ -48,7 +53,10 @@ class PayloadCipher:
         return header + self._cipher.encrypt(nonce, payload, place)
 
     def decrypt(self, encrypted: bytes, partition: str, offset: int) -> bytes:
-        """Return the payload; bytes that are not encrypted are returned unchanged. Raises `DataError` for another key or altered bytes."""
+        """Return the payload; bytes that are not encrypted are returned unchanged.
+
+        Raises `DataError` for another key or altered bytes.
+        """
         key_id = key_of(encrypted)
         if key_id is None:
             return encrypted

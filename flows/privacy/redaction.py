@@ -1,10 +1,10 @@
 """Describe values in the detail of a dead letter without personal data: more people read the detail than the payload.
 
-With a key, a value is repeated only where the log may hold it in clear: a number or a truth value in a numeric column. Texts are
-described ("a text of 12 characters") and never repeated, since producers that mix up columns put names where a currency belongs.
-Values of personal columns are not described at all. A holder of the key reads the value in the payload
-(`python -m flows.dead_letters --show`). Without a key (`off`) the data is pseudonymous already, and values are repeated, except those of
-columns that are personal all the same.
+With a key, a value is repeated only where the log may hold it in clear: a number or a truth value in a numeric column.
+Texts are described ("a text of 12 characters") and never repeated, since producers that mix up columns put names where
+a currency belongs. Values of personal columns are not described at all. A holder of the key reads the value in the
+payload (`python -m flows.dead_letters --show`). Without a key (`off`) the data is pseudonymous already, and values are
+repeated, except those of columns that are personal all the same.
 """
 
 from __future__ import annotations

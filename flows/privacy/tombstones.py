@@ -1,14 +1,15 @@
 """Tombstones: records of erased accounts (`flows.erase`), so that no replay, file or backfill brings them back.
 
-One small JSON file per account in `<home>/erased`, written before anything is removed. It holds the account's pseudonym, the time up to
-which its events are refused, whether the erasure was finished, and keyed hashes of the ids of its events in streams that others
-refer to: a label names a payment and need not name the account. Nobody without the key can compute the account's plain id or the
-id of an event from it.
+One small JSON file per account in `<home>/erased`, written before anything is removed. It holds the account's
+pseudonym, the time up to which its events are refused, whether the erasure was finished, and keyed hashes of the ids of
+its events in streams that others refer to: a label names a payment and need not name the account. Nobody without the
+key can compute the account's plain id or the id of an event from it.
 
     erased/<hash>.json    one account
     erased/bus.json       offsets of entries removed from the bus, so that a flow does not take them for lost
 
-A flow reads them once, when its first events come; `flows.erase` keeps flows from running meanwhile (`flows.process.recovery`).
+A flow reads them once, when its first events come; `flows.erase` keeps flows from running meanwhile
+(`flows.process.recovery`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ _BEFORE_ALL: Final = -(2**63)
 
 @dataclass(frozen=True)
 class Tombstone:
-    """An erased account. Its events with an `event_timestamp` of at most `until_us` are refused, and those that refer to its `events`."""
+    """An erased account.
+
+    Its events with an `event_timestamp` of at most `until_us` are refused, and those that refer to its `events`.
+    """
 
     pseudonym: str
     until_us: int
@@ -82,7 +86,7 @@ class Digests:
         return hashlib.blake2b(identity.encode(), digest_size=_DIGEST_BYTES, key=self._key).digest()
 
     def among(self, column: pa.Array | pa.ChunkedArray, known: frozenset[bytes]) -> Mask:
-        """Return the mask of the values of a text column whose hash is known; about a microsecond per row, free if none is known."""
+        """Return the mask of a text column's values whose hash is known; about 1 us a row, free if none is known."""
         if not known:
             return np.zeros(len(column), bool)
         of = self.of
@@ -157,7 +161,7 @@ def read(home: Path) -> list[Tombstone]:
 
 
 def require_finished(home: Path) -> None:
-    """Raise `RecoveryError` if an erasure was interrupted: part of the account's data is still there and could be folded again."""
+    """Raise `RecoveryError` if an erasure was interrupted: the rest of the account could be folded again."""
     _refuse_unfinished(read(home), home)
 
 

@@ -3,8 +3,8 @@
 Unit of parallelism: the file. Delivery: exactly once into everything that snapshots with the flow; the offset of an
 event is its row (or line) number, and reading resumes in the middle of a file.
 
-A partition is called `file:<name>:<fingerprint>`, so that a file whose content has changed is another partition, and its
-rows are not mistaken for those of the old file. Reading the same files again resumes at their end and adds nothing.
+A partition is called `file:<name>:<fingerprint>`, so that a file whose content has changed is another partition, and
+its rows are not mistaken for those of the old file. Reading the same files again resumes at their end and adds nothing.
 
 The last rows count only when their epoch is durable, so a partition at its end sends heartbeats for two more epochs.
 Bytewax leaves an epoch only when the epoch before is durable: after the first of the two, the files
@@ -138,7 +138,7 @@ class FilePartition(StatefulSourcePartition[SourceBlock, FilePosition]):
         return []
 
     def next_awake(self) -> datetime | None:
-        """Return None (at once), or a time shortly ahead while the epoch is full or the last rows are not durable yet."""
+        """Return None (at once), or a time while the epoch is full or the last rows are not durable yet."""
         return self._awake
 
     def snapshot(self) -> FilePosition:

@@ -1,13 +1,14 @@
 """Kafka: a Bytewax source over the partitions of a topic.
 
-Unit of parallelism: a slot. Slot k reads the partitions p with p % SLOTS == k, including partitions added while the flow runs (Bytewax
-lists its parts only at the start). Partition 3 of the payments is `kafka:payments:3` in the log, whatever the topic is called.
-Delivery: exactly once into everything that snapshots with the flow. The resume state is the next offset of each partition; no
-consumer group takes part, nothing is committed to the brokers, and a replay reads the very same records. The accept time of an
-event is the record's timestamp as the topic keeps it.
+Unit of parallelism: a slot. Slot k reads the partitions p with p % SLOTS == k, including partitions added while the
+flow runs (Bytewax lists its parts only at the start). Partition 3 of the payments is `kafka:payments:3` in the log,
+whatever the topic is called. Delivery: exactly once into everything that snapshots with the flow. The resume state is
+the next offset of each partition; no consumer group takes part, nothing is committed to the brokers, and a replay reads
+the very same records. The accept time of an event is the record's timestamp as the topic keeps it.
 
-Nothing is lost silently: an offset the brokers no longer have (`auto.offset.reset=error`) stops the flow, and so does a topic that was
-created again or lost records the flow has read. While the brokers are away the source waits, and the client reconnects.
+Nothing is lost silently: an offset the brokers no longer have (`auto.offset.reset=error`) stops the flow, and so does a
+topic that was created again or lost records the flow has read. While the brokers are away the source waits, and the
+client reconnects.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-
 
 
 class SlotState(TypedDict):
-    """Resume state of a slot: the topic's id, and by partition (next offset, leader epoch of the record before or -1)."""
+    """Resume state of a slot: the topic's id, and by partition (next offset, last record's leader epoch or -1)."""
 
     topic_id: str
     next: dict[int, tuple[int, int]]
@@ -59,7 +60,7 @@ class KafkaSource(FixedPartitionedSource[RawBlock, SlotState | None]):
         self.newest_ms = -1
 
     def newest(self) -> int:
-        """Return the highest timestamp of the records read by any worker of this process, in milliseconds; -1 before the first."""
+        """Return the highest timestamp any worker of this process has read, in milliseconds; -1 before the first."""
         return self.newest_ms
 
     def list_parts(self) -> list[str]:
@@ -99,7 +100,7 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
         self._watch.start()
 
     def next_batch(self) -> list[RawBlock]:
-        """Return at most one block of each partition: what has arrived, up to the block size; an empty one once an epoch."""
+        """Return at most one block per partition: what has arrived, up to a block; once an epoch an empty one."""
         now = datetime.now(UTC)
         self._awake = now + timedelta(milliseconds=self._settings.linger_ms)
         room = min(self._settings.block_events, self._settings.epoch_events - self._in_epoch)
@@ -310,7 +311,10 @@ class KafkaSlot(StatefulSourcePartition[RawBlock, SlotState | None]):
 
 
 def accepted_us(records: Sequence[Any]) -> Int64s:
-    """Return the timestamps of records in microseconds, int64[n]. Values out of range are clipped; their events become dead letters."""
+    """Return the timestamps of records in microseconds, int64[n].
+
+    Values out of range are clipped; their events become dead letters.
+    """
     stamps = np.fromiter((r.timestamp()[1] for r in records), np.int64, len(records))
     return np.clip(stamps, -1, _LATEST_MS) * 1000
 

@@ -1,7 +1,7 @@
 """The partitions of a topic, refreshed by a thread, so that no flow waits for an unreachable broker.
 
-Partitions that are added while a flow runs are found within a second or two. A topic that was deleted and created again has another id;
-its offsets are unrelated to those of the old topic.
+Partitions that are added while a flow runs are found within a second or two. A topic that was deleted and created again
+has another id; its offsets are unrelated to those of the old topic.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class TopicWatch:
 class TopicPartitions(AbstractSet[str]):
     """Names of a topic's partitions known so far; `in` is true for later ones too.
 
-    Before the brokers have answered it holds one name that no partition has, so that no reader takes the set for complete.
+    Before the brokers have answered it holds one name that no partition has, so that no reader takes the set for
+    complete.
     """
 
     def __init__(self, stream: str, watch: TopicWatch) -> None:

@@ -1,14 +1,16 @@
 """Detect entries that vanished from a Redis stream before the flow read them.
 
-The flow counts the entries it has read since the stream began. The server counts the entries ever added and those still there (XINFO
-STREAM: entries-added, length). Read in one transaction with the entries, these numbers show whether entries were trimmed, deleted or
-lost with the server before the flow read them. The flow then stops, or goes on if the operator accepts the loss.
+The flow counts the entries it has read since the stream began. The server counts the entries ever added and those still
+there (XINFO STREAM: entries-added, length). Read in one transaction with the entries, these numbers show whether
+entries were trimmed, deleted or lost with the server before the flow read them. The flow then stops, or goes on if the
+operator accepts the loss.
 
-A server that went back to an older copy of its data (restarted from an older file after a power cut, failed over to an older replica) also
-counts fewer entries than the flow has read. To tell this from a stream that was emptied or replaced, the flow writes how many entries it
-has read to the server once a second (hash `millstream:read:<stream>`): this number goes back together with the stream. Entries lost so
-were read and are in the log; the flow warns and goes on. Entries that the server acknowledged and lost before anybody read them leave no
-trace: a producer that cannot send again needs `appendfsync always`.
+A server that went back to an older copy of its data (restarted from an older file after a power cut, failed over to an
+older replica) also counts fewer entries than the flow has read. To tell this from a stream that was emptied or
+replaced, the flow writes how many entries it has read to the server once a second (hash `millstream:read:<stream>`):
+this number goes back together with the stream. Entries lost so were read and are in the log; the flow warns and goes
+on. Entries that the server acknowledged and lost before anybody read them leave no trace: a producer that cannot send
+again needs `appendfsync always`.
 """
 
 from __future__ import annotations
@@ -55,10 +57,10 @@ class StreamCounters:
         self.due_at = datetime.min.replace(tzinfo=UTC)
 
     def read(self, position: BusPosition | None, count: int, now: datetime) -> tuple[BusPosition, Entries]:
-        """Read up to `count` entries after a position (None: from the first entry) and check the counters of the same instant.
+        """Read up to `count` entries after a position (None: from the first entry) and check the counters with them.
 
-        Returns the position before these entries, its count corrected by a loss that is accepted. Raises `FlowError` for entries that
-        vanished, and redis-py's errors.
+        Returns the position before these entries, its count corrected by a loss that is accepted. Raises `FlowError`
+        for entries that vanished, and redis-py's errors.
         """
         last_id = position.last_id if position else "0-0"
         *_, (progress, exists, info, reply) = self._reads.call(

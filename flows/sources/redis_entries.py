@@ -1,11 +1,12 @@
-"""Read entries of a Redis stream from the socket: ids, and payloads as places in one buffer, without an object per entry.
+"""Read entries of a Redis stream from the socket: ids, and payloads as places in one buffer.
 
-A client makes a list of an id and a list of fields and values for each entry, at 3 us an entry; this reader costs 0.2 us (docs/adr/0006).
-The reply of an XREAD of one stream (RESP 2, redis.io/docs/reference/protocol-spec):
+A client makes a list of an id and a list of fields and values for each entry, at 3 us an entry; this reader costs 0.2
+us (docs/adr/0006). The reply of an XREAD of one stream (RESP 2, redis.io/docs/reference/protocol-spec):
 
     *1 *2 $<n> <stream> *<entries>   and for each   *2 $<n> <ms>-<seq> *2 $1 v $<n> <payload>
 
-A reply with an entry that has other fields than a single `v` is left to the client; `Entries.of` takes the client's lists.
+A reply with an entry that has other fields than a single `v` is left to the client; `Entries.of` takes the client's
+lists.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Entries:
-    """Entries in the order of the stream: `milliseconds` and `sequence` of their ids (int64[n] each), and their payloads."""
+    """Entries in stream order: `milliseconds` and `sequence` of their ids (int64[n] each), and their payloads."""
 
     __slots__ = ("milliseconds", "payloads", "sequence")
 
@@ -69,7 +70,11 @@ class EntryReader:
         self._table = np.empty((4, most), np.int64)
 
     def read(self, receive: Callable[[memoryview], int]) -> Entries:
-        """Read the next reply. `receive` writes into a buffer and returns how many bytes. Raises `UnexpectedReplyError`, and what `receive` raises."""
+        """Read the next reply.
+
+        `receive` writes into a buffer and returns how many bytes. Raises `UnexpectedReplyError`, and what `receive`
+        raises.
+        """
         place = np.zeros(3, np.int64)  # bytes parsed, entries found, entries announced
         state = _scan(self._data, self._filled, self._table, place)
         while state == _INCOMPLETE:
@@ -97,7 +102,7 @@ class EntryReader:
 
 
 def payload_of(fields: list[bytes] | None) -> bytes:
-    """Return the value of field `v`; without it all fields and values, joined, so that the dead letter shows the entry."""
+    """Return the value of field `v`; without it, all fields and values joined, for the dead letter."""
     if fields and len(fields) == 2 and fields[0] == b"v":
         return fields[1]
     for name, value in zip((fields or [])[::2], (fields or [])[1::2], strict=False):
@@ -108,7 +113,7 @@ def payload_of(fields: list[bytes] | None) -> bytes:
 
 @kernel
 def _header(data: Bytes, at: int, end: int, mark: int) -> tuple[Any, Any]:
-    """Return (place after the line, number) of a line such as `$12`; the place is negative if bytes are missing or the line is another."""
+    """Return (place after it, number) of a line such as `$12`; place < 0: bytes are missing, or it is another line."""
     if at >= end:
         return _INCOMPLETE, 0
     if data[at] != mark:

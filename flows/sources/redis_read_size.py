@@ -1,4 +1,4 @@
-"""How many entries a partition of the bus asks for: an event may have any size, so blocks and epochs are limited by bytes too."""
+"""How many entries a partition of the bus asks for: blocks and epochs are limited by number and by bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _FIRST_ENTRIES: Final = 128
 
 
 class ReadSize:
-    """The limits of the next read. It starts small, doubles while a backlog is read, and follows the size of the entries."""
+    """The limits of the next read.
+
+    It starts small, doubles while a backlog is read, and follows the size of the entries.
+    """
 
     def __init__(self, settings: FlowSettings, epoch_bytes: int) -> None:
         self._settings = settings
@@ -30,7 +33,7 @@ class ReadSize:
         return min(self._settings.block_events, left, self._max_entries)
 
     def record(self, entries: Entries, asked: int) -> None:
-        """Count entries that were read (at least one), of `asked` ones, and adapt the next read to about one block's bytes."""
+        """Count entries that were read (at least one) of `asked`, and adapt the next read to a block's bytes."""
         size = int((entries.payloads.ends - entries.payloads.starts).sum())
         self._entries_in_epoch += len(entries)
         self._bytes_in_epoch += size

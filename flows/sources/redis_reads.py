@@ -1,4 +1,4 @@
-"""Reads of the bus that the partitions of a worker share: the partition that is asked first reads for all, in one round trip.
+"""Shared reads of a worker's partitions: the partition that is asked first reads for all, in one round trip.
 
 On a busy machine a round trip costs milliseconds, and the flow processes blocks that arrive in one turn together.
 """
@@ -23,7 +23,7 @@ class Reading(Protocol):
     stream: str
 
     def next_read(self) -> tuple[str, int]:
-        """Return the entry after which another partition may read for this one, and how many entries at most (0: none)."""
+        """Return the entry after which another partition may read for this one, and the most entries (0: none)."""
 
 
 _IDLE_READS: Final = 100
@@ -60,7 +60,7 @@ class BusReads:
             self._client.close()
 
     def next_look(self, now: datetime) -> datetime:
-        """Return when to read again if nothing waits: the same time for all partitions, less often after a quiet while."""
+        """Return when to read again: the same time for all partitions, less often after a quiet while."""
         if self._next <= now:
             self._next = now + self._linger * (_IDLE_FACTOR if self._idle > _IDLE_READS else 1)
         return self._next
@@ -96,7 +96,10 @@ class BusReads:
         return found[0]
 
     def call(self, *commands: tuple[str | int, ...]) -> list[Any]:
-        """Send commands in one pipeline and return their raw replies. Drops the connection after an error: replies may be left in it."""
+        """Send commands in one pipeline and return their raw replies.
+
+        Drops the connection after an error: replies may be left in it.
+        """
         try:
             connection = self._connected()
             connection.send_packed_command(connection.pack_commands(commands))

@@ -1,7 +1,8 @@
-"""Remove entries from the bus once no flow needs to read them again: the bus holds events as they came, personal values included.
+"""Remove entries from the bus that no flow needs again: the bus holds events with their personal values.
 
-The entries of an epoch are removed when two later epochs have begun (then the epoch is durable and its files are published), and not
-before a minute after the bus accepted them, so that other readers see them (the scorer's `/readyz`, flows that join this stream).
+The entries of an epoch are removed when two later epochs have begun (then the epoch is durable and its files are
+published), and not before a minute after the bus accepted them, so that other readers see them (the scorer's `/readyz`,
+flows that join this stream).
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class BusRetention:
             self._epoch_ends.append(last_id)
 
     def remove_durable(self) -> None:
-        """Remove the entries of durable epochs that are old enough by the server's clock. Raises redis-py's connection errors."""
+        """Remove the entries of durable epochs that are old enough by the server's clock.
+
+        Raises redis-py's connection errors.
+        """
         if len(self._epoch_ends) <= TRIM_AFTER_EPOCHS or self._epoch_ends[0] == self._removed_to:
             return
         durable = self._epoch_ends[0]
@@ -63,7 +67,7 @@ class BusRetention:
 
 
 def trims_bus(pseudonyms: Pseudonyms, settings: FlowSettings) -> bool:
-    """Whether a flow removes the entries it has read (`MILLSTREAM_BUS_RETENTION`); even a malformed event may hold a name."""
+    """Whether a flow removes entries it has read (`MILLSTREAM_BUS_RETENTION`); any event may hold a name."""
     if settings.bus_retention == "auto":
         return pseudonyms.keyed
     return settings.bus_retention == "unread"

@@ -8,7 +8,10 @@ import redis
 
 
 def receive(connection: Any, buffer: memoryview) -> int:
-    """Read at least one byte into the buffer; returns how many. Raises redis-py's errors. Bytes that redis-py read ahead are not seen."""
+    """Read at least one byte into the buffer; returns how many.
+
+    Raises redis-py's errors. Bytes that redis-py read ahead are not seen.
+    """
     try:
         n: int = connection._sock.recv_into(buffer)  # the client connects, replies we read ourselves
     except TimeoutError as error:

@@ -1,8 +1,8 @@
 """The bus: a Bytewax source over Redis Streams.
 
 Unit of parallelism: the stream partition (`bus:payments:0` reads `millstream:payments:0`). Delivery: exactly once into
-everything that snapshots with the flow. The resume state is the last entry id. No consumer group is involved, so nothing
-is acknowledged to the server, and a replay reads the same entries with the same accept times.
+everything that snapshots with the flow. The resume state is the last entry id. No consumer group is involved, so
+nothing is acknowledged to the server, and a replay reads the same entries with the same accept times.
 
 `BusPartition` reads one stream and uses:
 
