@@ -1,4 +1,4 @@
-"""A seeded world of payments, frauds and labels, to learn from and to test against.
+"""Generator of a seeded world of payments, frauds and labels, for demos, benchmarks and tests.
 
 >>> history = generate(7, days=2, accounts=50, merchants=20, payments=1_000)
 >>> {*history.payments["currency"].unique().to_pylist()}

@@ -1,4 +1,4 @@
-"""One entry per account: its habits, and where it is, shops and with what device, at any time."""
+"""The habits of accounts: activity, location, favourite merchants and devices at any time. One entry per account."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _DEVICE_CODES = 10_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Habits. What changes with time (trips, devices, shops) is a hash of the account and the time; homes are moved from."""
+    """Habits of accounts. Trips, devices and shops are hashes of account and time; homes change by moves."""
 
     seed: int
     places: Places
@@ -35,7 +35,7 @@ class Accounts:
     def draw(
         cls, rng: np.random.Generator, places: Places, *, seed: int, payments_a_day: float
     ) -> "Accounts":
-        """Draw accounts whose activity adds up to 1; incomes cover what they are expected to spend."""
+        """Draw accounts. Their activity adds up to 1, and their incomes cover their expected spending."""
         n = places.accounts
         activity = rng.gamma(1.4, 1.0, n) + 0.05
         activity /= activity.sum()
@@ -60,11 +60,11 @@ class Accounts:
         )
 
     def opening_cents(self, rng: np.random.Generator) -> Ints:
-        """Balances the world starts from: some live from payday to payday, some have put money by."""
+        """Return the opening balances in cents, int64[accounts]: some accounts have savings, others nearly nothing."""
         return (self.income_cents * rng.lognormal(0.0, 0.8, len(self.income_cents))).astype(np.int64)
 
     def city(self, account: Ints, t: Ints) -> tuple[Ints, Bools]:
-        """Which city each account is in at t, and whether it is on a trip."""
+        """Return the city of each account at t, and whether it is on a trip."""
         period = self.trip_period_days[account]
         position = t / DAY_US / period + uniform(self.seed, Subject.TRIP, account)
         number = np.floor(position)
@@ -73,7 +73,7 @@ class Accounts:
         return np.where(away, there, self.homes.city_at(account, t)), away
 
     def usual_shop(self, account: Ints, slot: Ints, t: Ints) -> Ints:
-        """Favourite number `slot` of each account at t; favourites are replaced after one to six months."""
+        """Return the favourite merchant number `slot` of each account at t; favourites change after one to six months."""
         period = 30.0 + 150.0 * uniform(self.seed, Subject.SLOT, account, slot)
         epoch = np.floor(t / DAY_US / period + uniform(self.seed, Subject.SLOT_EPOCH, account, slot))
         pick = uniform(self.seed, Subject.HOME_MERCHANT, account, slot, epoch)
@@ -82,7 +82,7 @@ class Accounts:
         return np.where(online, self.places.shop_anywhere(pick), near)
 
     def device(self, account: Ints, t: Ints, *, card: Bools) -> Ints:
-        """Code of the card or the phone in use at t; phones last 1 to 4 months, cards 8 times that."""
+        """Return the code of the card or phone in use at t; phones last 1 to 4 months, cards 8 times that."""
         subject = Subject.DEVICE
         period = 30.0 + 90.0 * uniform(self.seed, subject, account, card.astype(np.int64))
         period = np.where(card, 8.0 * period, period)
@@ -91,24 +91,24 @@ class Accounts:
         return code.astype(np.int64)
 
     def friend(self, account: Ints, slot: Ints) -> Ints:
-        """Payee number of a person the account sends money to; half of them bank with us."""
+        """Return the payee number of a person that the account sends money to; half of them are accounts of this bank."""
         number = below(2 * self.places.accounts, self.seed, Subject.FRIEND, account, slot)
         ours = number < self.places.accounts
         elsewhere = self.places.account_elsewhere(number % self.places.elsewhere)
         friend = np.where(ours, self.places.account(number), elsewhere)
-        # Sending money to oneself is no payment; the neighbour's account takes it.
+        # An account does not pay itself; the next account is paid instead.
         return np.where(friend == self.places.account(account), elsewhere, friend)
 
     def savings(self, account: Ints) -> Ints:
-        """Payee number of the account's own savings at another bank."""
+        """Return the payee number of the account's own savings account at another bank."""
         return self.places.account_elsewhere(
             below(self.places.elsewhere, self.seed, Subject.SAVINGS, account)
         )
 
     def employer(self, account: Ints) -> Ints:
-        """Payee number of whoever pays the account's income."""
+        """Return the payee number of the employer that pays the account's income."""
         return below(self.places.merchants, self.seed, Subject.EMPLOYER, account)
 
     def any_device(self, rng: np.random.Generator, n: int) -> Ints:
-        """Codes of devices nobody has used before, from the same range as all others."""
+        """Return codes of devices that nobody has used before, from the same range as all others."""
         return rng.integers(0, _DEVICE_CODES, n)

@@ -1,7 +1,7 @@
-"""One row per card charge of a payment: how the card was read, and whether its holder was asked.
+"""Card charges, one row per card payment: entry mode and 3-D Secure result.
 
-Thieves type numbers in and fail to be authenticated more often than others do, but most of their charges look like
-anybody's, and some merchants never ask.
+Thieves enter card numbers manually and fail the authentication more often, but most of their charges look normal, and some
+merchants never use 3-D Secure.
 """
 
 from typing import Any, Final
@@ -12,16 +12,16 @@ import pyarrow.compute as pc
 
 from feature_repo.declare.stream import TIMESTAMP
 from feature_repo.streams.charges import CARD_NETWORKS, CHARGES, ENTRY_MODES, THREE_DS_RESULTS
+from flows.generate.changelog_versions import Versions
 from flows.generate.draws import Bools, Floats, Ints, Subject, uniform
 from flows.generate.merchants import Merchants
 from flows.generate.plan import Channel, Kind, Plan
-from flows.generate.versions import Versions
 
 _COUNTRIES: Final = ("DE", "AT", "NL", "FR", "PL", "TR", "GB")
 _COUNTRY_WEIGHT: Final = np.cumsum([0.88, 0.03, 0.02, 0.02, 0.02, 0.02])
 _NETWORK_WEIGHT: Final = np.cumsum([0.46, 0.41, 0.05])
 _EARLY_US: Final = (150_000, 400_000)
-"""A charge before its payment is so long before it: the card is authorised before the payment is scored."""
+"""Range of the time from a charge to its payment (us): the card is authorised before the payment is scored."""
 _AFTER_US, _DELAY_US = 200_000, 800_000
 _AFTER = 0.10
 """Share of charges that happen, and arrive, after their payment."""
@@ -45,7 +45,7 @@ _ECOMMERCE, _NO_3DS = ENTRY_MODES.index("ecommerce"), THREE_DS_RESULTS.index("no
 def charge_payments(
     rng: np.random.Generator, seed: int, merchants: Merchants, plan: Plan, payment_id: Any
 ) -> Versions:
-    """Charges of the card-like payments of a settled plan (kind PAYMENT by app, web or pos), in order of arrival."""
+    """Return the charges of the card payments of a settled plan (type PAYMENT by app, web or pos), in order of arrival."""
     which = np.flatnonzero(
         (plan.kind == Kind.PAYMENT) & (plan.channel >= Channel.APP) & (plan.channel <= Channel.POS)
     )
@@ -86,7 +86,7 @@ def charge_payments(
 
 
 def _pick(weights: Floats, row: Ints, draw: Floats) -> Ints:
-    """Draw a column of `weights` for each row number, by that row's weights."""
+    """Draw a column for each row number, by the weights of that row."""
     rows, columns = weights.shape
     edges = (np.cumsum(weights, axis=1) + np.arange(rows)[:, None])[:, :-1]
     found = np.searchsorted(edges.ravel(), row + draw, side="right") - row * (columns - 1)

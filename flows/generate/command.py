@@ -1,6 +1,6 @@
-"""`python -m flows.generate`: events of a seeded world, as Parquet files or as live traffic on the bus or Kafka.
+"""`python -m flows.generate`: generate events of a seeded world, as Parquet files or as live traffic on the bus or Kafka.
 
-The edge of a process: the clock is read here, and nowhere in `flows.generate`.
+The clock is read only here, nowhere else in `flows.generate`.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _REPETITIVE = {
 
 
 class Target(StrEnum):
-    """Where the payments go."""
+    """Destination of the events."""
 
     FILES = "files"
     BUS = "bus"
@@ -46,19 +46,19 @@ class Target(StrEnum):
 
 
 class Publisher(Protocol):
-    """Where live events go."""
+    """A destination of live events."""
 
     def publish(self, stream: str, rows: pa.Table) -> int:
-        """Append rows of a stream; returns how many were acknowledged."""
+        """Append rows of a stream; return how many were acknowledged."""
 
 
 def write_history(
     world: World, start: datetime, end: datetime, folder: Path, *, progress: bool = False
 ) -> int:
-    """Write the history that `main` describes; returns the payments.
+    """Write the history that `main` describes; return its number of payments.
 
-    Payments and charges pass through memory a few days at a time. Customers, merchants and charges say in
-    `created_timestamp` when each row came in, which is not always when it became true.
+    Payments and charges are in memory a few days at a time. In the files of customers, merchants and charges,
+    `created_timestamp` is the arrival of each row, which can be later than its event time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     labels: list[pa.Table] = []
@@ -124,10 +124,10 @@ def publish_live(
     rate: float,
     seconds: float | None,
 ) -> int:
-    """Publish live traffic in real time, and pending labels as they become known; returns the payments.
+    """Publish live traffic in real time, and pending labels as they become known; return the number of payments.
 
-    Labels of the live payments themselves lie days ahead; they wait in memory with the pending ones. Within a block,
-    customers and merchants go first, then charges, then payments.
+    Labels of the live payments become known days later and are kept in memory with the pending ones. In each block,
+    customers and merchants are published first, then charges, then payments.
     """
     payments = 0
     start = datetime.now(UTC)
@@ -163,28 +163,28 @@ def main(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the history; live traffic continues the one found there. [home/generated]"
+            help="Folder of the history; live traffic continues the history in it. [default: <home>/generated]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same world.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed gives the same world.")] = 1,
     days: Annotated[float, typer.Option(min=0.01, help="Days of history.")] = 30.0,
-    until: Annotated[
-        datetime | None, typer.Option(help="Where the history ends, in UTC. [default: now]")
-    ] = None,
-    accounts: Annotated[int, typer.Option(min=10)] = 5_000,
-    merchants: Annotated[int, typer.Option(min=10)] = 500,
-    payments: Annotated[int, typer.Option(min=1, help="About how many payments.")] = 225_000,
-    fraud_share: Annotated[float, typer.Option(min=0, max=0.5)] = 0.008,
-    rate: Annotated[float, typer.Option(min=0.1, help="Live only: payments a second.")] = 200.0,
+    until: Annotated[datetime | None, typer.Option(help="End of the history, in UTC. [default: now]")] = None,
+    accounts: Annotated[int, typer.Option(min=10, help="Number of accounts.")] = 5_000,
+    merchants: Annotated[int, typer.Option(min=10, help="Number of merchants.")] = 500,
+    payments: Annotated[int, typer.Option(min=1, help="Approximate number of payments.")] = 225_000,
+    fraud_share: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of payments that are fraud.")
+    ] = 0.008,
+    rate: Annotated[float, typer.Option(min=0.1, help="Live traffic: payments per second.")] = 200.0,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Live only: how long; 0 goes on until interrupted.")
+        float, typer.Option(min=0, help="Live traffic: length in seconds; 0 runs until interrupted.")
     ] = 60.0,
 ) -> None:
-    """Generate a history of payments, or live traffic that goes on where it ended.
+    """Generate a history of payments, or live traffic that continues it.
 
     A history is a folder: payments.parquet, charges.parquet (card charges of payments), customers.parquet and
-    merchants.parquet (versions, in the order they came in), labels.parquet (what was known at the end),
-    pending_labels.parquet (what becomes known after it) and world.npz, from which live traffic goes on.
+    merchants.parquet (versions, in order of arrival), labels.parquet (labels known at the end),
+    pending_labels.parquet (labels that become known later) and world.npz, from which live traffic continues.
     """
     settings = FlowSettings()
     folder = out or settings.home / "generated"
@@ -222,4 +222,4 @@ def main(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     took = time.perf_counter() - began
-    console.print(f"{count:,} payments to {where} in {took:.1f} s ({count / took:,.0f} a second)")
+    console.print(f"{count:,} payments to {where} in {took:.1f} s ({count / took:,.0f} per second)")

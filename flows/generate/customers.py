@@ -1,7 +1,7 @@
-"""Who holds the accounts: one row per version of a customer, and how customers change in a stretch of time.
+"""Customers, the holders of accounts: one row per version of a customer.
 
-Names are a hash of the account. What changes is kept: homes, what the bank has wrongly on
-file, contacts, segment, opening and closing. An account changes at most once in a stretch.
+Names are a hash of the account. What changes is state: homes, errors in the bank's records, contacts, segment, opening and
+closing. An account changes at most once per span.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from feature_repo.declare.stream import TIMESTAMP
 from feature_repo.streams.customers import CUSTOMERS, SEGMENTS
 from flows.generate.accounts import DAY_US, Accounts
+from flows.generate.changelog_versions import MONTH_US, NEVER, Versions, in_snapshot
 from flows.generate.draws import Bools, Floats, Ints, Subject, below
 from flows.generate.payments import Span
-from flows.generate.versions import MONTH_US, NEVER, Versions, in_snapshot
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ _LAST: Final = _words(
 )
 _DOMAINS: Final = ("example.org", "mail.example.org", "post.example.org", "home.example.org")
 _PHONES: Final = ("+493023125", "+494066969", "+496990009", "+4922147100", "+498999998")
-"""Numbers that the German regulator keeps free for fiction; three digits follow (two for Cologne)."""
+"""Telephone numbers that the German regulator reserves for fiction; three digits follow (two for Cologne)."""
 
 
 class _Change(IntEnum):
@@ -57,7 +57,7 @@ _STUDENT, _STANDARD, _PREMIUM, _BUSINESS = range(4)
 
 @dataclass(slots=True)
 class Customers:
-    """One entry per account. `error_*`: how far the home on file lies off; `email`, `phone`: how often they changed.
+    """Customers, one entry per account. `error_*`: error of the recorded home; `email`, `phone`: number of changes.
 
     `born` is a day since 1970-01-01.
     """
@@ -77,7 +77,7 @@ class Customers:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, accounts: Accounts) -> "Customers":
-        """Draw customers as they are before anything has happened; `announce` gives them their openings."""
+        """Draw customers in their initial state; `announce` sets the opening of their accounts."""
         n = accounts.places.accounts
         wrong = rng.random(n) < _WRONG_HOMES
         rank = np.argsort(np.argsort(accounts.income_cents)) / n
@@ -103,7 +103,7 @@ class Customers:
         )
 
     def announce(self, rng: np.random.Generator, start: int) -> Versions:
-        """Say when accounts were opened, weeks to years before `start`, a few only afterwards; those there by then."""
+        """Set when accounts were opened: weeks to years before `start`, a few after it. Return the versions known at `start`."""
         n = len(self.opened)
         years = np.clip(np.exp(np.log(3.0) + rng.standard_normal(n)), 0.04, 25.0)
         self.opened = start - (years * 365.25 * DAY_US).astype(np.int64)
@@ -115,11 +115,11 @@ class Customers:
         return Versions(self._rows(there, t, f"{start:x}.all"), t)
 
     def open_during(self, span: Span) -> Bools:
-        """Accounts that are open at some time of a span."""
+        """Return the mask of the accounts that are open at some time of a span."""
         return (self.opened < span.end) & (self.closed > span.start)
 
     def shut_at(self, account: Ints, t: Ints) -> Ints:
-        """Which of the given accounts are not open at their t: not yet, or no longer."""
+        """Return the indices of the given accounts that are not open at their t."""
         if not len(t):
             return np.zeros(0, np.int64)
         some = (self.opened > int(t.min())) | (self.closed <= int(t.max()))
@@ -128,11 +128,11 @@ class Customers:
         return which[(t < self.opened[account]) | (t >= self.closed[account])]
 
     def young(self, t: int) -> Bools:
-        """Accounts opened in the 90 days before t."""
+        """Return the mask of the accounts opened in the 90 days before t."""
         return (self.opened <= t) & (self.opened > t - 90 * DAY_US)
 
     def advance(self, rng: np.random.Generator, span: Span, payments: float) -> Versions:
-        """Let customers open, move, change and close in a span; live, changes come with the payments, not the days."""
+        """Open, move, change and close accounts in a span; in live traffic at a rate per payment, not per day."""
         new = np.flatnonzero((self.opened >= span.start) & (self.opened < span.end))
         old = rng.permutation(np.flatnonzero((self.opened < span.start) & (self.closed == NEVER)))
         months = (span.end - span.start) / MONTH_US
@@ -144,7 +144,7 @@ class Customers:
         kind = np.repeat([*changed], [len(which) for which in changed.values()])
         arrival = span.start + (rng.random(len(account)) * (span.end - span.start)).astype(np.int64)
         arrival[kind == _Change.OPEN] = self.opened[new]
-        # What was wrong was wrong from a moment ago; nobody writes that down at once.
+        # Corrections arrive some time after the change.
         corrected = (kind == _Change.HOME_WRONG) | (kind == _Change.CONTACT_WRONG)
         late = corrected & (rng.random(len(account)) < _LATE)
         behind = rng.uniform(0.06, 1.0, len(account)) * _LATE_AT_MOST_US
@@ -165,7 +165,7 @@ class Customers:
         return Versions(self._rows(account[order], t[order], f"{span.start:x}"), arrival[order])
 
     def _choose(self, counts: Ints, old: Ints) -> dict[_Change, Ints]:
-        """Deal accounts, in random order, out to changes; only a home that is wrong on file can be found wrong."""
+        """Assign accounts at random to changes; only a wrongly recorded home can be corrected."""
         wrong = self.error_latitude[old] != 0.0
         mended, others = old[wrong], old[~wrong]
         dealt: dict[_Change, Ints] = {}
@@ -179,7 +179,7 @@ class Customers:
         return dealt
 
     def _rows(self, account: Ints, t: Ints, run: str) -> pa.Table:
-        """Versions of accounts as they are now; a closed account's is a deletion."""
+        """Return versions of the accounts' current state; that of a closed account is a deletion."""
         n, seed = len(account), self.seed
         gone = self.closed[account] != NEVER
         first = below(len(_FIRST), seed, Subject.PERSON, account)

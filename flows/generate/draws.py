@@ -1,7 +1,6 @@
-"""Random numbers without memory: habits are hashes of who and when, the same in every process.
+"""Stateless random numbers: hashes of (seed, subject, account, period), the same in every process.
 
-A generator that drew habits from a stream of random numbers would have to replay the stream to continue a
-world. A hash of (seed, subject, account, epoch) needs nothing but its arguments, and works on whole arrays.
+With a stateful generator, the whole stream of random numbers would have to be replayed to continue a world.
 """
 
 from enum import IntEnum
@@ -20,7 +19,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 class Subject(IntEnum):
-    """What a hash is drawn for, so that two habits of one account are independent."""
+    """The purpose of a hash, so that two habits of one account are independent."""
 
     SLOT = 1
     SLOT_EPOCH = 2

@@ -1,12 +1,12 @@
-"""What thieves do. One planned payment per entry; the thief asks for shares of whatever the balance is then.
+"""Fraudulent payments, one planned payment per entry. Amounts are shares of the balance at that time.
 
-1. probe: one or two small payments to see whether it works, then the rest of the balance;
+1. probe: one or two small payments as a test, then the rest of the balance;
 2. spread: the whole balance to several accounts within minutes;
 3. drain: the whole balance in one payment to a merchant.
 
 Many, not all, happen far from home, from a new device, at odd hours, and to payees that serve several thieves.
-A third of the victims have shopped where cards leak (`flows.generate.leaks`), and their cards are tried out there too.
-Some are robbed again days later, of what has come in since.
+A third of the victims have paid at a merchant that leaks cards (`flows.generate.leaks`), where their cards are tested too.
+Some are robbed again days later.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _YOUNG_ACCOUNTS = 1.7
 
 @dataclass(frozen=True, slots=True)
 class _Thefts:
-    """Episodes: who is robbed, from when on, and how the thief gets in."""
+    """Thefts: the accounts robbed, the start, and how the thief got access."""
 
     account: Ints
     start: Ints
@@ -63,9 +63,9 @@ def plan_frauds(
     worth: Floats,
     payments: float,
 ) -> Plan:
-    """Plan about `payments` fraudulent payments; thefts begin in the span, and may end, or be repeated, beyond it.
+    """Plan about `payments` fraudulent payments; thefts begin in the span and may end, or be repeated, after it.
 
-    `worth` is how much each account attracts thieves, 0 for none.
+    `worth` is the weight of each account as a victim, float64[accounts], 0 for none.
     """
     total = np.cumsum(worth)
     episodes = int(rng.poisson(payments / _ROWS_AN_EPISODE / (1.0 + _AGAIN)))
@@ -110,13 +110,13 @@ def plan_frauds(
 
 
 def worth(balance: Ints, *, young: Bools, open_: Bools) -> Floats:
-    """How much each account attracts thieves: by its balance, a bit more if it is new, not at all if it is not open."""
+    """Return the weight of each account as a victim: grows with its balance, higher if it is new, 0 if it is not open."""
     money = np.sqrt(np.maximum(balance - _LEAST_BALANCE_CENTS, 0).astype(np.float64))
     return np.where(open_, np.where(young, _YOUNG_ACCOUNTS, 1.0) * money, 0.0)
 
 
 def _when(rng: np.random.Generator, accounts: Accounts, span: Span, account: Ints) -> Ints:
-    """When each theft begins: half in the small hours, half when the victim is up; live, at any moment."""
+    """Return when each theft begins: half at night, half at the victim's usual hours; in live traffic at any time."""
     n = len(account)
     if span.real_time:
         return span.start + (rng.random(n) * (span.end - span.start)).astype(np.int64)
@@ -128,7 +128,7 @@ def _when(rng: np.random.Generator, accounts: Accounts, span: Span, account: Int
 
 
 def _probe(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, thefts: _Thefts) -> Plan:
-    """Small payments to any shop, then within the hour the rest: to a shop, a mule or in cash."""
+    """Plan small payments to any shop, then the rest within an hour: to a shop, a mule or in cash."""
     episodes, places = len(thefts.account), accounts.places
     size = rng.integers(1, 3, episodes)
     probe = np.repeat(np.arange(episodes), size)
@@ -164,7 +164,7 @@ def _probe(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, t
 
 
 def _spread(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Plan:
-    """Three to six transfers, a minute apart or so, that leave nothing."""
+    """Plan three to six transfers, about a minute apart, that empty the account."""
     episodes = len(thefts.account)
     size = rng.integers(3, 7, episodes)
     theft = np.repeat(np.arange(episodes), size)
@@ -185,7 +185,7 @@ def _spread(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Pl
 
 
 def _drain(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, thefts: _Thefts) -> Plan:
-    """One payment to a merchant, who may be in on it."""
+    """Plan one payment of the whole balance to a merchant, who may be an accomplice."""
     n = len(thefts.account)
     return _fraud(
         rng,
@@ -200,7 +200,7 @@ def _drain(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, t
 
 
 def _mule(rng: np.random.Generator, accounts: Accounts, t: Ints) -> Ints:
-    """Accounts that pass stolen money on: a few busy ones a week, here and elsewhere, and many used once."""
+    """Return accounts that pass on stolen money: a few busy ones per week, and many that are used once."""
     n, places = len(t), accounts.places
     who = rng.integers(0, _MULES_A_WEEK, n)
     universe = places.accounts + places.elsewhere
@@ -214,7 +214,7 @@ def _mule(rng: np.random.Generator, accounts: Accounts, t: Ints) -> Ints:
 
 
 def _fence(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, t: Ints) -> Ints:
-    """Merchants where stolen money is spent: for some days a handful is in on it, risky or new ones most often."""
+    """Return merchants where stolen money is spent: a few accomplices for some days, mostly risky or new ones."""
     n = len(t)
     who = rng.integers(0, _FENCES, n)
     turn = (t // (DAY_US // 10) + who * (10 * _FENCE_DAYS // _FENCES)) // (10 * _FENCE_DAYS)
@@ -223,7 +223,7 @@ def _fence(rng: np.random.Generator, accounts: Accounts, merchants: Merchants, t
 
 
 def _tried_at(rng: np.random.Generator, accounts: Accounts, thefts: _Thefts) -> Ints:
-    """Where a stolen card is tried out: at a merchant that leaks cards, as often as not if it was copied there."""
+    """Return where a stolen card is tested: half of the copied ones at a merchant that leaks cards."""
     n, places = len(thefts.account), accounts.places
     who, now = leaking(accounts.seed, places.merchants, thefts.start)
     which = rng.integers(0, who.shape[1], n)
@@ -243,7 +243,7 @@ def _fraud(
     share: Floats,
     way: int,
 ) -> Plan:
-    """Planned payments of thefts, `after` microseconds from their start."""
+    """Return planned payments of thefts, `after` microseconds from their start."""
     n = len(thefts.account)
     online = rng.random(n) < 0.5
     channel = channels(rng, accounts, thefts.account, kind)

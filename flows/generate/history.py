@@ -1,4 +1,4 @@
-"""A stretch of the past in memory: what happened, what is known by its end, and the world to go on with."""
+"""Generate a history in memory: events, the labels known at its end, and the world, which can be continued."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,9 +14,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class History(NamedTuple):
-    """Payments and labels, each sorted by event_timestamp; `pending` labels become known after the end.
+    """A generated history. Payments and labels are sorted by event_timestamp; `pending` labels become known after its end.
 
-    Customers, merchants and charges are in the order of arrival; customers and merchants begin with a version of everybody.
+    Customers, merchants and charges are in order of arrival; the first rows are one version of each customer and merchant.
     """
 
     payments: pa.Table
@@ -73,17 +73,17 @@ def live(
     seconds: float | None = None,
     block_seconds: float = 0.1,
 ) -> Iterator[Events]:
-    """Traffic of a world from `start` on; see `World.live`."""
+    """Yield live traffic of a world from `start` on; see `World.live`."""
     return world.live(epoch_us(start), rate=rate, seconds=seconds, block_seconds=block_seconds)
 
 
 def split_labels(parts: list[pa.Table], known_by: datetime) -> tuple[pa.Table, pa.Table]:
-    """Sort labels by the time they become known and part them into known by then and not yet."""
+    """Return the labels known by a time, sorted by the time they became known, and the other labels."""
     labels = pa.concat_tables(parts).sort_by([("event_timestamp", "ascending"), ("label_id", "ascending")])
     known = pc.less(labels["event_timestamp"], pa.scalar(known_by, TIMESTAMP))
     return labels.filter(known), labels.filter(pc.invert(known))
 
 
 def epoch_us(instant: datetime) -> int:
-    """Microseconds since 1970-01-01 UTC."""
+    """Return microseconds since 1970-01-01 UTC."""
     return (instant - _EPOCH) // timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""Where each account's holder lives, now and before the last move. One entry per account; moves change it in place."""
+"""The homes of account holders, now and before the last move. One entry per account; moves change it in place."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ _BEGINNING = np.iinfo(np.int64).min
 
 @dataclass(slots=True)
 class Homes:
-    """`since` is when the present home became home, epoch microseconds; before that the former one was."""
+    """Current and former homes; the current one is valid from `since` on (us)."""
 
     city: Ints
     latitude: Floats
@@ -32,19 +32,19 @@ class Homes:
         return cls(city, latitude, longitude, city.copy(), latitude.copy(), longitude.copy(), since)
 
     def city_at(self, account: Ints, t: Ints) -> Ints:
-        """City of the home of each account at t."""
+        """Return the city of the home of each account at t."""
         city: Ints = self._at(self.city, self.former_city, account, t)
         return city
 
     def place_at(self, account: Ints, t: Ints) -> tuple[Floats, Floats]:
-        """Latitude and longitude of the home of each account at t."""
+        """Return latitude and longitude of the home of each account at t."""
         return (
             self._at(self.latitude, self.former_latitude, account, t),
             self._at(self.longitude, self.former_longitude, account, t),
         )
 
     def move(self, rng: np.random.Generator, places: Places, account: Ints, t: Ints) -> None:
-        """Give accounts another home from t on, half of them in the same city; each account at most once a call."""
+        """Give accounts a new home from t on, half of them in the same city; each account at most once per call."""
         self.former_city[account] = self.city[account]
         self.former_latitude[account] = self.latitude[account]
         self.former_longitude[account] = self.longitude[account]

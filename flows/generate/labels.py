@@ -1,9 +1,8 @@
-"""One row per statement about a payment, at the instant it becomes known: hours to days after the payment.
+"""Labels: one row per statement about a payment, at the time it becomes known, hours to days after the payment.
 
-Every fraud is reported in the end. Some reports are wrong at first: an honest payment reported by its own
-payer, or the wrong kind of fraud; an analyst corrects them days later, in a row of its own. Analysts also look
-at some honest payments of their own accord, suspicious ones first, and clear them. A fifth of the statements name
-the payer and the payee, the others only the payment.
+Every fraud is reported at some time. Some reports are wrong at first (an honest payment, or the wrong type of fraud); an analyst
+corrects them days later, in another row. Analysts also review and clear some honest payments, suspicious ones first. A fifth of the
+labels name payer and payee, the others only the payment.
 """
 
 from typing import Any
@@ -31,9 +30,9 @@ _CUSTOMER, _ANALYST = 1, 2
 def label_payments(
     rng: np.random.Generator, payments: pa.Table, t: Ints, fraud: Ints, suspicious: Floats
 ) -> pa.Table:
-    """Label payments (`fraud`: 0 or the kind), sorted by the time the label becomes known.
+    """Return the labels of payments, sorted by the time they become known. `fraud` is 0 or the type of fraud.
 
-    `suspicious` weighs which honest payments are reported by mistake, or reviewed; zeros are never.
+    `suspicious` are weights for honest payments to be reported by mistake or reviewed; with 0 they never are.
     """
     stolen = np.flatnonzero(fraud)
     known = t[stolen] + _delay(rng, len(stolen))
@@ -117,6 +116,6 @@ def label_table(
 
 
 def _delay(rng: np.random.Generator, n: int) -> Ints:
-    """Log-normal, a bit over a day, from an hour to five days."""
+    """Draw n delays (us): log-normal, median a bit over a day, from an hour to five days."""
     days = np.clip(_MEDIAN_DELAY_DAYS * np.exp(0.7 * rng.standard_normal(n)), 1 / 24, MAX_DELAY_DAYS)
     return (days * _DAY_US).astype(np.int64)

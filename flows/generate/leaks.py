@@ -1,4 +1,4 @@
-"""Merchants that leak cards: for some days whatever is paid there is copied, and used by thieves in the days after."""
+"""Merchants that leak cards: for some days the cards used there are copied, and used by thieves in the days after."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _AT_MOST = 20_000
 
 
 def leaking(seed: int, merchants: int, t: Ints) -> tuple[Ints, Bools]:
-    """Each of the merchants that leak by turns at t, and whether it does so right then: two int64 [n, LEAKING]."""
+    """Return the merchants that leak cards in turn, and whether each does so at t: two int64[n, LEAKING]."""
     slot = np.arange(LEAKING)
     turn = np.asarray(t)[:, None] / (_EPOCH_DAYS * DAY_US) + slot / LEAKING
     epoch = np.floor(turn)
@@ -25,7 +25,7 @@ def leaking(seed: int, merchants: int, t: Ints) -> tuple[Ints, Bools]:
 
 @dataclass(slots=True)
 class Leaks:
-    """Copied cards: whose, and when; a card is worthless after ten days."""
+    """Copied cards: account and time; a card can be used for ten days."""
 
     account: Ints
     t: Ints
@@ -34,11 +34,11 @@ class Leaks:
 
     @classmethod
     def none(cls) -> "Leaks":
-        """No card copied yet."""
+        """Return the initial state: no copied cards."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     def take_in(self, rng: np.random.Generator, seed: int, merchants: int, plan: Plan, start: int) -> None:
-        """Copy most cards of a settled plan that were used where they leak; forget old ones."""
+        """Add most cards of a settled plan that were used at leaking merchants, and remove old ones."""
         who, now = leaking(seed, merchants, np.array([start]))
         leaks = np.zeros(int(plan.payee.max(initial=0)) + merchants + 1, np.bool_)
         leaks[who[now]] = True

@@ -1,8 +1,7 @@
-"""The running balances: one pass over planned payments in time order, in whole cents.
+"""Balances: one pass over planned payments in order of time, in whole cents.
 
-A payment that the balance does not cover never happens: the account is topped up instead, at that moment.
-So no balance is ever negative, money that leaves an account of ours for another arrives there, and what was
-before is what was after the last time.
+If the balance does not cover a payment, the account is topped up instead. So no balance is negative, money sent between two
+accounts of this bank arrives, and the balance before a payment is the balance after the previous one.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from feature_repo.kernel_cache import kernel
 
 KEPT, TOPPED_UP, DROPPED = 0, 1, 2
 _LEAST_SHARE_CENTS = 1_000
-"""Nobody empties an account for less than this."""
+"""Least amount of a payment that takes a share of the balance."""
 
 
 _INTS, _FLAGS, _REALS = nb.int64[::1], nb.boolean[::1], nb.float64[::1]
@@ -37,11 +36,10 @@ def settle(
     receiver_after: Any,
     fate: Any,
 ) -> None:
-    """Move the money, updating `balance` (int64 cents per account) and filling the arrays from `cents` on.
+    """Settle payments: update `balance` (int64[accounts], cents) and fill the arrays from `cents` on.
 
-    `receiver` is the receiving account of ours or -1; `by_share` > 0 asks for that share of the balance of
-    the moment, else `cents` holds the amount; `fate` says KEPT, TOPPED_UP (the row has become a top-up) or
-    DROPPED (nothing happened).
+    `receiver` is the receiving account or -1. If `by_share` > 0, the amount is that share of the balance, else it is `cents`.
+    `fate` becomes KEPT, TOPPED_UP (the row became a top-up) or DROPPED (no payment).
     """
     for i in range(len(account)):
         payer = account[i]

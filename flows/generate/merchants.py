@@ -1,7 +1,6 @@
-"""Who sells: one row per version of a merchant, and how merchants change in a stretch of time.
+"""Merchants: one row per version of a merchant.
 
-Small merchants come and go: before it opens and after it closes, a neighbour takes its customers. Frauds prefer some
-merchants to others: see `fences`.
+Small merchants open and close; while one is closed, a neighbour gets its customers. Frauds prefer some merchants: see `fences`.
 """
 
 from dataclasses import dataclass
@@ -14,16 +13,16 @@ import pyarrow.compute as pc
 from feature_repo.declare.stream import TIMESTAMP
 from feature_repo.streams.merchants import MERCHANTS, RISK_TIERS
 from flows.generate.accounts import DAY_US
+from flows.generate.changelog_versions import MONTH_US, NEVER, Versions, in_snapshot
 from flows.generate.draws import Bools, Floats, Ints
 from flows.generate.payments import Span
 from flows.generate.places import Places
-from flows.generate.versions import MONTH_US, NEVER, Versions, in_snapshot
 
 CATEGORIES: Final = (
     "pharmacy", "grocery", "bakery", "restaurant", "digital", "fuel", "books", "fashion", "gambling", "furniture",
     "electronics", "travel", "jewellery",
 )  # fmt: skip
-"""By what a purchase costs, roughly ascending."""
+"""Categories of merchants, by ascending typical price."""
 
 _RISKY: Final = ("digital", "gambling", "electronics", "jewellery")
 _A_MONTH: Final = np.array([0.06, 0.02, 0.008])  # rated anew, another trade, closed
@@ -37,7 +36,7 @@ _FENCE_SLOTS = 4_096
 
 @dataclass(slots=True)
 class Merchants:
-    """One entry per merchant. `neighbour` takes the customers of a shut one; `fences` are drawn from evenly."""
+    """Merchants, one entry each. `neighbour` gets the customers of a closed one; `fences` are preferred by thieves."""
 
     seed: int
     places: Places
@@ -45,7 +44,7 @@ class Merchants:
     tier: Ints
     latitude: Floats
     longitude: Floats
-    on_line: Bools
+    online: Bools
     skips_3ds: Bools
     small: Bools
     neighbour: Ints
@@ -57,7 +56,7 @@ class Merchants:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, places: Places, *, seed: int) -> "Merchants":
-        """Draw merchants; `announce` gives them their openings."""
+        """Draw merchants; `announce` sets their opening."""
         n, kinds = places.merchants, len(CATEGORIES)
         dearness = np.argsort(np.argsort(places.merchant_price)) / n + rng.normal(0.0, 0.12, n)
         category = np.clip((dearness * kinds).astype(np.int64), 0, kinds - 1)
@@ -80,7 +79,7 @@ class Merchants:
             tier=np.select([draw < 0.06, draw < 0.28], [2, 1], 0).astype(np.int64),
             latitude=(places.city_latitude[places.merchant_city] + rng.normal(0.0, 0.05, n)).round(5),
             longitude=(places.city_longitude[places.merchant_city] + rng.normal(0.0, 0.08, n)).round(5),
-            on_line=rng.random(n) < _ON_LINE,
+            online=rng.random(n) < _ON_LINE,
             skips_3ds=rng.random(n) < _NO_3DS,
             small=small,
             neighbour=neighbour,
@@ -90,7 +89,7 @@ class Merchants:
         )
 
     def announce(self, rng: np.random.Generator, start: int) -> Versions:
-        """Say when merchants opened, months to decades before `start`, a few only afterwards; those there by then."""
+        """Set when merchants opened: months to decades before `start`, a few after it. Return the versions known at `start`."""
         n = len(self.opened)
         years = np.clip(np.exp(np.log(5.0) + 0.9 * rng.standard_normal(n)), 0.3, 60.0)
         draw, when = rng.random(n), (rng.random(n) * _OPENS_WITHIN_DAYS * DAY_US).astype(np.int64)
@@ -108,7 +107,7 @@ class Merchants:
         return Versions(self._rows(there, t, f"{start:x}.all"), t)
 
     def advance(self, rng: np.random.Generator, span: Span, payments: float) -> Versions:
-        """Let merchants open, be rated anew, change their trade and close in a span."""
+        """Open, re-rate, change and close merchants in a span; return their new versions."""
         new = np.flatnonzero((self.opened >= span.start) & (self.opened < span.end))
         old = rng.permutation(np.flatnonzero((self.opened < span.start) & (self.closed == NEVER)))
         expected = _A_MONTH * (span.end - span.start) / MONTH_US * len(old)
@@ -127,7 +126,7 @@ class Merchants:
         return Versions(self._rows(account[order], t[order], f"{span.start:x}"), t[order])
 
     def open_for(self, payee: Ints, t: Ints) -> Ints:
-        """The payees, with the neighbour of each merchant that is not open at its t in its place."""
+        """Return the payees; a merchant that is not open at its t is replaced by its neighbour."""
         if not len(t):
             return payee
         some = np.zeros(len(self.places.names), np.bool_)
@@ -140,10 +139,10 @@ class Merchants:
         return payee
 
     def _rows(self, merchant: Ints, t: Ints, run: str) -> pa.Table:
-        """Versions of merchants as they are now; a closed one's is a deletion."""
+        """Return versions of the merchants' current state; that of a closed one is a deletion."""
         n = len(merchant)
         gone = self.closed[merchant] != NEVER
-        nowhere = gone | self.on_line[merchant]
+        nowhere = gone | self.online[merchant]
         columns = {
             "event_id": pc.binary_join_element_wise(
                 f"s-{self.seed:x}.{run}", pa.array(np.arange(n)).cast(pa.string()), "-"

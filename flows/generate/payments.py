@@ -1,8 +1,7 @@
-"""What honest people do. One planned payment per entry, sorted by nothing.
+"""Honest payments, one planned payment per entry, in no order.
 
-Much of it looks like fraud when a payment is seen alone: people empty accounts, pay a car in one go, buy in
-shops they have never been to, travel, change phones, and are up at night. What tells them apart is their
-history.
+Many look like fraud if seen alone: people empty accounts, buy cars, try new shops, travel, change phones and pay at night. Only
+the history of an account tells them apart.
 """
 
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ _KIND_WEIGHT = np.cumsum([0.80, 0.075, 0.055, 0.02, 0.05])
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of time to plan for; in real time people act now, not at their usual hours."""
+    """A half-open interval of time (us). In real time (live traffic), people act at any hour."""
 
     start: int
     end: int
@@ -34,7 +33,7 @@ class Span:
 
 
 def plan_honest(rng: np.random.Generator, accounts: Accounts, span: Span, count: int) -> Plan:
-    """Plan about `count` payments of a span, all honest."""
+    """Plan about `count` honest payments of a span."""
     rounds = rng.binomial(count, _ROUNDS)
     everyday = max(count - 4 * rounds, 0)
     follow_ups = rng.binomial(everyday, _FOLLOW_UPS)
@@ -54,7 +53,7 @@ def plan_honest(rng: np.random.Generator, accounts: Accounts, span: Span, count:
 
 
 def _who_when(rng: np.random.Generator, accounts: Accounts, span: Span, count: int) -> tuple[Ints, Ints]:
-    """Who acts (by activity) and when (each by its own hours)."""
+    """Draw accounts by activity, and times by the usual hours of each."""
     width = span.end - span.start
     if span.real_time:
         hour = (span.start + width // 2) % DAY_US / 3.6e9
@@ -67,12 +66,12 @@ def _who_when(rng: np.random.Generator, accounts: Accounts, span: Span, count: i
 
 
 def _one_by_one(rng: np.random.Generator, weight: Floats, count: int) -> Ints:
-    """Draw accounts by weight, in account order: the sort by time comes later."""
+    """Draw accounts by weight, in order of account; they are sorted by time later."""
     return np.repeat(np.arange(len(weight)), rng.multinomial(count, weight / weight.sum()))
 
 
 def at_usual_hours(rng: np.random.Generator, accounts: Accounts, span: Span, account: Ints) -> Ints:
-    """Instants within the span, by the hours each account keeps; one in twelve at any hour."""
+    """Draw times within the span by the usual hours of each account; one in twelve at any hour."""
     n, width = len(account), span.end - span.start
     hour = (accounts.peak_hour[account] + accounts.hour_spread[account] * rng.standard_normal(n)) % 24.0
     hour = np.where(rng.random(n) < 1 / 12, rng.random(n) * 24.0, hour)
@@ -83,7 +82,7 @@ def at_usual_hours(rng: np.random.Generator, accounts: Accounts, span: Span, acc
 
 
 def _everyday(rng: np.random.Generator, accounts: Accounts, account: Ints, t: Ints) -> Plan:
-    """Shopping, people, cash, bills; a few of them large, and a few that empty the account."""
+    """Plan payments to shops and people, cash and bills; a few are large, and a few empty the account."""
     n, places = len(account), accounts.places
     kind = np.searchsorted(_KIND_WEIGHT, rng.random(n) * _KIND_WEIGHT[-1], side="right").astype(np.int64)
     city, away = accounts.city(account, t)
@@ -136,7 +135,7 @@ def _everyday(rng: np.random.Generator, accounts: Accounts, account: Ints, t: In
 
 
 def _payment_round(rng: np.random.Generator, accounts: Accounts, span: Span, rounds: int) -> Plan:
-    """Several transfers within minutes: bills shared, rent and wages paid, money moved about."""
+    """Plan several transfers within minutes, such as rent, wages and shared bills."""
     starter, start = _who_when(rng, accounts, span, rounds)
     size = rng.integers(3, 6, rounds)
     member = np.repeat(np.arange(rounds), size)
@@ -164,7 +163,7 @@ def _payment_round(rng: np.random.Generator, accounts: Accounts, span: Span, rou
 
 
 def _incomes(rng: np.random.Generator, accounts: Accounts, span: Span) -> Plan:
-    """Incomes come once every 28 days in a night run, half of them on the same four days."""
+    """Plan incomes: once every 28 days at night, half of them on the same four days."""
     day = np.arange(span.start // DAY_US, -(-span.end // DAY_US))
     every = np.arange(accounts.places.accounts)
     payday = np.where(every % 2 == 0, every % 4, every // 2 % 28)
@@ -190,12 +189,12 @@ def _incomes(rng: np.random.Generator, accounts: Accounts, span: Span) -> Plan:
 
 
 def whole_or_nearly(rng: np.random.Generator, n: int) -> Floats:
-    """Shares of who clears an account, honest or not: everything, or what a limit or a fee lets through."""
+    """Draw the share of the balance that empties an account, honest or not: all, or less because of limits and fees."""
     return np.where(rng.random(n) < 0.55, 1.0, rng.uniform(0.8, 1.0, n))
 
 
 def channels(rng: np.random.Generator, accounts: Accounts, account: Ints, kind: Ints) -> Ints:
-    """How each payment is made, by its kind and by how much the account likes its phone."""
+    """Draw the channel of each payment, by its type and the account's preference for its phone."""
     n = len(account)
     phone = rng.random(n) < accounts.pays_by_phone[account]
     shop = np.where(phone, Channel.APP, np.where(rng.random(n) < 0.28, Channel.WEB, Channel.POS))
@@ -210,7 +209,7 @@ def channels(rng: np.random.Generator, accounts: Accounts, account: Ints, kind: 
 def at_hand(
     rng: np.random.Generator, accounts: Accounts, plan: Plan, city: Ints, *, new_device: float
 ) -> Plan:
-    """Fill in where each payment is made and with which card or phone, some of them new."""
+    """Set location and device (card or phone, some of them new) of each payment."""
     n, places = len(plan), accounts.places
     at_home = city == accounts.homes.city_at(plan.account, plan.t)
     home_latitude, home_longitude = accounts.homes.place_at(plan.account, plan.t)
@@ -227,5 +226,5 @@ def at_hand(
 
 
 def _pace(span: Span) -> float:
-    """Live, minutes become seconds, so that a minute of watching contains whole shopping trips."""
+    """Return the factor of time intervals: live traffic is 100 times faster, so that a short run has whole series."""
     return 1 / 100 if span.real_time else 1.0

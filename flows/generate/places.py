@@ -1,4 +1,4 @@
-"""Cities, merchants and everybody who can be paid. One entry per payee; nothing here changes with time."""
+"""Cities, merchants and other payees, one entry per payee; they do not change with time."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,9 @@ _CUSTOMERS_OF_CITY, _CUSTOMERS_OF_ALL = 2**10, 2**15
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where money is spent.
+    """Cities and payees.
 
-    Payees are numbered: merchants, then accounts of ours, then accounts elsewhere, then cash machines.
+    Payees are numbered: merchants, accounts of this bank, accounts of other banks, cash machines.
     """
 
     merchants: int
@@ -33,7 +33,7 @@ class Places:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, accounts: int, merchants: int) -> "Places":
-        """Draw cities and merchants; shops are Zipf-popular, as people's custom is."""
+        """Draw cities and merchants; the popularity of merchants follows Zipf's law."""
         cities = int(np.clip(merchants // 12, 1, 40))
         weight = 1.0 / np.arange(1, cities + 1) ** 0.8
         merchant_city = rng.choice(cities, merchants, p=weight / weight.sum())
@@ -67,38 +67,38 @@ class Places:
 
     @property
     def cities(self) -> int:
-        """How many cities there are."""
+        """Number of cities."""
         return len(self.city_weight)
 
     @property
     def account_names(self) -> Any:
-        """Ids of our own accounts, as an Arrow array."""
+        """Ids of the accounts of this bank, as an Arrow array."""
         return self.names.slice(self.merchants, self.accounts)
 
     def shop(self, city: Ints, draw: Floats) -> Ints:
-        """Pick a merchant of each city by popularity, from uniform draws."""
+        """Return a merchant of each city by popularity, from uniform draws."""
         return self.shops_of_city[city, (draw * _CUSTOMERS_OF_CITY).astype(np.int64)]
 
     def shop_anywhere(self, draw: Floats) -> Ints:
-        """Pick a merchant of the whole country by popularity, as one does on the web."""
+        """Return a merchant of the whole country by popularity, for online payments."""
         return self.shops_of_all[(draw * _CUSTOMERS_OF_ALL).astype(np.int64)]
 
     def account(self, number: Ints) -> Ints:
-        """Payee number of an account of ours."""
+        """Return the payee number of an account of this bank."""
         return self.merchants + number
 
     def account_elsewhere(self, number: Ints) -> Ints:
-        """Payee number of an account at another bank."""
+        """Return the payee number of an account at another bank."""
         return self.merchants + self.accounts + number
 
     def atm(self, city: Ints, draw: Floats) -> Ints:
-        """Payee number of a cash machine in each city."""
+        """Return the payee number of a cash machine in each city."""
         machine = city * _ATMS_A_CITY + (draw * _ATMS_A_CITY).astype(np.int64)
         return self.merchants + self.accounts + self.elsewhere + machine
 
 
 def _by_popularity(merchants: Ints, popularity: Floats, customers: int) -> Ints:
-    """Spread so many customers evenly over merchants; looking one up is much quicker than a search."""
+    """Return a table of merchants by popularity; looking one up is much faster than a search."""
     cumulative = np.cumsum(popularity[merchants])
     spread = (np.arange(customers) + 0.5) / customers * cumulative[-1]
     chosen: Ints = merchants[np.searchsorted(cumulative, spread)]

@@ -1,4 +1,4 @@
-"""Planned payments: struct of arrays, one entry per payment somebody intends to make, not yet settled."""
+"""Planned payments that are not settled yet: a struct of arrays, one entry per payment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,7 +23,7 @@ class Kind(IntEnum):
 
 
 class Channel(IntEnum):
-    """Place of a channel in CHANNELS; -1 is no channel."""
+    """Index of a channel in CHANNELS; -1 is no channel."""
 
     APP = 0
     WEB = 1
@@ -37,7 +37,7 @@ CHANNELS = tuple(channel.name.lower() for channel in Channel)
 
 @dataclass(slots=True)
 class Plan:
-    """Intended payments. `share` > 0 asks for that share of the balance of the moment instead of `cents`."""
+    """Planned payments. If `share` > 0, the amount is that share of the balance, else it is `cents`."""
 
     t: Ints
     account: Ints
@@ -52,20 +52,20 @@ class Plan:
     fraud: Ints
 
     def __len__(self) -> int:
-        """Count of payments."""
+        """Number of payments."""
         return len(self.t)
 
     def take(self, which: Ints | Bools) -> "Plan":
-        """Choose payments by index or mask."""
+        """Return the payments of an index or mask."""
         return Plan(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 def concat(plans: Sequence[Plan]) -> Plan:
-    """One plan out of several, in the order given."""
+    """Concatenate plans."""
     return Plan(*(np.concatenate([getattr(plan, field.name) for plan in plans]) for field in fields(Plan)))
 
 
 def empty() -> Plan:
-    """Make a plan of nothing."""
+    """Return a plan without payments."""
     kinds: dict[str, npt.DTypeLike] = {"share": np.float64, "latitude": np.float64, "longitude": np.float64}
     return Plan(*(np.zeros(0, kinds.get(field.name, np.int64)) for field in fields(Plan)))

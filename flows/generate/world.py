@@ -1,8 +1,7 @@
-"""A seeded world of accounts and merchants, whose payments can be had for one stretch of time after another.
+"""A seeded world of accounts and merchants, which generates events for one span of time after another.
 
-Habits are functions of the seed; what happens in a stretch of time is a function of the seed and that
-stretch; balances, homes, what is true of customers and merchants, copied cards, and thefts half done, are
-carried from one stretch to the next. So the traffic of today goes on where the history ended.
+Habits depend on the seed, and the events of a span on the seed and the span. Balances, homes, the state of customers and merchants,
+copied cards and unfinished thefts are carried from span to span, so live traffic continues where the history ended.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from feature_repo.errors import DataError
 from feature_repo.files import replaced
 from feature_repo.streams.payments import PAYMENTS, TYPES
 from flows.generate.accounts import DAY_US, Accounts
+from flows.generate.changelog_versions import Versions
 from flows.generate.charges import charge_payments
 from flows.generate.customers import Customers
 from flows.generate.draws import Floats, Ints
@@ -33,19 +33,18 @@ from flows.generate.merchants import Merchants
 from flows.generate.payments import Span, plan_honest
 from flows.generate.places import Places
 from flows.generate.plan import CHANNELS, NOTHING, Channel, Kind, Plan, concat, empty
-from flows.generate.versions import Versions
 
 CURRENCY = "EUR"
 _LIVE_CHUNK_US = 5_000_000
-_WEEK = np.array([1.0, 1.12, 1.1, 0.78, 0.97, 1.0, 1.03])  # Thursday first: the epoch began on one
+_WEEK = np.array([1.0, 1.12, 1.1, 0.78, 0.97, 1.0, 1.03])  # from Thursday on, the first day of the epoch
 _HONEST, _FRAUD, _LABELS, _WORLD, _CUSTOMERS, _MERCHANTS, _CHARGES, _LEAKS, _OPENINGS = range(1, 10)
 
 
 class Events(NamedTuple):
-    """Payments of a stretch of time, sorted by event_timestamp, and every label they will ever get.
+    """The events of a span: payments sorted by event_timestamp, and all labels they will ever get.
 
-    Versions of customers and merchants, and charges, come in the order of arrival; the first stretch of a world begins
-    with a version of everybody.
+    Versions of customers and merchants, and charges, are in order of arrival; the first span of a world begins with one version of
+    each customer and merchant.
     """
 
     payments: pa.Table
@@ -56,14 +55,14 @@ class Events(NamedTuple):
 
 
 def payments_a_day(payments: int, start: int, end: int) -> float:
-    """Daily rate (of an average day of the week) that makes so many payments in [start, end) microseconds."""
+    """Return the daily rate (of an average weekday) that gives so many payments in [start, end) (us)."""
     edges = [start, *range((start // DAY_US + 1) * DAY_US, end, DAY_US), end]
     weight = sum((high - low) / DAY_US * _WEEK[low // DAY_US % 7] for low, high in pairwise(edges))
     return float(payments / weight)
 
 
 class World:
-    """Accounts, merchants and their balances. Not thread-safe: time passes in it."""
+    """Accounts, merchants and their balances. It has state and is not thread-safe."""
 
     def __init__(
         self,
@@ -74,10 +73,10 @@ class World:
         payments_a_day: float = 7_500.0,
         fraud_share: float = 0.008,
     ) -> None:
-        """Draw the world; `fraud_share` is the expected share of fraudulent payments among all."""
+        """Draw the world; `fraud_share` is the expected share of fraud. Raises `DataError` if it is too small."""
         if accounts < 10 or merchants < 10:
             msg = f"a world of {accounts} accounts and {merchants} merchants is too small for fraud"
-            raise DataError(msg, todo="ask for at least 10 of each")
+            raise DataError(msg, todo="choose at least 10 of each")
         self.seed = seed
         self.payments_a_day = payments_a_day
         self.fraud_share = fraud_share
@@ -92,7 +91,7 @@ class World:
         self._carried = empty()
 
     def payments(self, start: int, end: int) -> Iterator[Events]:
-        """Everything that happens in [start, end), epoch microseconds, a UTC day or part of one at a time."""
+        """Yield the events of [start, end) (us), one UTC day or part of a day at a time."""
         while start < end:
             day_end = min((start // DAY_US + 1) * DAY_US, end)
             share_of_day = (day_end - start) / DAY_US
@@ -105,14 +104,13 @@ class World:
     def live(
         self, start: int, *, rate: float, seconds: float | None = None, block_seconds: float = 0.1
     ) -> Iterator[Events]:
-        """Traffic of `rate` payments a second from `start` on, in blocks of real time; no `seconds`, no end.
+        """Yield live traffic of `rate` payments per second from `start` (us) on, in blocks of `block_seconds`.
 
-        Blocks follow each other without gaps, some are empty. Nobody sleeps here: publish a block when its
-        time has come. Thefts run faster than in `payments`, minutes become seconds, so that a short live
-        run contains whole ones.
+        Without `seconds` it never ends. Blocks follow each other without gaps; some are empty. This function does not wait: the
+        caller publishes each block at its time. Thefts run faster than in `payments`, so that a short run has whole ones.
         """
         if len(self._carried):
-            # What was half done when the history ended is over, unless live traffic starts right there.
+            # Unfinished thefts of the history end there, unless live traffic starts at once.
             self._carried = self._carried.take(self._carried.t >= start)
         block = max(int(block_seconds * 1e6), 1)
         chunk = max(_LIVE_CHUNK_US // block, 1) * block
@@ -134,7 +132,7 @@ class World:
             start = end
 
     def save(self, folder: Path) -> Path:
-        """Write what another process needs to go on from here, as `world.npz` without pickles."""
+        """Write the state as `world.npz`, without pickles; return its path."""
         parameters = {
             "seed": self.seed,
             "accounts": self.places.accounts,
@@ -160,7 +158,7 @@ class World:
 
     @classmethod
     def open(cls, folder: Path) -> "World":
-        """Take up the world that `save` left in a folder."""
+        """Return the world saved in a folder. Raises `DataError` if there is none."""
         path = folder / "world.npz"
         if not path.exists():
             msg = "no world to continue"
@@ -168,7 +166,7 @@ class World:
         with np.load(path, allow_pickle=False) as stored:
             if "announced" not in stored:
                 msg = "a world of an earlier version, without customers and merchants"
-                raise DataError(msg, where=path, todo="generate the history anew")
+                raise DataError(msg, where=path, todo="generate the history again")
             world = cls(**orjson.loads(stored["parameters"].tobytes()))
             world.balance = stored["balance"]
             world._announced = bool(stored["announced"])
@@ -178,7 +176,7 @@ class World:
         return world
 
     def _state(self) -> dict[str, tuple[Any, Sequence[str]]]:
-        """What time changes, besides the balances: by part, the object and the names of its arrays."""
+        """Return the state besides the balances: part -> object and names of its arrays."""
         return {
             "carried": (self._carried, Plan.__slots__),
             "homes": (self.accounts.homes, Homes.__slots__),
@@ -191,7 +189,7 @@ class World:
         return np.random.default_rng([self.seed, purpose, start])
 
     def _advance(self, span: Span, expected: float, planned: float, *, run: str, first: int) -> Events:
-        """Plan a span, settle it, and keep for later what was planned beyond its end."""
+        """Plan and settle a span; keep what was planned beyond its end for the next one."""
         customers, merchants = self._change(span, expected)
         there = self.customers.open_during(span)
         accounts = replace(self.accounts, activity=self.accounts.activity * there)
@@ -227,7 +225,7 @@ class World:
         return Events(payments, labels, customers, merchants, charges)
 
     def _change(self, span: Span, expected: float) -> tuple[Versions, Versions]:
-        """Let customers and merchants change in a span; before the first one, say what is true of all of them."""
+        """Change customers and merchants in a span; the first span begins with one version of each."""
         parts = []
         for part, purpose in ((self.customers, _CUSTOMERS), (self.merchants, _MERCHANTS)):
             versions = []
@@ -244,7 +242,7 @@ class World:
         return parts[0], parts[1]
 
     def _divert(self, plan: Plan) -> None:
-        """Payees that are not there, or are the payer itself, are replaced; shops on the web are not paid in person."""
+        """Replace payees that are closed or the payer itself; payments to online shops use the channel web."""
         places = self.places
         plan.payee = self.merchants.open_for(plan.payee, plan.t)
         number = plan.payee - places.merchants
@@ -254,11 +252,11 @@ class World:
         itself = plan.payee == places.account(plan.account)
         plan.payee = np.where(itself, self.accounts.savings(plan.account), plan.payee)
         in_person = np.flatnonzero((plan.kind == Kind.PAYMENT) & (plan.channel == Channel.POS))
-        on_line = self.merchants.on_line[np.minimum(plan.payee[in_person], places.merchants - 1)]
-        plan.channel[in_person[on_line]] = Channel.WEB
+        online = self.merchants.online[np.minimum(plan.payee[in_person], places.merchants - 1)]
+        plan.channel[in_person[online]] = Channel.WEB
 
     def _settle(self, plan: Plan, *, run: str, first: int) -> tuple[Plan, pa.Table, pa.Table]:
-        """Move the money; what happened, as a plan, as payments and as labels of them."""
+        """Settle a plan; return the settled plan, its payments and their labels."""
         n, places = len(plan), self.places
         ours = (plan.payee >= places.merchants) & (plan.payee < places.merchants + places.accounts)
         before, after, fate = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -341,7 +339,7 @@ def _charges_by_arrival(stretches: Iterator[tuple[Events, int, int]]) -> Iterato
 def _blocks(events: Events, start: int, end: int, block: int) -> Iterator[Events]:
     """Cut events into blocks of `block` microseconds: payments by their own time, the others by their arrival.
 
-    Labels go with their payments. What arrives just before or after the stretch goes with its first or last block.
+    Labels are in the block of their payment. Rows that arrive before or after the span are in its first or last block.
     """
     edges = np.arange(start, end, block)[1:]
     payments = events.payments["event_timestamp"].cast(pa.int64()).to_numpy()

@@ -246,9 +246,9 @@ def test_merchants_open_change_and_close(quarter: History) -> None:
     assert {"category"} in changed
     rows = quarter.merchants.to_pylist()
     assert any(row["opened_at"] and row["opened_at"] > START for row in rows)
-    on_line = [row for row in rows if row["latitude"] is None and not row["deleted"]]
-    assert 0.1 < len(on_line) / len(rows) < 0.4
-    assert all(row["longitude"] is None for row in on_line)
+    online = [row for row in rows if row["latitude"] is None and not row["deleted"]]
+    assert 0.1 < len(online) / len(rows) < 0.4
+    assert all(row["longitude"] is None for row in online)
 
 
 def test_charges_belong_to_payments_by_card_and_come_mostly_before_them(history: History) -> None:
@@ -617,7 +617,7 @@ def test_live_traffic_publishes_every_stream_and_reports_what_it_published(
 
 def test_world_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
     np.savez(tmp_path / "world.npz", balance=np.zeros(3))
-    with pytest.raises(DataError, match="Generate the history anew"):
+    with pytest.raises(DataError, match="Generate the history again"):
         World.open(tmp_path)
 
 

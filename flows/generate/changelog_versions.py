@@ -1,4 +1,4 @@
-"""Rows of a stream beside the payments: the raw table, and when each row reaches the bus."""
+"""Rows of customers, merchants and charges with the time at which each reaches the bus."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,21 @@ from feature_repo.declare.stream import CREATED_TIMESTAMP, TIMESTAMP
 from flows.generate.draws import Ints
 
 NEVER = np.iinfo(np.int64).max
-"""An instant, epoch microseconds, that does not come."""
+"""A time that is never reached (us)."""
 
 MONTH_US = 30 * 86_400_000_000
 SNAPSHOT_US = 3_600_000_000
-"""A changelog begins with a snapshot of what is true already, spread over so long before the first payment."""
+"""A changelog begins with a snapshot of the current state, spread over so long before the first payment."""
 
 
 class Versions(NamedTuple):
-    """A raw table in the order of arrival; `arrivals` is int64 epoch microseconds, one per row, never before the event."""
+    """A raw table in order of arrival. `arrivals`: int64[rows] (us), never before the event time."""
 
     table: pa.Table
     arrivals: Ints
 
     def slice(self, low: int, high: int) -> "Versions":
-        """Rows from `low` to before `high`."""
+        """Return the rows from `low` to before `high`."""
         return Versions(self.table.slice(low, high - low), self.arrivals[low:high])
 
     def merged(self, other: "Versions") -> "Versions":
@@ -33,10 +33,10 @@ class Versions(NamedTuple):
         return Versions(pa.concat_tables([self.table, other.table]).take(order), arrivals[order])
 
     def stamped(self) -> pa.Table:
-        """The rows with their arrival as `created_timestamp`: what a file says that is to be replayed as it came in."""
+        """Return the rows with their arrival as `created_timestamp`, for a file that is replayed in order of arrival."""
         return self.table.append_column(CREATED_TIMESTAMP.field, pa.array(self.arrivals).cast(TIMESTAMP))
 
 
 def in_snapshot(start: int, n: int) -> Ints:
-    """Times of n versions that were true before `start`, ascending and all before it."""
+    """Return n ascending times before `start`, for the versions of the snapshot."""
     return start - SNAPSHOT_US + np.arange(n, dtype=np.int64) * SNAPSHOT_US // max(n, 1)
