@@ -350,3 +350,9 @@ def test_a_smaller_model_on_the_payment_alone_is_trained_beside_it_for_when_noth
 def test_a_service_without_features_of_the_payment_alone_has_no_fallback(manifest: dict[str, Any]) -> None:
     assert "fallback" not in manifest
     assert "fallback.onnx" not in manifest["files"]
+
+
+def test_the_former_name_of_the_validation_section_still_works() -> None:
+    former = TrainingConfig.checked({"gate": {"min_rows": 5}}, where="test")
+    assert former.validation.min_rows == 5
+    assert former == TrainingConfig.checked({"validation": {"min_rows": 5}}, where="test")
