@@ -1,4 +1,4 @@
-"""`python -m tests.audit`: are there known vulnerabilities in the packages of requirements.lock?
+"""`python -m tests.audit`: report known vulnerabilities in the packages of requirements.lock.
 
 pip-audit is asked, first with PyPI's database, then with OSV's. Where neither is reachable nothing is known, and that is said in one
 line: pip-audit itself counts a package it got no answer about as one without findings. Exit code 1: there are some, or a package the
@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def audit(lock: Path, databases: dict[str, tuple[str, ...]], options: Sequence[str] = ()) -> int:
-    """Ask the first database that answers; `databases` are pip-audit's options by name. Returns the exit code."""
+    """Ask the first database that answers; `databases` are pip-audit's options by name. Return the exit code."""
     reasons = []
     for name, choice in databases.items():
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as one:
@@ -43,7 +43,7 @@ def audit(lock: Path, databases: dict[str, tuple[str, ...]], options: Sequence[s
 
 
 def _asked(requirements: Path, options: Sequence[str]) -> list[dict[str, Any]] | str:
-    """What pip-audit found, one entry per package; the last line it said if it did not get so far."""
+    """The findings of pip-audit, one entry per package; its last line of output if it failed."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pip_audit", "--requirement", str(requirements)),
@@ -61,7 +61,7 @@ def _asked(requirements: Path, options: Sequence[str]) -> list[dict[str, Any]] |
 
 
 def _unknown(found: list[dict[str, Any]] | str) -> str:
-    """Why a database said nothing, empty if it did."""
+    """Why a database gave no answer; empty if it gave one."""
     if isinstance(found, str):
         return "no connection" if "onnection" in found else found
     return next(("it does not know even " + p["name"] for p in found if "skip_reason" in p), "")

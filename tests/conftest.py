@@ -1,4 +1,4 @@
-"""Shared ground of all tests: a real server, and a home folder of one's own."""
+"""Fixtures for all tests: a real server, and a home folder per test."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from flows.local.redis_server import EmbeddedServer
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Valkey server of this test session (one for each xdist worker), always an embedded one."""
+    """An embedded Valkey server of this test session, one per xdist worker."""
     with EmbeddedServer(tmp_path_factory.mktemp("redis-home")) as server:
         yield server.url
 
 
 @pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    """A command run inside a test sets up logs for its process, onto a stream that ends with the test."""
+def _reset_logging() -> Iterator[None]:
+    """Undo the logging that a command inside a test has set up, because its stream ends with the test."""
     yield
     structlog.reset_defaults()
 
 
 @pytest.fixture
 def clean_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
-    """The session's server, emptied, as a client; `REDIS_URL` names it for code that reads the settings."""
+    """A client of the session's server, emptied; `REDIS_URL` is set to it."""
     monkeypatch.setenv("REDIS_URL", redis_url)
     client = redis.Redis.from_url(redis_url)
     client.flushall()
@@ -43,7 +43,7 @@ def clean_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[red
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder; no setting of the developer's own shell reaches the test."""
+    """An empty home folder, without the MILLSTREAM settings of the shell that runs the tests."""
     for name in list(os.environ):
         if name.startswith("MILLSTREAM_"):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""What several tests need: a repo applied in a home of its own, a log, and states folded from it."""
+"""A home with the repo applied, a log, and states folded from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from feature_repo.windows.state import KeyIndex, ViewState
 
 
 def feast(settings: RepoSettings, *arguments: str, repo: Path = REPO) -> str:
-    """Run Feast's own command line on a home; returns what it printed."""
+    """Run Feast's command line on a home; return its output."""
     command = [
         str(Path(sys.executable).with_name("feast")),
         "-f",
@@ -37,7 +37,7 @@ def feast(settings: RepoSettings, *arguments: str, repo: Path = REPO) -> str:
 
 
 def with_derived(payments: pa.Table) -> pa.Table:
-    """Payments with the columns the flow joins and derives, all of them null: what a log without other streams and positions has."""
+    """Add the joined and derived columns to payments, all null, as in a log without other streams and positions."""
     for column in PAYMENTS.log_schema:
         if column.name not in {*payments.schema.names, *(c.name for c in LOG_COLUMNS)}:
             payments = payments.append_column(column.name, pa.nulls(payments.num_rows, column.type))
@@ -45,7 +45,7 @@ def with_derived(payments: pa.Table) -> pa.Table:
 
 
 def log_payments(settings: RepoSettings, payments: pa.Table, name: str = "part-0") -> None:
-    """Put payments into the event log as the flow would; accepted at their event time."""
+    """Write payments into the event log as the flow would, accepted at their event time."""
     n = payments.num_rows
     payments = with_derived(payments)
     logged = payments.append_column("created_timestamp", payments["event_timestamp"])
@@ -56,7 +56,7 @@ def log_payments(settings: RepoSettings, payments: pa.Table, name: str = "part-0
 
 
 def project(settings: RepoSettings, payments: pa.Table, blocks: int = 7) -> AppliedViews:
-    """Fold payments and write all states to Redis, in one process, without a flow."""
+    """Fold payments and write all states to Redis in this process, without a flow."""
     views = read_views(settings.home / "views.json")
     client = redis.Redis.from_url(settings.redis_url)
     payments = with_derived(payments)

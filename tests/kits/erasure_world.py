@@ -1,4 +1,4 @@
-"""A small world through all five real flows, in which one account pays, is paid, holds, is charged, labelled, scored and refused."""
+"""A small world through all five real flows, in which one account takes part in every stream and is to be erased."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SETTING = f"ke:{base64.b64encode(KEY).decode()}"
 NAMES = Pseudonyms("ke", KEY)
 GONE = "ACCT-000123"
 ALIKE = GONE + "4"
-"""Another account, which contains the id of the erased one and must not go with it."""
+"""Another account whose id contains that of the erased one; it must stay."""
 PSEUDONYM = NAMES.of(GONE, PARTY)
 NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=3)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -47,7 +47,7 @@ DAY_US = 24 * HOUR_US
 
 
 def window(name: str, keys: tuple[str, ...], *aggregates: tuple[str, str, str], **spec: Any) -> ViewSpec:
-    """A view of a day's windows."""
+    """A view with windows of one day."""
     made = tuple(Aggregate(n, f, c, DAY_US) for n, f, c in aggregates)
     return ViewSpec(name, keys, 0, 64, 600_000_000, made, **spec)
 
@@ -79,7 +79,7 @@ WORLD = AppliedViews(
         "payments": (plain("latest_of_merchant", ("merchant_id",), "currency", "channel"),),
     },
 )
-"""Single keys and pairs, several streams, plain views, among them one whose newest row may be of the erased account."""
+"""Single and pair keys, several streams, and plain views; the newest row of one may be of the erased account."""
 
 
 def iso(when: datetime) -> str:
@@ -87,7 +87,7 @@ def iso(when: datetime) -> str:
 
 
 def pay(number: int, **changes: Any) -> dict[str, Any]:
-    """Every seventh payment is of the account to be erased, every eleventh goes to it."""
+    """A payment; every seventh is by the account to be erased, every eleventh goes to it."""
     made = payment(number, NOW + timedelta(milliseconds=number))
     if number % 7 == 0:
         made["account_id"] = GONE
@@ -108,7 +108,7 @@ def charge(number: int, payment_id: str, **changes: Any) -> dict[str, Any]:
 
 
 def label(number: int, payment_id: str, **changes: Any) -> dict[str, Any]:
-    """Without keys: whose payment it is about follows from a join."""
+    """A label; it has no keys, its account follows from a join with the payment."""
     at = iso(NOW + timedelta(milliseconds=number))
     return {
         "label_id": f"{payment_id}:{number}",
@@ -177,14 +177,14 @@ ORDER = ("customers", "merchants", "payments", "charges", "labels")
 
 @dataclass
 class World:
-    """A home with a server of its own."""
+    """A home, its settings, and a client of its server."""
 
     home: Path
     client: redis.Redis
     settings: FlowSettings
 
     def keys_and_values(self) -> dict[bytes, Any]:
-        """Every hash."""
+        """All hashes of the server except internal ones."""
         return {
             key: self.client.hgetall(key)
             for key in self.client.scan_iter(count=1000)
@@ -209,7 +209,7 @@ def settings_of(home: Path, url: str) -> FlowSettings:
 
 @contextmanager
 def opened(home: Path) -> Iterator[World]:
-    """The server of a home, started."""
+    """Start the server of a home."""
     with EmbeddedServer(home) as server:
         client = redis.Redis.from_url(server.url)
         try:
@@ -220,14 +220,14 @@ def opened(home: Path) -> Iterator[World]:
 
 @contextmanager
 def copied(home: Path, to: Path) -> Iterator[World]:
-    """A copy of a home whose server is stopped."""
+    """Copy a home whose server is stopped, and start a server on the copy."""
     shutil.copytree(home, to)
     with opened(to) as world:
         yield world
 
 
 def build(home: Path, file: Path) -> None:
-    """The world: one run over a file, then all five flows on the bus; scores; and payments nobody has read yet."""
+    """Build the world: a run over a file, all five flows on the bus, scores, and payments that are not read yet."""
     with opened(home) as world:
         apply_views(world.settings, WORLD)
         file.write_bytes(b"".join(encoded(p) + b"\n" for p in IN_FILE))
@@ -268,7 +268,7 @@ def _is_online(world: World, expected: dict[tuple[bytes, bytes], bytes]) -> bool
 
 
 def log_rows(world: World, stream: str) -> list[dict[str, Any]]:
-    """The log, in the order of its files and rows."""
+    """The rows of the log of a stream, file after file."""
     files = sorted(STREAMS[stream].log_folder(world.settings).glob("*.parquet"))
     return [row for path in files for row in pq.read_table(path).to_pylist()]
 
@@ -279,7 +279,7 @@ def letters(world: World, stream: str) -> list[dict[str, Any]]:
 
 
 def folded(world: World, *streams: str) -> dict[tuple[bytes, bytes], bytes]:
-    """(key, state field) -> the state of every published event folded once, from nothing; of all streams if none is named."""
+    """(key, state field) -> the state of all published events folded once; by default of all streams."""
     expected: dict[tuple[bytes, bytes], bytes] = {}
     for stream in streams or WORLD.streams:
         files = sorted(STREAMS[stream].log_folder(world.settings).glob("*.parquet"))
@@ -311,7 +311,7 @@ def online(world: World) -> dict[tuple[bytes, bytes], bytes]:
 
 
 def hidden_forms() -> dict[str, set[bytes]]:
-    """How states and checkpoints hold the account and its payments: hashes of keys and values, ids as two words."""
+    """The bytes by which states and checkpoints hold the account and its payments: hashes, and ids as two words."""
     names = pa.table({"account_id": [PSEUDONYM], "merchant_id": [PSEUDONYM]})
     block = BlockColumns(names)
     ids = BlockColumns(

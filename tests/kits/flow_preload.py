@@ -1,4 +1,4 @@
-"""Loaded once by the process that flow processes are forked from: imports done, kernels compiled."""
+"""Imported once by the process that flow processes are forked from: imports everything and compiles the kernels."""
 
 from __future__ import annotations
 

@@ -49,13 +49,13 @@ _CLUSTER: Final = "bWlsbHN0cmVhbS10ZXN0cw"
 _START_S: Final = 60.0
 
 
-def why_not() -> str | None:
-    """Why there can be no broker here, None if there can."""
+def reason_without_broker() -> str | None:
+    """Why no broker can run here; None if one can."""
     if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         return None
     missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
     return (
-        f"no {' and no '.join(missing)} here to run a Kafka broker; or set KAFKA_BOOTSTRAP_SERVERS"
+        f"no {' and no '.join(missing)} to run a Kafka broker with; install it, or set KAFKA_BOOTSTRAP_SERVERS"
         if missing
         else None
     )
@@ -63,7 +63,7 @@ def why_not() -> str | None:
 
 @functools.cache
 def jars() -> Path:
-    """The broker's jars, in the user's cache; Maven brings them the first time."""
+    """The folder of the broker's jars in the user's cache; Maven downloads them the first time."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millstream"
     folder = cache / f"kafka-{VERSION}-jars"
     cache.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Broker:
         port, secured, controller = _free_ports(3)
         self.servers = f"127.0.0.1:{port}"
         self.secured = f"127.0.0.1:{secured}"
-        """The same broker over TLS, for who knows `USER` and `PASSWORD`; its certificate is its own authority, `certificate`."""
+        """The same broker over TLS, with `USER` and `PASSWORD`; the file `certificate` is its authority."""
         self.certificate = folder / "broker.crt"
         self._process: subprocess.Popen[bytes] | None = None
         settings = {
@@ -134,7 +134,7 @@ class Broker:
         self._format(folder / "data")
 
     def start(self) -> Self:
-        """Returns when the broker answers."""
+        """Start the broker; return when it answers."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -159,7 +159,7 @@ class Broker:
         return self
 
     def stop(self, *, kill: bool = False) -> None:
-        """In good order, or as by kill -9; the data stays."""
+        """Stop the broker cleanly, or with kill -9; its data stays."""
         if self._process is None:
             return
         if kill:
@@ -177,7 +177,7 @@ class Broker:
         return ["java", *_JAVA, "-cp", f"{jars()}/*"]
 
     def _format(self, data: Path) -> None:
-        """An empty storage of this node; it is always the same, so it is made once and copied."""
+        """Copy an empty storage of this node to `data`; it is made once, because it is always the same."""
         kept = jars().with_name(f"{jars().name}-formatted")
         if not kept.is_dir():
             config = str(self.folder / "server.properties")
@@ -217,7 +217,7 @@ def _free_ports(count: int) -> list[int]:
 
 @functools.cache
 def shared() -> Broker | None:
-    """A broker of our own for all tests of this process, until it ends; None when `KAFKA_BOOTSTRAP_SERVERS` names one."""
+    """The broker that all tests of this process share, started at the first call; None when `KAFKA_BOOTSTRAP_SERVERS` names one."""
     if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         return None
     folder = Path(tempfile.mkdtemp(prefix="millstream-kafka-"))
@@ -233,13 +233,13 @@ def servers() -> str:
     return own.servers if own else os.environ["KAFKA_BOOTSTRAP_SERVERS"]
 
 
-def fresh(name: str) -> str:
-    """A name no topic has yet."""
+def unused_topic(name: str) -> str:
+    """A topic name that is not in use."""
     return f"{name}.{uuid.uuid4().hex[:10]}"
 
 
 def make_topic(servers: str, topic: str, partitions: int = 4, **config: str) -> None:
-    """Make a topic and wait until it is there; `config` with `_` for `.`."""
+    """Create a topic and wait until it exists; `config` with `_` for `.`."""
     from confluent_kafka.admin import AdminClient, NewTopic
 
     plain = {name.replace("_", "."): value for name, value in config.items()}
@@ -259,7 +259,7 @@ def add_partitions(servers: str, topic: str, total: int) -> None:
 
 
 def delete_before(servers: str, topic: str, partition: int, offset: int) -> None:
-    """What retention does, at once."""
+    """Delete the records before an offset, as retention does."""
     from confluent_kafka import TopicPartition
     from confluent_kafka.admin import AdminClient
 
@@ -295,7 +295,7 @@ class Writer:
         partition: int = -1,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Append (key, value) records; returns when the broker has them, however long that takes."""
+        """Append (key, value) records; return when the broker has acknowledged them, without a time limit."""
         from confluent_kafka import KafkaError, KafkaException
 
         for key, value in records:

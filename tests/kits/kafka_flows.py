@@ -1,4 +1,4 @@
-"""What tests of flows over Kafka share: settings, keyed traffic, a server for the online store."""
+"""Settings, keyed traffic and a Redis server for tests of flows over Kafka."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.kits.views import apply_views
 
 
 def kafka_settings(home: Path, topic: str, **options: Any) -> FlowSettings:
-    """A flow of payments over a topic of the shared broker, with views applied. Other streams' topics do not exist."""
+    """Settings of a flow of payments over a topic of the shared broker; applies the views. Topics of other streams do not exist."""
     home.mkdir(parents=True, exist_ok=True)
     nowhere = {name: f"{topic}.{name}" for name in ("customers", "merchants", "charges", "labels")}
     defaults: dict[str, Any] = {
@@ -43,7 +43,7 @@ def kafka_settings(home: Path, topic: str, **options: Any) -> FlowSettings:
 
 @functools.cache
 def redis_url() -> str:
-    """An embedded server of this process, until it ends."""
+    """The address of an embedded server that runs until this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="millstream-redis-"))
     server = EmbeddedServer(folder).__enter__()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -58,7 +58,7 @@ def embedded_redis() -> redis.Redis:
 
 
 def keyed_traffic(count: int, draw: random.Random) -> tuple[list[tuple[str, bytes]], dict[str, int]]:
-    """(account, payment) in disorder among which some are late, doubled or broken, and how many of each."""
+    """(account, payload) pairs out of order, some late, duplicated or broken, and how many there are of each reason."""
     sent: list[tuple[str, bytes]] = []
     expected = {"late": 0, "duplicate": 0, "malformed": 0, "schema": 0, "check": 0}
     for n in range(count):
@@ -79,5 +79,5 @@ def keyed_traffic(count: int, draw: random.Random) -> tuple[list[tuple[str, byte
 
 
 def in_order(rows: pa.Table) -> pa.Table:
-    """Rows of a log by source partition and offset, each of which is there once."""
+    """Sort rows of a log by source partition and offset."""
     return rows.sort_by([("source_partition", "ascending"), ("source_offset", "ascending")]).combine_chunks()

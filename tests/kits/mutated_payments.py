@@ -1,8 +1,7 @@
-"""What may arrive instead of a payment: one mutation of a good one per call, of every kind we could think of.
+"""Mutations of a good payment, one per call.
 
-Bytes, types, encodings, sizes up to 10 MB, numbers, times, keys, nesting, texts, structure, and entries of the bus that are shaped
-otherwise. Some come out as events that hold after all (an unknown field, a number written otherwise): what must be true of each is only
-that it is accepted or dead-lettered, whole.
+Mutated are bytes, types, encodings, sizes up to 10 MB, numbers, times, keys, nesting, texts, structure, and the shape of the bus entry.
+Some mutations give a valid event (an unknown field, another spelling of a number). Each must be accepted or dead-lettered as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ LARGEST: Final = 10_000_000
 
 
 def mutated(event: Event, draw: random.Random) -> Fields:
-    """Fields of an entry of the bus."""
+    """The fields of a bus entry with a mutated event."""
     if draw.random() < 0.04:
         return draw.choice(_SHAPES)(_plain(event))
     return [(b"v", draw.choice(_KINDS)(event, draw))]
@@ -30,7 +29,7 @@ def _plain(event: Event) -> bytes:
 
 
 def _with(event: Event, name: str, text: str) -> bytes:
-    """The event with a field's value replaced by any text."""
+    """The event as JSON, with the value of one field replaced by a text."""
     parts = [f"{json.dumps(k)}: {text if k == name else json.dumps(v)}" for k, v in event.items()]
     if name not in event:
         parts.append(f"{json.dumps(name)}: {text}")

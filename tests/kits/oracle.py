@@ -1,6 +1,6 @@
-"""The naive meaning of every window function: plain Python over a list of events, exact fractions, no cleverness.
+"""A naive implementation of every window function: plain Python over a list of events, with exact fractions.
 
-One answer per (function, column, window, key, t). The compiled kernels are held against this.
+One answer per (function, column, window, key, t). Tests compare the compiled kernels with it.
 """
 
 import math
@@ -28,7 +28,7 @@ def answer(events: Iterable[Event], spec: ViewSpec, a: Aggregate, key: str, t: i
 
 
 def agrees(value: float, events: Iterable[Event], spec: ViewSpec, a: Aggregate, key: str, t: int) -> bool:
-    """Whether a kernel's value is the answer: to the last digit or so, a quantile to 1 % of it."""
+    """Whether a kernel's value equals the answer up to rounding, a quantile up to 1 % of it."""
     inside = _inside(events, spec, a, key, t)
     wanted = _value(inside, spec, a, t)
     if math.isnan(wanted) or math.isnan(value):

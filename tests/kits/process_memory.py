@@ -1,4 +1,4 @@
-"""How much memory a process has, for trials that hold it against a bound. Linux tells; elsewhere 0."""
+"""The memory of a process in MiB, from /proc; 0 where there is no /proc."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def resident_mb(pid: int | None) -> int:
-    """Resident now."""
+    """Resident memory now."""
     return _status(pid, "VmRSS:")
 
 
 def peak_mb(pid: int | None) -> int:
-    """The most that was ever resident."""
+    """The peak of resident memory."""
     return _status(pid, "VmHWM:")
 
 

@@ -1,4 +1,4 @@
-"""What the scorer's tests share: one applied repo with 4,000 folded payments, a small real model, and a server of its own."""
+"""For tests of the scorer: an applied repo with 4,000 folded payments, a small real model, and a server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VERSION = "20261122T041955Z-00000001"
 
 
 class World:
-    """Payments of the last 20 days, logged and folded; half of the dearer ones are frauds to the model."""
+    """Payments of the last 20 days, logged and folded, and a model trained on random labels of the large ones."""
 
     def __init__(self, home: Path) -> None:
         self.server = EmbeddedServer(home)
@@ -60,11 +60,11 @@ class World:
         self.write_model(home / "models" / "fraud_detection", VERSION)
 
     def environment(self) -> contextlib.AbstractContextManager[None]:
-        """Feast's stores of this process look here."""
+        """Let Feast's stores of this process use this home and server."""
         return _environment(MILLSTREAM_HOME=str(self.home), REDIS_URL=self.url)
 
     def write_model(self, folder: Path, version: str, *, rounds: int = 20, **changes: Any) -> Path:
-        """Train a small model and write it as training does, with a smaller one on the payment alone beside it."""
+        """Train a small model and a fallback model on the payment alone, and write both as training does."""
         matrix = self.vectors[list(self.plan.feature_names)].to_numpy(np.float64, na_value=np.nan)
         matrix = matrix.astype(np.float32)
         rng = np.random.default_rng(1)
@@ -90,10 +90,10 @@ class World:
             "schema_hash": self.plan.schema_hash,
             "metrics": {"average_precision": {"value": 0.5}},
             "data": {"label_delay_days": 3},
-            **_said_of(exported.onnx, matrix, self.plan.feature_names),
+            **_manifest_part(exported.onnx, matrix, self.plan.feature_names),
             "fallback": {
                 "file": "fallback.onnx",
-                **_said_of(fallback.onnx, matrix[:, places], self.plan.of_request),
+                **_manifest_part(fallback.onnx, matrix[:, places], self.plan.of_request),
             },
         }
 
@@ -122,7 +122,7 @@ class World:
 
     @contextlib.contextmanager
     def scorer(self, **changes: Any) -> Iterator[TestClient]:
-        """A scorer in this process."""
+        """Run a scorer in this process."""
         settings = self.scorer_settings(**changes)
         with TestClient(create_app(lambda: bootstrap.build(settings))) as client:
             yield client
@@ -134,7 +134,7 @@ class World:
         return {k: v for k, v in (row | changes).items() if v is not None}
 
     def recent(self, n: int, seed: int = 0) -> pa.Table:
-        """Payments at random instants of the last minutes of the log, and after: where states answer exactly."""
+        """`n` payments at random times around and after the end of the log, where states answer exactly."""
         rng = np.random.default_rng(seed)
         table = self.payments.take(rng.integers(0, self.payments.num_rows, n))
         end = self.payments["event_timestamp"][-1].as_py()
@@ -145,8 +145,8 @@ class World:
         return table.set_column(at, "event_timestamp", pa.array(times, pa.timestamp("us", "UTC")))
 
 
-def _said_of(onnx: bytes, rows: Any, features: Sequence[str]) -> dict[str, Any]:
-    """What a manifest says of trees."""
+def _manifest_part(onnx: bytes, rows: Any, features: Sequence[str]) -> dict[str, Any]:
+    """The part of a manifest that describes one model."""
     scores = export.predict(onnx, rows)
     above = scores[
         scores > scores.min()
@@ -164,19 +164,19 @@ def _said_of(onnx: bytes, rows: Any, features: Sequence[str]) -> dict[str, Any]:
 
 @functools.cache
 def world() -> World:
-    """One for all test modules of a process."""
+    """The world that all test modules of this process share."""
     home = Path(tempfile.mkdtemp(prefix="millstream-serving-"))
     atexit.register(shutil.rmtree, home, True)
     return World(home)
 
 
 def score_lines(folder: Path) -> list[dict[str, Any]]:
-    """Every line of a score log."""
+    """All lines of a score log."""
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
 
 
 def own_home(root: Path) -> Path:
-    """A home with the world's model but a score log of its own."""
+    """Make `root` a home with the world's model and a score log of its own."""
     shutil.copytree(world().home / "models", root / "models")
     return root
 

@@ -1,4 +1,4 @@
-"""Looking for a text everywhere: in files of a home, in what they compress, in every key and value of a server."""
+"""Search for texts in the files of a home, inside compressed files, and in all keys and values of a server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import redis
 
 
 def spellings(text: str) -> set[bytes]:
-    """The bytes a text could be written as: plain, JSON, percent and Python escapes, UTF-16, hex, base64 at any alignment."""
+    """The bytes that a text can be written as: plain, JSON, percent and Python escapes, UTF-16, hex, base64 at any alignment."""
     plain = text.encode()
     forms = {
         plain,
@@ -39,7 +39,7 @@ def spellings(text: str) -> set[bytes]:
 
 
 class Scanner:
-    """Finds any of some texts in bytes."""
+    """Finds given texts in bytes."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._needles = [(text, form) for text in texts for form in spellings(text)]
@@ -48,7 +48,7 @@ class Scanner:
         return [f"{text!r} in {where}" for text, form in self._needles if form in content]
 
     def home(self, folder: Path) -> list[str]:
-        """Every file's name and bytes, and what Parquet, SQLite and zlib hide of them."""
+        """Search names and bytes of all files, and the content of Parquet, SQLite and zlib data."""
         found = []
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             where = str(path.relative_to(folder))
@@ -58,7 +58,7 @@ class Scanner:
         return found
 
     def server(self, client: redis.Redis) -> list[str]:
-        """Every key and value."""
+        """Search all keys and values."""
         found = []
         for key in client.scan_iter(count=1000):
             found += self.hits(f"redis key {key!r}", key + b"\n" + _value(client, key))

@@ -29,7 +29,7 @@ def trial(seed: int) -> str:
     assert broker is not None, "the trial stops its own broker only: unset KAFKA_BOOTSTRAP_SERVERS"
     client = embedded_redis()
     client.flushall()
-    topic = kafka_broker.fresh("payments")
+    topic = kafka_broker.unused_topic("payments")
     kafka_broker.make_topic(broker.servers, topic, 3)
     folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
     settings = kafka_settings(folder / "home", topic)

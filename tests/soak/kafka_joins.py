@@ -43,7 +43,7 @@ def trial(seed: int) -> str:
     draw = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
     killed_at = draw.randrange(EVENTS)
-    topic = kafka_broker.fresh("payments")
+    topic = kafka_broker.unused_topic("payments")
     settings = kafka_settings(folder / "home", topic)
     kafka_broker.make_topic(kafka_broker.servers(), topic, 2)
     kafka_broker.make_topic(kafka_broker.servers(), f"{topic}.customers", 2)

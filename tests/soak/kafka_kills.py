@@ -35,7 +35,7 @@ def trial(seed: int, kills: int = KILLS) -> str:
     draw = random.Random(seed)
     client = embedded_redis()
     client.flushall()
-    topic = kafka_broker.fresh("payments")
+    topic = kafka_broker.unused_topic("payments")
     kafka_broker.make_topic(kafka_broker.servers(), topic, draw.randrange(1, 5))
     folder = Path(tempfile.mkdtemp(prefix="millstream-soak-"))
     settings = kafka_settings(folder / "home", topic, block_events=draw.choice([16, 48, 400]))

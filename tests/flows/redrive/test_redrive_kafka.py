@@ -18,7 +18,7 @@ from tests.flows.redrive.test_redrive import NOW, broken, dead_lettered, exporte
 from tests.kits import kafka_broker
 from tests.kits.payments import as_table, payment
 
-WHY_NOT = kafka_broker.why_not()
+WHY_NOT = kafka_broker.reason_without_broker()
 pytestmark = pytest.mark.skipif(
     WHY_NOT is not None and not kafka_broker.REQUIRED, reason=WHY_NOT or "there is a broker"
 )
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def topic(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A topic of three partitions that the settings name."""
-    name = kafka_broker.fresh("payments")
+    name = kafka_broker.unused_topic("payments")
     kafka_broker.make_topic(kafka_broker.servers(), name, 3)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka_broker.servers())
     monkeypatch.setenv("MILLSTREAM_KAFKA_TOPICS", json.dumps({"payments": name}))
@@ -98,7 +98,9 @@ def test_topic_that_is_not_there_is_said_in_a_sentence(
     dead_lettered(home, [broken(1)])
     path = repaired(home)
     monkeypatch.setenv("MILLSTREAM_SOURCE", "kafka")
-    monkeypatch.setenv("MILLSTREAM_KAFKA_TOPICS", json.dumps({"payments": kafka_broker.fresh("nothing")}))
+    monkeypatch.setenv(
+        "MILLSTREAM_KAFKA_TOPICS", json.dumps({"payments": kafka_broker.unused_topic("nothing")})
+    )
     done = redrive("send", path)
     assert done.exit_code == 2
     assert "there is no such topic" in done.stderr

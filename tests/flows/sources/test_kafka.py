@@ -37,7 +37,7 @@ from tests.kits.kafka_flows import kafka_settings
 from tests.kits.payments import as_table, encoded, payment, publish
 from tests.soak import kafka_bounce, kafka_joins, kafka_kills
 
-WHY_NOT = kafka_broker.why_not()
+WHY_NOT = kafka_broker.reason_without_broker()
 pytestmark = pytest.mark.skipif(
     WHY_NOT is not None and not kafka_broker.REQUIRED, reason=WHY_NOT or "there is a broker"
 )
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def topic() -> str:
     """A topic of two partitions."""
-    name = kafka_broker.fresh("payments")
+    name = kafka_broker.unused_topic("payments")
     kafka_broker.make_topic(kafka_broker.servers(), name, 2)
     return name
 
@@ -351,7 +351,7 @@ def test_published_avro_is_what_the_flow_reads(home: Path, topic: str) -> None:
 
 
 def test_record_that_is_not_delivered_is_told_and_sent_again(home: Path) -> None:
-    topic = kafka_broker.fresh("later")
+    topic = kafka_broker.unused_topic("later")
     settings = kafka_settings(
         home,
         topic,
@@ -379,7 +379,7 @@ def test_record_that_is_not_delivered_is_told_and_sent_again(home: Path) -> None
 
 
 def test_scores_and_alerts_reach_their_topics(home: Path) -> None:
-    scores, alerts = kafka_broker.fresh("scores"), kafka_broker.fresh("alerts")
+    scores, alerts = kafka_broker.unused_topic("scores"), kafka_broker.unused_topic("alerts")
     for name in (scores, alerts):
         kafka_broker.make_topic(kafka_broker.servers(), name, 1)
     settings = ScorerSettings(
