@@ -17,7 +17,7 @@ FIELDS = {"name", "figure", "unit", "reference", "reference_figure", "ratio", "r
 TWENTY = Target("ratio", "at least", 20)
 
 
-def test_a_ratio_says_how_many_times_better_whichever_way_better_lies() -> None:
+def test_a_ratio_is_how_many_times_better_whether_more_or_less_is_better() -> None:
     report = Report("made_up")
     more = report.add("rate", [100, 200, 300], "events/s", TWENTY, reference="slow", references=[10, 10, 10])
     less = report.add(
@@ -46,7 +46,7 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile([7.0], 99) == 7.0
 
 
-def test_results_say_what_they_must(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_results_have_all_required_fields(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(harness, "PARTS", tmp_path)
     report = Report("made_up")
     report.add("rate", [1.0], "1/s", TWENTY)
@@ -69,7 +69,7 @@ def test_the_last_results_name_every_benchmark() -> None:
             assert result["reference_figure"] > 0
 
 
-def test_w1_is_the_workload_it_says() -> None:
+def test_w1_matches_its_description() -> None:
     payments = w1.payments(50_000)
     assert payments.equals(w1.payments(50_000)), "the same seed gives the same payments"
     times = payments["event_timestamp"].cast("int64").to_numpy()

@@ -71,7 +71,7 @@ def test_docker_compose_accepts_the_file() -> None:
     )
 
 
-def test_every_service_says_what_it_runs_and_in_known_words() -> None:
+def test_every_service_names_its_command_and_uses_known_keys() -> None:
     for name, service in SERVICES.items():
         assert service.keys() <= KEYS_OF_A_SERVICE, name
         assert re.fullmatch(r"[a-z0-9./-]+(:[\w.-]+)?", service["image"]), name
@@ -159,7 +159,7 @@ def test_every_stream_has_a_topic() -> None:
     assert {f"millstream.{name}" for name in made} == {FlowSettings().kafka_topic(name) for name in STREAMS}
 
 
-def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
+def test_dashboard_and_alerts_use_metrics_that_exist() -> None:
     known = set(flow_metrics.CATALOGUE) | set(scorer_metrics.CATALOGUE)
     dashboard = json.loads(
         (DEPLOY / "grafana" / "dashboards" / "millstream.json").read_text(encoding="utf-8")

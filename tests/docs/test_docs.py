@@ -40,7 +40,7 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_reference_is_what_the_code_says(generator: ModuleType) -> None:
+def test_the_reference_equals_its_generated_text(generator: ModuleType) -> None:
     assert REFERENCE.read_text(encoding="utf-8") == generator.page(), "run `make docs` and commit"
 
 
@@ -53,7 +53,7 @@ def test_every_setting_has_a_description_and_is_in_the_reference(generator: Modu
                 assert f"`{variable}`" in text
 
 
-def test_every_variable_the_docs_name_is_read_by_somebody(generator: ModuleType) -> None:
+def test_every_variable_in_the_docs_is_a_setting(generator: ModuleType) -> None:
     known = {
         variable
         for model in (RepoSettings, FlowSettings, ScorerSettings)
@@ -122,7 +122,7 @@ def test_make_commands_in_the_docs_are_targets() -> None:
     assert named <= targets
 
 
-def test_every_target_says_what_it_does() -> None:
+def test_every_make_target_has_a_description() -> None:
     made = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^\.PHONY: (\w+)$", made, re.MULTILINE):
         assert re.search(rf"^{target}:.*##  *\S", made, re.MULTILINE), f"make {target} is not explained"

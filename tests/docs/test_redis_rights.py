@@ -105,7 +105,7 @@ def test_the_documented_rights_are_what_each_process_needs_over_tls(
     asyncio.run(read())
 
 
-def test_a_server_that_nobody_vouches_for_and_a_wrong_password_are_refused_without_saying_it(
+def test_an_untrusted_server_and_a_wrong_password_are_refused_without_showing_the_password(
     server: redis.Redis, tls: tuple[int, Path]
 ) -> None:
     async def refusal(url: str) -> str:
@@ -170,7 +170,7 @@ FEATURE = (
         ("operator", ["FLUSHALL"], False),
     ],
 )
-def test_a_user_may_do_what_the_docs_say_and_nothing_else(
+def test_a_user_has_the_documented_rights_and_no_others(
     server: redis.Redis, user: str, command: list[str], allowed: bool
 ) -> None:
     said = server.execute_command("ACL", "DRYRUN", user, *command)

@@ -252,7 +252,7 @@ def test_a_role_of_another_name_reads_nothing(world: World, roles: tuple[str, ..
         refused(world.read(world.issuer.token(*roles), features), "Requires roles")
 
 
-def test_who_is_not_known_is_turned_away_at_the_door(world: World) -> None:
+def test_an_unknown_caller_is_refused(world: World) -> None:
     issuer, now = world.issuer, int(time.time())
     unsigned = issuer.token("customers_owner").rsplit(".", 1)[0] + "."
     for name, token in {

@@ -241,14 +241,16 @@ def _spoilt(world: World, **values: float | None) -> TableSource:
     return replace(world.source, table=table)
 
 
-def test_gate_refuses_a_null_where_the_meaning_says_never_and_names_the_column(world: World) -> None:
+def test_validation_rejects_a_null_in_a_column_that_is_never_null_and_names_it(world: World) -> None:
     told = r"training set: account_amount_count_1h: expected values to not be null, saw \d+ of"
     with pytest.raises(ValidationError, match=told):
         _run(world, source=_spoilt(world, account_amount_count_1h=None))
     assert (world.settings.home / "data_docs" / "index.html").exists()
 
 
-def test_no_gate_trains_all_the_same_and_says_what_did_not_hold(world: World, result: TrainingResult) -> None:
+def test_without_validation_training_runs_and_reports_what_failed(
+    world: World, result: TrainingResult
+) -> None:
     bad = _spoilt(world, account_amount_count_1h=-1)
     forced = _run(world, source=bad, stop_on_failure=False, promote=False, now=NOW + timedelta(hours=1))
     assert not forced.validation_success
@@ -260,7 +262,7 @@ def test_no_gate_trains_all_the_same_and_says_what_did_not_hold(world: World, re
     assert artefact.champion(world.settings.models / "fraud_detection") == result.path
 
 
-def test_gate_names_an_infinite_feature(tmp_path: Path) -> None:
+def test_validation_names_an_infinite_feature(tmp_path: Path) -> None:
     frame = _small([float("inf"), *[1.0] * 9], [1] * 10).to_pandas()
     validator = Validator(tmp_path / "docs")
     suite = training_suite([Feature("x", "DOUBLE")], MONTH, ValidationSettings(min_rows=1, max_fraud_share=1))
@@ -268,7 +270,7 @@ def test_gate_names_an_infinite_feature(tmp_path: Path) -> None:
     assert [failure.column for failure in verdict.failures] == ["x"]
 
 
-def test_gate_names_a_batch_with_too_little_fraud(tmp_path: Path) -> None:
+def test_validation_names_a_batch_with_too_little_fraud(tmp_path: Path) -> None:
     validator = Validator(tmp_path / "docs")
     suite = training_suite([Feature("x", "DOUBLE")], MONTH, ValidationSettings(min_rows=1))
     verdict = validator.check("set", _small([1.0] * 10, [0] * 10).to_pandas(), suite)
@@ -276,7 +278,7 @@ def test_gate_names_a_batch_with_too_little_fraud(tmp_path: Path) -> None:
     assert "saw 0.0" in str(verdict.failures[0])
 
 
-def test_gate_allows_a_customer_nobody_knows_but_not_that_nobody_is_known(tmp_path: Path) -> None:
+def test_validation_allows_an_unknown_customer_but_not_only_unknown_customers(tmp_path: Path) -> None:
     features = [Feature("x", "DOUBLE", joined=True)]
     settings = ValidationSettings(min_rows=1, max_fraud_share=1)
     validator = Validator(tmp_path / "docs")
@@ -326,7 +328,7 @@ def test_a_wrong_setting_is_named(values: dict[str, Any], told: str) -> None:
         TrainingConfig.checked(values, where="test")
 
 
-def test_a_smaller_model_on_the_payment_alone_is_trained_beside_it_for_when_nothing_can_be_read(
+def test_a_fallback_model_on_the_payment_alone_is_trained_too(
     world: World,
 ) -> None:
     alone = ("account_balance_share", "noise_0")

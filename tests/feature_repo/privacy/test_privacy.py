@@ -103,7 +103,7 @@ def test_no_setting_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyP
         privacy.of_settings(settings)
 
 
-def test_key_shows_in_no_repr_text_error_or_pickle() -> None:
+def test_key_is_in_no_repr_text_error_or_pickle() -> None:
     made = Pseudonyms.from_setting(SETTING)
     settings = RepoSettings(pseudonym_key=SecretStr(SETTING))
     shown = f"{made!r} {made} {settings!r} {settings} {settings.model_dump_json()}"

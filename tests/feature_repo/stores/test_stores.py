@@ -131,7 +131,7 @@ def test_rows_in_equal_rows_out_in_order_with_duplicates_unknown_entities_and_ex
     ) == (0, True)
 
 
-def test_unknown_entity_counts_zero_on_line_too(world: World) -> None:
+def test_unknown_entity_counts_zero_online_too(world: World) -> None:
     row = {**world.payments.slice(0, 1).to_pylist()[0], "account_id": "nobody", "merchant_id": "nowhere"}
     live, scored = world.online(row, NOW), world.score(row, NOW)
     assert (

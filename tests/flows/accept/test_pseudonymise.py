@@ -62,7 +62,7 @@ def letters(events: Events) -> list[dict[str, Any]]:
     return [row for batch in events.dead for row in batch.to_pylist()]
 
 
-def test_rows_leave_the_door_in_the_columns_of_the_log_with_pseudonyms(home: Path) -> None:
+def test_accepted_rows_have_the_columns_of_the_log_with_pseudonyms(home: Path) -> None:
     events = accepted(CUSTOMERS, CUSTOMER)
     assert events.rows.schema.names == CUSTOMERS.log_schema.names
     (row,) = events.rows.to_pylist()
@@ -78,7 +78,7 @@ def test_without_a_key_accounts_stay_and_addresses_are_null(home: Path) -> None:
     assert "name" not in row
 
 
-def test_files_go_through_the_same_door(home: Path) -> None:
+def test_files_are_accepted_like_events_of_the_bus(home: Path) -> None:
     rows = pa.RecordBatch.from_pylist([payment(1) | {"event_timestamp": None}])
     at = rows.schema.get_field_index("event_timestamp")
     rows = rows.set_column(

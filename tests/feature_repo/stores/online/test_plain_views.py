@@ -125,7 +125,7 @@ def pair(clean_redis: redis.Redis, redis_url: str, home: Path) -> Pair:
     return Pair(home, redis_url)
 
 
-def test_values_and_bytes_on_line_are_feasts_own(pair: Pair, clean_redis: redis.Redis) -> None:
+def test_online_values_and_bytes_equal_feasts_own(pair: Pair, clean_redis: redis.Redis) -> None:
     pair.write(rows([3, 2], [3, 2], [4.5, None], ["d1", "d2"]))
     ours, feasts = pair.online("d1", "d2")
     assert ours == feasts
@@ -155,7 +155,7 @@ def test_unknown_entity_is_not_found(pair: Pair) -> None:
     assert {status for r in response.proto.results[1:] for status in r.statuses} == {FieldStatus.NOT_FOUND}
 
 
-def test_ttl_is_honoured_on_line_and_the_event_time_stays_readable(
+def test_ttl_is_honoured_online_and_the_event_time_stays_readable(
     clean_redis: redis.Redis, redis_url: str, home: Path
 ) -> None:
     pair = Pair(home, redis_url, timedelta(hours=2))
@@ -177,7 +177,7 @@ def test_history_equals_feasts_duckdb_store(
     assert len(ours) == 8
 
 
-def test_materialize_brings_plain_views_on_line(pair: Pair) -> None:
+def test_materialize_writes_plain_views_to_the_online_store(pair: Pair) -> None:
     pair.log(rows([5, 3, 1], [5, 3, 1], [1.0, 2.0, 3.0]))
     pair.ours.materialize(NOW - timedelta(days=1), NOW, feature_views=["driver_stats"])
     assert pair.ours.get_online_features(FEATURES, [{"driver_id": "d1"}]).to_dict()["rating"] == [3.0]

@@ -180,7 +180,7 @@ def test_a_payment_too_old_for_the_state_is_not_missed() -> None:
     assert [len(members) for members in found.pending.settled] == [1, 1]
 
 
-def test_a_list_of_too_many_is_said() -> None:
+def test_a_list_that_is_too_long_is_reported() -> None:
     base = dict.fromkeys(PAYMENTS.schema.names) | {"account_id": "a", "merchant_id": "m", "amount": 1.0}
     store = Store([])
     rows = [base | {"event_id": f"{i}", "event_timestamp": NOW - MINUTE + i} for i in range(MAX_LISTED + 1)]

@@ -56,7 +56,7 @@ def test_views_file_keeps_earlier_versions(tmp_path: Path) -> None:
     assert views.entities("payments") == {("account_id",): (LONGER, OLD)}
 
 
-def test_reader_hears_what_is_kept_and_what_is_filled(clean_redis: redis.Redis) -> None:
+def test_reader_knows_which_versions_are_kept_and_filled(clean_redis: redis.Redis) -> None:
     def known() -> KeptVersions:
         return KeptVersions.of(clean_redis.hkeys(versions_key("p")))  # type: ignore[arg-type]
 
