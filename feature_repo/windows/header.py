@@ -12,11 +12,16 @@ from feature_repo.windows.spec import ViewSpec
 _TODO: Final = "wait until the flow has written the key again"
 
 
-def state_words(state: bytes, spec: ViewSpec) -> Ints:
-    """Return a packed state as int64 words (read-only). Raises `StateError` when it is not a state of this view's layout."""
+def whole_words(state: bytes, spec: ViewSpec) -> Ints:
+    """Return stored bytes as int64 words (read-only). Raises `StateError` when they are not a whole number of words."""
     if len(state) % 8:
         raise StateError(f"the stored state of view {spec.name!r} is not a whole number of words", todo=_TODO)
-    words = np.frombuffer(state, np.int64)
+    return np.frombuffer(state, np.int64)
+
+
+def state_words(state: bytes, spec: ViewSpec) -> Ints:
+    """Return a packed state as int64 words (read-only). Raises `StateError` when it is not a state of this view's layout."""
+    words = whole_words(state, spec)
     check_header(words, spec)
     return words
 

@@ -9,7 +9,7 @@ import numpy as np
 from feature_repo.errors import StateError
 from feature_repo.windows.arrays import Floats, Ints
 from feature_repo.windows.header import empty_state, state_words
-from feature_repo.windows.kernels.read_state import ALL_READ, StackedTables, read_all
+from feature_repo.windows.kernels.read_state import ALL_READ, read_all
 from feature_repo.windows.kernels.words import WORD_FLOOR
 from feature_repo.windows.read import expired_before
 from feature_repo.windows.spec import ViewSpec
@@ -25,11 +25,11 @@ class ViewReads:
         self.names = tuple(name for spec in specs for name in spec.feature_names)
         self._specs = tuple(specs)
         tables = [spec.layout.tables for spec in specs]
-        self._tables = StackedTables(
-            first=np.array([0, *accumulate(len(table.reads) for table in tables)], np.int64),
-            reads=np.concatenate([table.reads for table in tables] or [np.zeros((0, 6), np.int64)]),
-            measures=np.array([table.measures for table in tables], np.int64).reshape(-1, 7),
-            fingerprints=np.array([spec.fingerprint for spec in specs], np.int64),
+        self._tables = (
+            np.array([0, *accumulate(len(table.reads) for table in tables)], np.int64),
+            np.concatenate([table.reads for table in tables] or [np.zeros((0, 6), np.int64)]),
+            np.array([table.measures for table in tables], np.int64).reshape(-1, 7),
+            np.array([spec.fingerprint for spec in specs], np.int64),
         )
         self._empty = [_around_floor(spec) for spec in specs]
         self.read([None] * len(specs), 0, 0)  # compile now, not in the first request
@@ -54,7 +54,7 @@ class ViewReads:
         ends = np.fromiter(accumulate(map(len, parts)), np.int64, len(parts))
         if len(joined) % 8:
             self._raise_for(parts)
-        if read_all(np.frombuffer(joined, np.int64), ends, self._tables, t, values, found) != ALL_READ:
+        if read_all(np.frombuffer(joined, np.int64), ends, *self._tables, t, values, found) != ALL_READ:
             self._raise_for(parts)
         return values, found
 

@@ -6,17 +6,17 @@ packed state are described in `kernels.words`.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from feature_repo.windows.arrays import Bytes, Floats, Ints
 from feature_repo.windows.columns import Events, Keys
-from feature_repo.windows.header import check_header, empty_state, state_words
+from feature_repo.windows.header import check_header, empty_state, state_words, whole_words
 from feature_repo.windows.kernels.fold import fold_events, fold_tiles
 from feature_repo.windows.kernels.key_table import append_names, find_slots, rehash
-from feature_repo.windows.kernels.packing import RowBytes, first_wrong, load, pack, rows_wanted
+from feature_repo.windows.kernels.packing import RowBytes, find_events, first_wrong, load, pack, rows_wanted
 from feature_repo.windows.kernels.read_then_fold import read_then_fold
 from feature_repo.windows.kernels.rows import (
     IN_USE,
@@ -30,21 +30,14 @@ from feature_repo.windows.kernels.rows import (
 )
 from feature_repo.windows.kernels.sketch import fold_sketch
 from feature_repo.windows.kernels.words import (
-    EVENT_HASHED,
-    EVENT_ID_HIGH,
-    EVENT_TIME,
     HEADER,
     NOTHING,
-    WORD_FLOOR,
-    WORD_NEWEST,
-    WORD_ROWS,
 )
 from feature_repo.windows.spec import ViewSpec
 
 _FIRST_SLOTS: Final = 64
 _FIRST_ROWS: Final = 256
 _SLOT: Final = np.zeros(1, np.int64)
-_SIDES: Final[tuple[Literal["left", "right"], ...]] = ("left", "right")
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -243,7 +236,7 @@ def fold_packed(state: bytes | None, spec: ViewSpec, events: Events, floor: int)
     A key without a state (None) may have had events up to `floor` (us). Raises `StateError` for bytes that are not a state of
     this view.
     """
-    words = empty_state(spec.fingerprint, floor) if state is None else state_words(state, spec)
+    words = empty_state(spec.fingerprint, floor) if state is None else whole_words(state, spec)
     copy = ViewState(spec)
     copy.load(_SLOT, words.view(np.uint8), np.array([0, words.nbytes], np.int64))
     copy.fold(np.zeros(len(events), np.int64), events)
@@ -260,11 +253,6 @@ def has_folded(state: bytes | None, spec: ViewSpec, times: Ints, ids: Ints) -> n
     """
     if state is None:
         return np.zeros(len(times), np.bool_)
-    words, width = state_words(state, spec), spec.layout.n_ints
-    ints = words[HEADER : HEADER + int(words[WORD_ROWS]) * width].reshape(-1, width)
-    folded = times <= max(int(words[WORD_FLOOR]), int(words[WORD_NEWEST]) - spec.retention_us - 1)
-    first, after = (np.searchsorted(ints[:, EVENT_TIME], times, side) for side in _SIDES)
-    for i in np.flatnonzero(~folded & (first < after)):
-        same = ints[first[i] : after[i], EVENT_ID_HIGH:EVENT_HASHED] == ids[i]
-        folded[i] = same.all(axis=1).any()
+    folded = np.empty(len(times), np.bool_)
+    find_events(state_words(state, spec), spec.layout.n_ints, spec.retention_us, times, ids, folded)
     return folded

@@ -55,9 +55,10 @@ def fold_events(state: StateArrays, events: EventArrays, start: int, most_rows: 
 
     Keeps the newest `most_rows` of a key, as far as they are within `retention` (us) of the newest. Returns where it stopped.
     """
-    ints, floats, event_ints = state.ints, state.floats, events.ints
-    for i in range(start, len(events.slots)):
-        segment = state.segments[events.slots[i]]
+    ints, floats, segments = state.ints, state.floats, state.segments
+    slots, event_ints, event_floats = events.slots, events.ints, events.floats
+    for i in range(start, len(slots)):
+        segment = segments[slots[i]]
         ts = event_ints[i, EVENT_TIME]
         segment[SEG_NEWEST] = max(segment[SEG_NEWEST], ts)
         if ts < segment[SEG_NEWEST] - retention:
@@ -82,13 +83,13 @@ def fold_events(state: StateArrays, events: EventArrays, start: int, most_rows: 
         for c in range(ints.shape[1]):
             ints[place, c] = event_ints[i, c]
         for c in range(floats.shape[1]):
-            floats[place, c] = events.floats[i, c]
+            floats[place, c] = event_floats[i, c]
         segment[SEG_VERSION] += 1
         if segment[SEG_ROWS] > most_rows:
             segment[SEG_FLOOR] = max(segment[SEG_FLOOR], ints[segment[SEG_START] + segment[SEG_HEAD], 0])
             segment[SEG_HEAD] += 1
             segment[SEG_ROWS] -= 1
-    return len(events.slots)
+    return len(slots)
 
 
 @kernel
@@ -99,10 +100,11 @@ def fold_tiles(
 
     Drops tiles that no read within `retention` (us) of the newest event can need. Returns where it stopped.
     """
-    ints, floats = state.ints, state.floats
-    for i in range(start, len(events.slots)):
-        segment = state.segments[events.slots[i]]
-        ts = events.ints[i, EVENT_TIME]
+    ints, floats, segments = state.ints, state.floats, state.segments
+    slots, event_ints, event_floats = events.slots, events.ints, events.floats
+    for i in range(start, len(slots)):
+        segment = segments[slots[i]]
+        ts = event_ints[i, EVENT_TIME]
         segment[SEG_NEWEST] = max(segment[SEG_NEWEST], ts)
         oldest = (segment[SEG_NEWEST] - retention) // hop
         number = ts // hop
@@ -122,9 +124,9 @@ def fold_tiles(
         else:
             insert(ints, floats, segment, place)
             empty_tile(ints, floats, place, number, merge)
-        add_to_tile(ints, floats, place, events.ints, events.floats, i, merge, hop)
+        add_to_tile(ints, floats, place, event_ints, event_floats, i, merge, hop)
         segment[SEG_VERSION] += 1
-    return len(events.slots)
+    return len(slots)
 
 
 @kernel

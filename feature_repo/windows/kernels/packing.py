@@ -1,6 +1,6 @@
 """Kernels that pack the rows of keys into bytes, and unpack them. The bytes are described in `words`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,15 @@ from feature_repo.windows.kernels.rows import (
     SEG_START,
     SEG_VERSION,
     StateArrays,
+    first_not_before,
 )
 from feature_repo.windows.kernels.words import (
+    EVENT_ID_HIGH,
+    EVENT_ID_LOW,
+    EVENT_TIME,
     HEADER,
     MAGIC,
+    NOTHING,
     WORD_FINGERPRINT,
     WORD_FLOOR,
     WORD_MAGIC,
@@ -52,7 +57,8 @@ def _copy(source: Bytes, first: int, n: int, target: Bytes, at: int) -> None:
 @kernel
 def pack(state: RowBytes, slots: Ints, at: Ints, out: Bytes, fingerprint: int, kind: int) -> None:
     """Write the packed state of `slots[i]` to `out` from byte `at[i]` on: its header, then its int words, then its float words."""
-    segments, int_row, float_row = state.segments, state.int_row, state.float_row
+    ints, floats, segments = state.ints, state.floats, state.segments
+    int_row, float_row = state.int_row, state.float_row
     header = np.empty(HEADER, np.int64)
     header[WORD_MAGIC], header[WORD_FINGERPRINT] = MAGIC | (kind << 32), fingerprint
     header[WORD_ROW_INTS], header[WORD_ROW_FLOATS] = int_row // 8, float_row // 8
@@ -63,8 +69,8 @@ def pack(state: RowBytes, slots: Ints, at: Ints, out: Bytes, fingerprint: int, k
         header[WORD_ROWS], header[WORD_VERSION] = rows, segment[SEG_VERSION]
         header[WORD_FLOOR], header[WORD_NEWEST] = segment[SEG_FLOOR], segment[SEG_NEWEST]
         _copy(header_bytes, 0, 8 * HEADER, out, at[i])
-        _copy(state.ints, first * int_row, rows * int_row, out, at[i] + 8 * HEADER)
-        _copy(state.floats, first * float_row, rows * float_row, out, at[i] + 8 * HEADER + rows * int_row)
+        _copy(ints, first * int_row, rows * int_row, out, at[i] + 8 * HEADER)
+        _copy(floats, first * float_row, rows * float_row, out, at[i] + 8 * HEADER + rows * int_row)
 
 
 @kernel
@@ -100,24 +106,44 @@ def _size_for(rows: int) -> int:
 @kernel
 def load(state: StateArrays, slots: Ints, words: Ints, at: Ints) -> None:
     """Unpack the state at `words[at[i]:]` into the empty slot `slots[i]`; the row arrays have room for `rows_wanted`."""
-    n_ints, n_floats = state.ints.shape[1], state.floats.shape[1]
+    ints, floats, segments, free = state.ints, state.floats, state.segments, state.free
+    n_ints, n_floats = ints.shape[1], floats.shape[1]
     as_floats = words.view(np.float64)
     for i in range(len(slots)):
         place = at[i]
         rows = words[place + WORD_ROWS]
         size = _size_for(rows)
-        start = state.free[IN_USE]
-        state.free[IN_USE] += 1 << size
-        segment = state.segments[slots[i]]
+        start = free[IN_USE]
+        free[IN_USE] += 1 << size
+        segment = segments[slots[i]]
         segment[SEG_START], segment[SEG_SIZE], segment[SEG_HEAD], segment[SEG_ROWS] = start, size, 0, rows
         segment[SEG_VERSION], segment[SEG_FLOOR] = words[place + WORD_VERSION], words[place + WORD_FLOOR]
         segment[SEG_NEWEST] = words[place + WORD_NEWEST]
         place += HEADER
         for row in range(start, start + rows):
             for c in range(n_ints):
-                state.ints[row, c] = words[place]
+                ints[row, c] = words[place]
                 place += 1
         for row in range(start, start + rows):
             for c in range(n_floats):
-                state.floats[row, c] = as_floats[place]
+                floats[row, c] = as_floats[place]
                 place += 1
+
+
+@kernel
+def find_events(words: Ints, n_ints: int, retention: int, times: Ints, ids: Ints, found: Any) -> None:
+    """Write to `found` (bool [n]) which events a packed state of an exact view holds, or would drop as too old.
+
+    `times`, int64 [n] (us), and `ids`, int64 [n, 2], describe the events; `n_ints` and `retention` (us) are those of the view.
+    """
+    rows = words[WORD_ROWS]
+    ints = words[HEADER : HEADER + rows * n_ints].reshape((rows, n_ints))
+    too_old = words[WORD_FLOOR]
+    if words[WORD_NEWEST] != NOTHING:
+        too_old = max(too_old, words[WORD_NEWEST] - retention - 1)
+    for i in range(len(times)):
+        found[i] = times[i] <= too_old
+        row = first_not_before(ints, 0, rows, times[i])
+        while not found[i] and row < rows and ints[row, EVENT_TIME] == times[i]:
+            found[i] = ints[row, EVENT_ID_HIGH] == ids[i, 0] and ints[row, EVENT_ID_LOW] == ids[i, 1]
+            row += 1

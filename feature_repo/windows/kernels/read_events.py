@@ -91,7 +91,7 @@ def read_events(rows: Rows, floor: int, tables: ReadTables, t: int, out: Floats,
         np.full((n_values, 4), np.nan),
         np.zeros((n_hashed, 2), np.int64),
     )
-    n, extremes, n_hash = totals.n, totals.extremes, totals.n_hash
+    n, sums, squares, extremes, n_hash = totals
     table = np.zeros((n_hashed, _table_size(min(end - start, capacity)) if n_hashed else 1), np.int64)
     seen = 0
     newest: Any = np.int64(NOTHING)
@@ -109,9 +109,9 @@ def read_events(rows: Rows, floor: int, tables: ReadTables, t: int, out: Floats,
                         continue
                     n[c] += 1
                     if needs[c] & _NEEDS_SUM:
-                        add_value(totals.sums, 2 * c, x)
+                        add_value(sums, 2 * c, x)
                     if needs[c] & _NEEDS_SQUARES:
-                        add_square(totals.squares, 4 * c, x)
+                        add_square(squares, 4 * c, x)
                     if not extremes[c, _MIN] <= x:
                         extremes[c, _MIN] = x
                     if not extremes[c, _MAX] >= x:

@@ -103,11 +103,11 @@ def drop_before(ints: Ints, segment: Ints, oldest: int, hop: int) -> None:
 @kernel
 def make_room(state: StateArrays, segment: Ints, most_rows: int) -> int:
     """Make room for one row behind the last one, if need be in a segment of another size. Returns 0, or `FULL`."""
-    ints, floats, free = state.ints, state.floats, state.free
     size = segment[SEG_SIZE]
     rows, head = segment[SEG_ROWS], segment[SEG_HEAD]
     if size >= 0 and head + rows < (1 << size):
         return 0
+    ints, floats, free = state.ints, state.floats, state.free
     if size >= 0 and 2 * rows <= (1 << size) and (size < 2 or 4 * rows > (1 << size)):
         move(ints, floats, segment[SEG_START] + head, segment[SEG_START], rows)
         segment[SEG_HEAD] = 0

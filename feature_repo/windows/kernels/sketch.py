@@ -89,10 +89,11 @@ def fold_sketch(state: StateArrays, events: EventArrays, start: int, hop: int, r
 
     An event whose value is null changes only the version and the newest time.
     """
-    ints = state.ints
-    for i in range(start, len(events.slots)):
-        segment = state.segments[events.slots[i]]
-        ts, x = events.ints[i, EVENT_TIME], events.floats[i, 0]
+    ints, floats, segments = state.ints, state.floats, state.segments
+    slots, event_ints, event_floats = events.slots, events.ints, events.floats
+    for i in range(start, len(slots)):
+        segment = segments[slots[i]]
+        ts, x = event_ints[i, EVENT_TIME], event_floats[i, 0]
         segment[SEG_NEWEST] = max(segment[SEG_NEWEST], ts)
         oldest = (segment[SEG_NEWEST] - retention) // hop
         number = ts // hop
@@ -113,9 +114,9 @@ def fold_sketch(state: StateArrays, events: EventArrays, start: int, hop: int, r
         if _is_of(ints, place, end, number, bucket):
             ints[place, SKETCH_COUNT] += 1
             continue
-        insert(ints, state.floats, segment, place)
+        insert(ints, floats, segment, place)
         ints[place, SKETCH_HOP], ints[place, SKETCH_BUCKET], ints[place, SKETCH_COUNT] = number, bucket, 1
-    return len(events.slots)
+    return len(slots)
 
 
 @kernel
