@@ -1,4 +1,7 @@
-"""`python -m flows.dead_letters`: list the dead letters, with their reasons and, if the key is there, their payloads."""
+"""List dead letters: `python -m flows.dead_letters`.
+
+It lists the dead letters, with their reasons and, if the key is there, their payloads.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""`python -m flows.up`: run the whole stack on this machine until Ctrl-C: server, flows, scorer, and optionally traffic.
+"""`python -m flows.up`: run the whole stack on this machine until Ctrl-C.
 
-An empty home first gets a generated history and a model; another one continues where it stopped. A flow that ends is started
-again a few times. If any other process ends, it is reported and everything stops.
+Server, flows, scorer, and optionally traffic.
+
+An empty home first gets a generated history and a model; another one continues where it stopped. A flow that ends is
+started again a few times. If any other process ends, it is reported and everything stops.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ class Supervisor:
         self.restarts = dict.fromkeys(metrics_ports, 0)
 
     def check(self) -> None:
-        """Restart flows that have ended. Raises `FlowError` if another process has ended, or a flow more than `RESTARTS` times."""
+        """Restart flows that have ended.
+
+        Raises `FlowError` if another process has ended, or a flow more than `RESTARTS` times.
+        """
         for child in self._processes.ended():
             if child.name not in self._ports or self.restarts[child.name] >= RESTARTS:
                 raise child.failure()

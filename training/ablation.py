@@ -1,8 +1,9 @@
 """Ablation: train the model of a run again on the features of smaller services, to measure what the other features add.
 
-Payments, split, parameters, early stopping and the choice of thresholds are the same; only columns are left out. The parameters
-are not tuned again, so a smaller service could do a little better with its own. All models are measured on the same bootstrap
-resamples of the test days, so the interval of a gain is narrower than the intervals of the two models.
+Payments, split, parameters, early stopping and the choice of thresholds are the same; only columns are left out. The
+parameters are not tuned again, so a smaller service could do a little better with its own. All models are measured on
+the same bootstrap resamples of the test days, so the interval of a gain is narrower than the intervals of the two
+models.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,9 @@
     models/<name>/<version>/   model.ubj  model.onnx  fallback.onnx  plan.json  report.html  plots/*.svg  manifest.json
     models/<name>/champion     text: a version, and the sha256 of its manifest
 
-The directory is written under another name, flushed to disk and renamed, so that readers see all of it or nothing. The
-manifest holds the sha256 of every other file: `verify` detects files that were changed, lost or added. There are no pickles.
+The directory is written under another name, flushed to disk and renamed, so that readers see all of it or nothing.
+The manifest holds the sha256 of every other file: `verify` detects files that were changed, lost or added. There are
+no pickles.
 """
 
 import hashlib

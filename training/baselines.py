@@ -19,7 +19,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Logistic:
-    """A logistic regression on scaled logarithms. A null becomes the median, and an indicator column says that it was null."""
+    """A logistic regression on scaled logarithms.
+
+    A null becomes the median, and an indicator column says that it was null.
+    """
 
     middle: Floats
     scale: Floats

@@ -85,7 +85,7 @@ def compare_models(
 
 
 def gap(one: ModelResult, other: ModelResult, *, confidence: float) -> dict[str, Estimate]:
-    """Return by how much `one` is better than `other` per metric, and what it saves (`saved`), from paired resamples."""
+    """Return by how much `one` is better than `other` per metric, and its saving (`saved`), on paired resamples."""
     saved = other.outcome.cost - one.outcome.cost
     return {
         **evaluate.difference(one.estimates, other.estimates, one.draws - other.draws, confidence=confidence),

@@ -1,9 +1,10 @@
 """Metrics of a model with bootstrap intervals.
 
-Ranking metrics are computed from one sort with a weight per payment, so a bootstrap resample is a vector of weights. The bootstrap
-draws accounts, not payments (cluster bootstrap: A. C. Davison, D. V. Hinkley, "Bootstrap Methods and their Application", 1997, 3.8),
-because the payments of one fraud depend on each other and intervals would be too narrow. Weights are Poisson(1) instead of
-multinomial (N. Oza, S. Russell, "Online bagging and boosting", AISTATS 2001).
+Ranking metrics are computed from one sort with a weight per payment, so a bootstrap resample is a vector of weights.
+The bootstrap draws accounts, not payments (cluster bootstrap: A. C. Davison, D. V. Hinkley, "Bootstrap Methods and
+their Application", 1997, 3.8), because the payments of one fraud depend on each other and intervals would be too
+narrow. Weights are Poisson(1) instead of multinomial (N. Oza, S. Russell, "Online bagging and boosting", AISTATS
+2001).
 """
 
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ class Ranking:
         self.thresholds = ordered[self._ends]
 
     def counts(self, weight: Floats | None = None) -> tuple[Floats, Floats]:
-        """Return the cumulative weights of frauds and of honest payments at or above each distinct score, float64[steps]."""
+        """Return the weights of frauds and of honest payments at or above each distinct score, float64[steps]."""
         ordered = np.ones(len(self._order)) if weight is None else weight[self._order]
         caught = np.cumsum(ordered * self._fraud)[self._ends]
         return caught, np.cumsum(ordered)[self._ends] - caught
@@ -76,8 +77,8 @@ def estimate(
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, npt.NDArray[np.float64]]]:
     """Return metrics with intervals per ranking, and the values per resample, float64[resamples, metrics].
 
-    All rankings are of the same payments, whose accounts are `accounts`, and use the same resamples, so that the values of two
-    models can be subtracted.
+    All rankings are of the same payments, whose accounts are `accounts`, and use the same resamples, so that the
+    values of two models can be subtracted.
     """
     codes = np.unique(accounts, return_inverse=True)[1]
     rng = np.random.default_rng(seed)

@@ -1,7 +1,9 @@
-"""Export the booster as ONNX: input `features` float32[n, k] (null = NaN), output `probabilities` float32[n, 2] (honest, fraud).
+"""Export the booster as ONNX.
 
-Both XGBoost and the ONNX tree operator compare float32 values with `<`. The sums of the leaves may differ in their last bits, so
-outputs are compared with a tolerance, on real rows, before anything is written.
+Input `features` float32[n, k] (null = NaN), output `probabilities` float32[n, 2] (honest, fraud).
+
+Both XGBoost and the ONNX tree operator compare float32 values with `<`. The sums of the leaves may differ in their
+last bits, so outputs are compared with a tolerance, on real rows, before anything is written.
 """
 
 from collections.abc import Sequence

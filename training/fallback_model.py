@@ -1,7 +1,8 @@
 """The fallback model: trees on the features of the payment itself, for when the online store cannot be read.
 
-Payments, split, parameters and the choice of thresholds are those of the champion; only columns are left out. It is worth much
-less than the champion and more than fixed limits on the amount; report and manifest hold its metrics on the same test days.
+Payments, split, parameters and the choice of thresholds are those of the champion; only columns are left out. It is
+worth much less than the champion and more than fixed limits on the amount; report and manifest hold its metrics on
+the same test days.
 """
 
 from collections.abc import Sequence

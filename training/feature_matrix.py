@@ -1,7 +1,7 @@
-"""The feature matrix: one row per payment as of its event time, one column per feature of the service, float32, null = NaN.
+"""The feature matrix: one row per payment as of its event time, one column per feature, float32, null = NaN.
 
-XGBoost and the ONNX runtime compute in float32, so the model is trained on exactly the values it will score. A service with a
-label view is refused, because the model would learn from the label itself.
+XGBoost and the ONNX runtime compute in float32, so the model is trained on exactly the values it will score. A
+service with a label view is refused, because the model would learn from the label itself.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ class Feature:
 
 
 class FeatureSource(LabelSource, Protocol):
-    """The source of features and labels of a training run, and of the plan by which the scorer reads the same features."""
+    """The source of features and labels of a training run, and of the scorer's plan to read the same features."""
 
     service: str
     features: Sequence[Feature]
@@ -89,7 +89,10 @@ class FeastSource:
     """A feature service of a Feast repository, read through the store of its feature_store.yaml."""
 
     def __init__(self, store: "FeatureStore", service: str, label_view: str = LABEL_VIEW) -> None:
-        """Read the features of the service from the registry. Raises `DefinitionError` for labels and non-numeric features."""
+        """Read the features of the service from the registry.
+
+        Raises `DefinitionError` for labels and non-numeric features.
+        """
         from feature_repo.stores.reader.plan import compile_plan
 
         self._plan = compile_plan(store, service)
@@ -144,7 +147,10 @@ class FeastSource:
         return [f.name for projection in found.feature_view_projections for f in projection.features]
 
     def save_plan(self, path: Path) -> None:
-        """Write the reading plan. Raises `DefinitionError` if the definitions were changed by a `feast apply` meanwhile."""
+        """Write the reading plan.
+
+        Raises `DefinitionError` if the definitions were changed by a `feast apply` meanwhile.
+        """
         from feature_repo.stores.reader.plan import compile_plan
 
         store: Any = self._store
@@ -212,7 +218,10 @@ def _described(store: "FeatureStore", view: Any, projection: Any) -> list[Featur
 
 
 def check_views(views: Sequence[Any], *, where: str) -> None:
-    """Raise `DefinitionError` if the service has a label view: no scorer has the label, and the model must not learn from it."""
+    """Raise `DefinitionError` if the service has a label view.
+
+    No scorer has the label, and the model must not learn from it.
+    """
     for view in views:
         if hasattr(view, "labeler_field"):  # a LabelView, without importing Feast
             raise DefinitionError(

@@ -1,7 +1,7 @@
 """Read labels from a Feast `LabelView`: one row per payment, each as known at its own time.
 
-The view is read like any plain view (`get_historical_features`, an as-of join on the id of the payment): the latest label that is not
-after the time is used, and of two labels with the same time the one accepted later.
+The view is read like any plain view (`get_historical_features`, an as-of join on the id of the payment): the latest
+label that is not after the time is used, and of two labels with the same time the one accepted later.
 """
 
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -20,7 +20,9 @@ COLUMNS: Final = ("is_fraud", "fraud_type")
 def read_label_view(
     store: "FeatureStore", name: str, payments: pa.ChunkedArray, known_at: pa.Array
 ) -> pa.Table:
-    """Return `COLUMNS`, one row per payment id, in the order given; null if there was no label by `known_at` (one per id).
+    """Return `COLUMNS`, one row per payment id, in the order given.
+
+    Null if there was no label by `known_at` (one per id).
 
     Raises `DefinitionError` if the registry does not have this label view, or if it has other keys or columns.
     """

@@ -1,7 +1,7 @@
 """The training set: one row per payment that is old enough to be labelled, with its features as of its event time.
 
-The label of a row is the one known when its part of the split ends. The data is validated twice: the log before the features are
-computed, and the training set before a model is trained.
+The label of a row is the one known when its part of the split ends. The data is validated twice: the log before the
+features are computed, and the training set before a model is trained.
 """
 
 from collections.abc import Sequence
@@ -74,8 +74,8 @@ def read(
 ) -> tuple[pa.Table, Split]:
     """Return the payments of the window that are old enough to be labelled, and the split of the window.
 
-    The log is validated by the row checks of the stream. `joined` are joined columns that features are computed from: they are
-    validated too, and not returned. Raises `ValidationError` with `stop_on_failure`.
+    The log is validated by the row checks of the stream. `joined` are joined columns that features are computed from:
+    they are validated too, and not returned. Raises `ValidationError` with `stop_on_failure`.
     """
     wanted = config.data
     with steps.step("read", "Reading the log") as step:

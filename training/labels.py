@@ -1,8 +1,9 @@
 """Read the payments of a window, and their labels as known at a given time.
 
-There are two steps, because the parts of a time split have different label times: `read_payments` returns the payments that are old
-enough to be labelled at the cutoff, and `as_known` reads their labels, each as of its own time. A correction replaces the earlier label
-from the time it became known, not before. A payment without a label counts as honest, because that is what was known at that time.
+There are two steps, because the parts of a time split have different label times: `read_payments` returns the
+payments that are old enough to be labelled at the cutoff, and `as_known` reads their labels, each as of its own time.
+A correction replaces the earlier label from the time it became known, not before. A payment without a label counts as
+honest, because that is what was known at that time.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,10 @@ class LabelSource(Protocol):
     """A source of labels."""
 
     def labels(self, payments: pa.ChunkedArray, known_at: pa.Array) -> pa.Table:
-        """Return columns is_fraud and fraud_type, one row per payment id in the order given; null: no label by `known_at`."""
+        """Return columns is_fraud and fraud_type, one row per payment id in the order given.
+
+        Null: no label by `known_at`.
+        """
         ...
 
 

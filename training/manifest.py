@@ -75,7 +75,10 @@ def typical(rows: Matrix) -> list[float | None]:
 
 
 def metrics(found: Findings) -> dict[str, Any]:
-    """Return the metrics on the test days: of the model, per type of fraud, of its thresholds, and of the other models."""
+    """Return the metrics on the test days.
+
+    Of the model, per type of fraud, of its thresholds, and of the other models.
+    """
     ours = found.ours
     return {
         **evaluate.to_json(ours.estimates),

@@ -1,9 +1,12 @@
-"""Train gradient-boosted trees: one booster per class weight; the best on the validation days is kept, up to its best tree.
+"""Train gradient-boosted trees: one booster per class weight.
 
-T. Chen, C. Guestrin, "XGBoost: A Scalable Tree Boosting System", KDD 2016. Some settings differ from the defaults, which are weak
-for rare classes: with the fraud rate as initial prediction, the Hessian of a row is about that rate, so `min_child_weight=1` forbids
-leaves of fewer than a hundred rows; with 0.5 and a small `min_child_weight` it does not. 256 bins per feature are too coarse for the
-tail of the amounts. Early stopping uses average precision, because ROC AUC hardly differs between models of rare classes.
+The best on the validation days is kept, up to its best tree.
+
+T. Chen, C. Guestrin, "XGBoost: A Scalable Tree Boosting System", KDD 2016. Some settings differ from the defaults,
+which are weak for rare classes: with the fraud rate as initial prediction, the Hessian of a row is about that rate,
+so `min_child_weight=1` forbids leaves of fewer than a hundred rows; with 0.5 and a small `min_child_weight` it does
+not. 256 bins per feature are too coarse for the tail of the amounts. Early stopping uses average precision, because
+ROC AUC hardly differs between models of rare classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,12 +68,12 @@ def fit(
 ) -> Trained:
     """Train one booster per weighting and keep the best one.
 
-    Matrices are float32[rows, features] with NaN for null, targets uint8[rows], `names` the features. The same input, seed and
-    number of threads give the same trees.
+    Matrices are float32[rows, features] with NaN for null, targets uint8[rows], `names` the features. The same input,
+    seed and number of threads give the same trees.
     """
     shared: dict[str, Any] = {"nthread": settings.threads, "feature_names": list(names)}
     data = xgb.QuantileDMatrix(train, train_target, max_bin=settings.max_bin, **shared)
-    # Not quantised: the same trees bit for bit, in little more than half the time (60 trees: 4.2 s of CPU instead of 7.6).
+    # Not quantised: the same trees bit for bit, in about half the time (60 trees: 4.2 s of CPU instead of 7.6).
     held_out = xgb.DMatrix(valid, valid_target, **shared)
     imbalance = float((train_target == 0).sum() / max(1, int(train_target.sum())))
     grown = [

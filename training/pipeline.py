@@ -63,7 +63,8 @@ def run(
 ) -> TrainingResult:
     """Train one model and write its artefact.
 
-    `now` stamps the version. Without `stop_on_failure`, failed expectations do not stop the run. Raises `MillstreamError`.
+    `now` stamps the version. Without `stop_on_failure`, failed expectations do not stop the run. Raises
+    `MillstreamError`.
     """
     services = ablation.smaller(source, config.compare_services)
     validator = Validator(settings.home / "data_docs")

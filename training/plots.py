@@ -1,7 +1,7 @@
 """The plots of the report as SVG; all show the test days, unless a title says otherwise.
 
-Text stays text (in the font of the page, searchable), curves are thinned to the resolution of a screen, and equal numbers
-give equal bytes.
+Text stays text (in the font of the page, searchable), curves are thinned to the resolution of a screen, and equal
+numbers give equal bytes.
 """
 
 import io

@@ -1,7 +1,7 @@
 """`python -m training.promote VERSION`: make another model version the champion; the scorer loads it within seconds.
 
-Every file of the version is first checked against its manifest. The hash of the manifest is written beside the version, so that the
-scorer detects later changes.
+Every file of the version is first checked against its manifest. The hash of the manifest is written beside the
+version, so that the scorer detects later changes.
 """
 
 from pathlib import Path

@@ -263,7 +263,10 @@ class TrainingConfig(_Frozen):
             raise SettingsError(wrong, where=where, todo="correct these settings") from None
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with dotted settings changed, such as `config.replace(**{"split.test_days": 7})`; None changes nothing."""
+        """Return a copy with dotted settings changed, such as `config.replace(**{"split.test_days": 7})`.
+
+        None changes nothing.
+        """
         values = self.model_dump()
         for dotted, value in changes.items():
             if value is None:

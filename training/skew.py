@@ -1,8 +1,8 @@
 """`python -m training.skew`: compare the features that were scored with those that training would use, one by one.
 
-The offline store computes the vector of each live score again from the event log, as of the same time, and the two are compared
-bit for bit. For each vector that differs the report names the cause, and proves it where that is possible
-(`training.skew_causes`).
+The offline store computes the vector of each live score again from the event log, as of the same time, and the two
+are compared bit for bit. For each vector that differs the report names the cause, and proves it where that is
+possible (`training.skew_causes`).
 """
 
 import os
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 class SkewReport:
     """Numbers of vectors compared and differing, and what differs.
 
-    `missing`: answers without a vector (degraded). `causes`: differing vectors per cause (`skew_causes.CAUSES`). `proved`:
-    differing vectors whose logged values were reproduced. `features`: feature -> {"match": n, "mismatch": n}. `examples`: at
-    most 20 differing vectors in full.
+    `missing`: answers without a vector (degraded). `causes`: differing vectors per cause (`skew_causes.CAUSES`).
+    `proved`: differing vectors whose logged values were reproduced. `features`: feature -> {"match": n, "mismatch":
+    n}. `examples`: at most 20 differing vectors in full.
     """
 
     compared: int = 0
@@ -54,8 +54,8 @@ class SkewReport:
 def read_scores(folder: Path) -> tuple[list[Score], int]:
     """Return the logged answers with a vector in order of time, and the number of answers without one.
 
-    A last line without a line end was cut off when the scorer was killed, and is left out. Raises `DataError` for any other line
-    that is not JSON.
+    A last line without a line end was cut off when the scorer was killed, and is left out. Raises `DataError` for any
+    other line that is not JSON.
     """
     scores, missing = [], 0
     for path in sorted(folder.glob("*.jsonl")):
@@ -158,7 +158,10 @@ def main(
     ] = "fraud_detection",
     out: Annotated[Path | None, typer.Option(help="Path of the report. [default: <home>/skew.json]")] = None,
 ) -> None:
-    """Compute the feature vector of every live score again from the event log; report how many differ, where and why."""
+    """Compute the feature vector of every live score again from the event log.
+
+    Report how many differ, where and why.
+    """
     console = Console()
     if home is not None:
         os.environ["MILLSTREAM_HOME"] = str(home.resolve())

@@ -1,8 +1,8 @@
 """Find out why a live vector differs from the one computed from the event log.
 
-A cause is proved where that is possible: exactly the events that the online state had folded are folded again, and must give
-the logged values. Views that only an on-demand view reads, and joined rows, are not in the score log: their cause can be named
-but not proved.
+A cause is proved where that is possible: exactly the events that the online state had folded are folded again, and
+must give the logged values. Views that only an on-demand view reads, and joined rows, are not in the score log: their
+cause can be named but not proved.
 """
 
 import bisect
@@ -171,7 +171,8 @@ class Evidence:
     def _of_row(self, read: PlainRead, score: Score) -> Cause:
         """Return the cause of a joined row.
 
-        The log gives the latest row that is not after the payment; the online store held the latest one written by then.
+        The log gives the latest row that is not after the payment; the online store held the latest one written by
+        then.
         """
         rows = self._plain[read.name]
         rows = _of_key(rows, rows.column_names[: len(read.join_keys)], read.entity_columns, score)
@@ -241,7 +242,7 @@ def _without(events: pa.Table, missing: int) -> Iterator[pa.Table]:
 
 
 def _misses_some(read: WindowedRead, events: pa.Table, ids: Sequence[str], score: Score) -> bool:
-    """Return whether the view's logged values are those of all events without some of the last `MOST_MISSING` of `ids`."""
+    """Return whether the view's logged values are those of all events without some of the last of `ids`."""
     column = events[read.spec.id_column]
     latest = ids[-MOST_MISSING:]
     for missing in range(1, len(latest) + 1):

@@ -1,11 +1,11 @@
-"""Split payments by event time into train, valid and test, and choose the time as of which the labels of each part are read.
+"""Split payments by event time into train, valid and test, and choose the time of the labels of each part.
 
     warm-up | train | gap | valid | gap | test | too recent
             ^since+warmup        ^       ^        ^end
 
-A gap is as long as the label delay. A model in use on the first day of a part could only be trained on what was known that day,
-so the labels of train are those known when valid begins, the labels of valid those known when test begins, and the labels of test
-those known at the cutoff. Later corrections are not visible to the earlier part.
+A gap is as long as the label delay. A model in use on the first day of a part could only be trained on what was known
+that day, so the labels of train are those known when valid begins, the labels of valid those known when test begins,
+and the labels of test those known at the cutoff. Later corrections are not visible to the earlier part.
 """
 
 from dataclasses import dataclass

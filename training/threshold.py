@@ -1,9 +1,9 @@
 """Choose the thresholds for review and decline that minimise the cost on labelled payments, exactly and without a grid.
 
-A payment with a score of at least `decline` is declined, one with at least `review` is reviewed by an analyst, the others are
-approved. Sorted by descending score, the cost of a pair of cuts is a sum of one term per cut, so the best pair under a limit on the
-number of reviews is a sliding-window minimum (monotonic queue): O(n log n). Costs that depend on the single payment follow
-C. Elkan, "The Foundations of Cost-Sensitive Learning", IJCAI 2001.
+A payment with a score of at least `decline` is declined, one with at least `review` is reviewed by an analyst, the
+others are approved. Sorted by descending score, the cost of a pair of cuts is a sum of one term per cut, so the best
+pair under a limit on the number of reviews is a sliding-window minimum (monotonic queue): O(n log n). Costs that
+depend on the single payment follow C. Elkan, "The Foundations of Cost-Sensitive Learning", IJCAI 2001.
 """
 
 from collections import deque
@@ -62,8 +62,8 @@ def choose(
 ) -> Thresholds:
     """Return the thresholds of lowest cost; of equal ones those that flag the fewest payments.
 
-    `target` is uint8[n] (1 = fraud), `score` and `amount` float64[n] (major units), `days` the duration of the payments, for
-    the limit on reviews per day.
+    `target` is uint8[n] (1 = fraud), `score` and `amount` float64[n] (major units), `days` the duration of the
+    payments, for the limit on reviews per day.
     """
     order = np.argsort(-score, kind="stable")
     ordered = score[order]
@@ -125,7 +125,10 @@ def _prefix(values: Floats) -> Floats:
 
 
 def _earliest_minimum(values: Floats, first: Ints) -> Ints:
-    """Return per i the index of the least of values[first[i] .. i], the first of equal ones; `first` is non-decreasing."""
+    """Return per i the index of the least of values[first[i] ..
+
+    I], the first of equal ones; `first` is non-decreasing.
+    """
     if not first.any():  # no limit: the minimum of all values so far
         running = np.minimum.accumulate(values)
         new = np.concatenate([[True], running[1:] < running[:-1]])
@@ -143,7 +146,7 @@ def _earliest_minimum(values: Floats, first: Ints) -> Ints:
 
 
 def _between(ordered: Floats, cut: int) -> float:
-    """Return a threshold with exactly `cut` scores above it, midway between its neighbours, so that rounding is harmless."""
+    """Return a threshold with exactly `cut` scores above it, midway between its neighbours."""
     if cut == len(ordered):
         return 0.0
     above = ordered[cut - 1] if cut else max(1.0, float(ordered[0]))

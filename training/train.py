@@ -37,8 +37,8 @@ def train(
 ) -> "TrainingResult":
     """Train a model on a feature service of a Feast repository and return its result.
 
-    `home` is the folder of log and models (default: MILLSTREAM_HOME), `now` stamps the version. Without `stop_on_failure`,
-    failed expectations do not stop the run. Raises `MillstreamError`.
+    `home` is the folder of log and models (default: MILLSTREAM_HOME), `now` stamps the version. Without
+    `stop_on_failure`, failed expectations do not stop the run. Raises `MillstreamError`.
     """
     if home is not None:
         os.environ["MILLSTREAM_HOME"] = str(home.resolve())  # Feast's stores of this process read it too

@@ -1,9 +1,9 @@
 """Validation of the training data with Great Expectations: one verdict on the log, one on the training set.
 
-The log is validated by the suite that the flow uses for rows (`PAYMENTS.suite`). The suite of the
-training set is derived: columns and order from the feature service, "never null" and "never negative" from the meaning of
-each aggregation, bounds from the configuration. Joined columns may be null, but not in nearly all rows, which would mean that the
-join is broken. Data Docs are always written.
+The log is validated by the suite that the flow uses for rows (`PAYMENTS.suite`). The suite of the training set is
+derived: columns and order from the feature service, "never null" and "never negative" from the meaning of each
+aggregation, bounds from the configuration. Joined columns may be null, but not in nearly all rows, which would mean
+that the join is broken. Data Docs are always written.
 """
 
 import logging

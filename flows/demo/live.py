@@ -30,7 +30,10 @@ CAUGHT_UP_WITHIN_S: Final = 120.0
 def run(
     processes: Processes, steps: Steps, settings: FlowSettings, *, rate: float, seconds: float
 ) -> dict[str, Any]:
-    """Run flows, scorer and traffic for `seconds`, then stop them; return the traffic's report (`flows.traffic.report`)."""
+    """Run flows, scorer and traffic for `seconds`, then stop them.
+
+    Return the traffic's report (`flows.traffic.report`).
+    """
     before = {stream: accounted(stream, settings) for stream in FLOWS.values()}
     port = free_port()
     with steps.step("start", "Start flows and scorer") as step:

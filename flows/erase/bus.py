@@ -1,9 +1,9 @@
 """Erase entries of the accounts from the bus, including their bytes.
 
-XDEL only flags an entry: its bytes stay in the node of the stream, and a snapshot (also the base of an append-only file) contains the
-node. So the stream is copied without these entries, with the same ids and counters, and the copy replaces it in one step; producers
-and readers are not affected, and entries that arrive meanwhile are kept. If other consumers have groups on the stream, which a copy
-would not have, entries are removed by XDEL.
+XDEL only flags an entry: its bytes stay in the node of the stream, and a snapshot (also the base of an append-only
+file) contains the node. So the stream is copied without these entries, with the same ids and counters, and the copy
+replaces it in one step; producers and readers are not affected, and entries that arrive meanwhile are kept. If other
+consumers have groups on the stream, which a copy would not have, entries are removed by XDEL.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """`python -m flows.erase --account A000123`: remove an account, as payer and as payee, from a home and its server.
 
-First a tombstone is written (`flows.privacy.tombstones`), so that no replay, file or backfill brings the account back. Then its rows are
-removed from online store, checkpoints, log, dead letters, score log and bus, and the server rewrites its append-only file. States shared
-with others (the window states of a merchant it paid) are folded from the log again when the flows start.
+First a tombstone is written (`flows.privacy.tombstones`), so that no replay, file or backfill brings the account
+back. Then its rows are removed from online store, checkpoints, log, dead letters, score log and bus, and the server
+rewrites its append-only file. States shared with others (the window states of a merchant it paid) are folded from the
+log again when the flows start.
 
-No flow may run meanwhile, and none can start; the scorer may run. If it is interrupted, run it again to finish it: until then, flows
-refuse to start. Models are not changed: they hold no ids, only feature values of a few payments.
+No flow may run meanwhile, and none can start; the scorer may run. If it is interrupted, run it again to finish it:
+until then, flows refuse to start. Models are not changed: they hold no ids, only feature values of a few payments.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ class Found:
 
 
 class Erasure:
-    """One erasure of some accounts. `client` is a redis-py client; events of the accounts up to `now_us` are rejected."""
+    """One erasure of some accounts.
+
+    `client` is a redis-py client; events of the accounts up to `now_us` are rejected.
+    """
 
     def __init__(
         self,
@@ -202,8 +206,9 @@ def erase(
 ) -> dict[str, int]:
     """Erase accounts by plain id (`accounts`) or pseudonym (`names`), with `resume` also those of interrupted erasures.
 
-    Returns the numbers removed per place. With `forever`, later events of the accounts are rejected too. Raises `RecoveryError` while a
-    flow runs, `SettingsError` for a wrong pseudonym key, `OnlineStoreError` if the server does not answer.
+    Returns the numbers removed per place. With `forever`, later events of the accounts are rejected too. Raises
+    `RecoveryError` while a flow runs, `SettingsError` for a wrong pseudonym key, `OnlineStoreError` if the server
+    does not answer.
     """
     pseudonyms = privacy.of_settings(settings)
     privacy.require_same_key(settings.home, pseudonyms, privacy.read_key_note(settings.home))

@@ -1,7 +1,8 @@
 """Erase rows from files: log and dead letters (published and staged), checkpoints and score log.
 
-A Parquet file is rewritten in another folder and renamed over the old one, so that readers see one or the other. Its name, the order of
-its rows and its offsets stay: recovery counts files by name and finds its position by offsets. A file without rows stays, empty.
+A Parquet file is rewritten in another folder and renamed over the old one, so that readers see one or the other. Its
+name, the order of its rows and its offsets stay: recovery counts files by name and finds its position by offsets. A
+file without rows stays, empty.
 """
 
 from __future__ import annotations
@@ -168,7 +169,8 @@ def remove_leftovers(settings: FlowSettings) -> None:
 def remove_checkpoints(settings: FlowSettings) -> int:
     """Remove all checkpoints and return their number; the parts fold the log again at their next start.
 
-    An empty checkpoint stays for each part, so that numbers are not reused: recovery state refers to checkpoints by name.
+    An empty checkpoint stays for each part, so that numbers are not reused: recovery state refers to checkpoints by
+    name.
     """
     removed = 0
     for folder in sorted(settings.checkpoints.glob("*")):
@@ -196,7 +198,10 @@ def holds_names(settings: FlowSettings, people: People) -> bool:
 
 
 class ScoreFiles:
-    """The score log: JSON lines. A scorer may be writing: both lock the file, and the scorer opens it for each write."""
+    """The score log: JSON lines.
+
+    A scorer may be writing: both lock the file, and the scorer opens it for each write.
+    """
 
     def __init__(self, settings: FlowSettings, people: People) -> None:
         self._folder = settings.scores

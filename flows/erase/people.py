@@ -24,8 +24,8 @@ _BOUND: Final = r"[A-Za-z0-9]"
 class People:
     """Some accounts, by pseudonym; `plain` are their ids as their producers write them, as far as they are known.
 
-    `events` holds, by stream, hashes of the ids of their events in streams that others refer to. `learn` adds to them while
-    rows are read: a label names the payment it is about, and need not name the account.
+    `events` holds, by stream, hashes of the ids of their events in streams that others refer to. `learn` adds to them
+    while rows are read: a label names the payment it is about, and need not name the account.
     """
 
     def __init__(
@@ -41,7 +41,10 @@ class People:
         self.of: dict[str, dict[str, set[bytes]]] = {
             name: {stream: set() for stream in self.events} for name in self.names
         }
-        """Hashes by account and stream: what each tombstone remembers. A payment between two of the accounts belongs to both."""
+        """Hashes by account and stream: what each tombstone remembers.
+
+        A payment between two of the accounts belongs to both.
+        """
         self._plain = frozenset(plain)
         self._digests = Digests(pseudonyms)
         self._array = pa.array(sorted(self.names), pa.string())
@@ -54,7 +57,10 @@ class People:
         return sum(map(len, self.events.values()))
 
     def rows(self, stream: EventStream, rows: pa.Table | pa.RecordBatch) -> Mask:
-        """Return which rows of a stream are about them: by a column of accounts and merchants (pseudonyms already), or by an event they refer to."""
+        """Return which rows of a stream are about them.
+
+        By a column of accounts and merchants (pseudonyms already), or by an event they refer to.
+        """
         found = np.zeros(rows.num_rows, bool)
         for column in stream.parties:
             if column in rows.schema.names:
@@ -79,7 +85,10 @@ class People:
             self.events[other] = self.events[other].union(*(of[other] for of in self.of.values()))
 
     def learn_payload(self, stream: EventStream, payload: bytes) -> None:
-        """Remember an event of theirs that was not accepted, because events that refer to it may have been; only if others refer to the stream."""
+        """Remember an event of theirs that was not accepted, because events that refer to it may have been.
+
+        Only if others refer to the stream.
+        """
         if stream.name not in self.events:
             return
         try:
@@ -165,7 +174,10 @@ class Touched:
                 values.update(pc.unique(rows[name].drop_null()).to_pylist())
 
     def holds(self, stream: str, key: Mapping[str, str]) -> bool:
-        """Whether a key of a stream's views may have lost rows. An event without keys has those of the event it refers to."""
+        """Whether a key of a stream's views may have lost rows.
+
+        An event without keys has those of the event it refers to.
+        """
         others = STREAMS[stream].refers_to.values() if stream in STREAMS else ()
         places = [self._values.get(name, {}) for name in (stream, *others)]
         return stream in self.streams and all(

@@ -1,8 +1,9 @@
 """Erase accounts from the online store: delete their hashes, and remove states that they share with others.
 
-Every key of the project is checked once. A key that contains one of the accounts (alone, or in a pair) or one of their payments is
-deleted. From other keys with rows of the accounts, such as those of a merchant, the window states are removed: the flow writes them from
-the log at its next start, without these rows. (They have to be removed, because a state with fewer events has a lower version.)
+Every key of the project is checked once. A key that contains one of the accounts (alone, or in a pair) or one of
+their payments is deleted. From other keys with rows of the accounts, such as those of a merchant, the window states
+are removed: the flow writes them from the log at its next start, without these rows. (They have to be removed,
+because a state with fewer events has a lower version.)
 """
 
 from __future__ import annotations
@@ -106,7 +107,10 @@ class OnlineStore:
         return doomed
 
     def _plain(self, values: dict[str, str], fields: list[bytes], written: set[str]) -> set[bytes]:
-        """Return the fields of plain views whose stream loses rows of this key; add the names of these views to `written`."""
+        """Return the fields of plain views whose stream loses rows of this key.
+
+        Add the names of these views to `written`.
+        """
         doomed: set[bytes] = set()
         for stream, specs in self._views.plain.items():
             for spec in specs:

@@ -73,7 +73,10 @@ class Accounts:
         return np.where(away, there, self.homes.city_at(account, t)), away
 
     def usual_shop(self, account: Ints, slot: Ints, t: Ints) -> Ints:
-        """Return the favourite merchant number `slot` of each account at t; favourites change after one to six months."""
+        """Return the favourite merchant number `slot` of each account at t.
+
+        Favourites change after one to six months.
+        """
         period = 30.0 + 150.0 * uniform(self.seed, Subject.SLOT, account, slot)
         epoch = np.floor(t / DAY_US / period + uniform(self.seed, Subject.SLOT_EPOCH, account, slot))
         pick = uniform(self.seed, Subject.HOME_MERCHANT, account, slot, epoch)
@@ -91,7 +94,10 @@ class Accounts:
         return code.astype(np.int64)
 
     def friend(self, account: Ints, slot: Ints) -> Ints:
-        """Return the payee number of a person that the account sends money to; half of them are accounts of this bank."""
+        """Return the payee number of a person that the account sends money to.
+
+        Half of them are accounts of this bank.
+        """
         number = below(2 * self.places.accounts, self.seed, Subject.FRIEND, account, slot)
         ours = number < self.places.accounts
         elsewhere = self.places.account_elsewhere(number % self.places.elsewhere)

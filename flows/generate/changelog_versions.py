@@ -33,7 +33,7 @@ class Versions(NamedTuple):
         return Versions(pa.concat_tables([self.table, other.table]).take(order), arrivals[order])
 
     def stamped(self) -> pa.Table:
-        """Return the rows with their arrival as `created_timestamp`, for a file that is replayed in order of arrival."""
+        """Return the rows with their arrival as `created_timestamp`, for files that are replayed in this order."""
         return self.table.append_column(CREATED_TIMESTAMP.field, pa.array(self.arrivals).cast(TIMESTAMP))
 
 

@@ -1,7 +1,7 @@
 """Card charges, one row per card payment: entry mode and 3-D Secure result.
 
-Thieves enter card numbers manually and fail the authentication more often, but most of their charges look normal, and some
-merchants never use 3-D Secure.
+Thieves enter card numbers manually and fail the authentication more often, but most of their charges look normal, and
+some merchants never use 3-D Secure.
 """
 
 from typing import Any, Final
@@ -45,7 +45,7 @@ _ECOMMERCE, _NO_3DS = ENTRY_MODES.index("ecommerce"), THREE_DS_RESULTS.index("no
 def charge_payments(
     rng: np.random.Generator, seed: int, merchants: Merchants, plan: Plan, payment_id: Any
 ) -> Versions:
-    """Return the charges of the card payments of a settled plan (type PAYMENT by app, web or pos), in order of arrival."""
+    """Return the charges of a settled plan's card payments (PAYMENT by app, web or pos), in order of arrival."""
     which = np.flatnonzero(
         (plan.kind == Kind.PAYMENT) & (plan.channel >= Channel.APP) & (plan.channel <= Channel.POS)
     )

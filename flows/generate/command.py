@@ -1,4 +1,4 @@
-"""`python -m flows.generate`: generate events of a seeded world, as Parquet files or as live traffic on the bus or Kafka.
+"""`python -m flows.generate`: events of a seeded world, as Parquet files or as live traffic on the bus or Kafka.
 
 The clock is read only here, nowhere else in `flows.generate`.
 """

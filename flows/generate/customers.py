@@ -1,7 +1,7 @@
 """Customers, the holders of accounts: one row per version of a customer.
 
-Names are a hash of the account. What changes is state: homes, errors in the bank's records, contacts, segment, opening and
-closing. An account changes at most once per span.
+Names are a hash of the account. What changes is state: homes, errors in the bank's records, contacts, segment,
+opening and closing. An account changes at most once per span.
 """
 
 from dataclasses import dataclass
@@ -103,7 +103,10 @@ class Customers:
         )
 
     def announce(self, rng: np.random.Generator, start: int) -> Versions:
-        """Set when accounts were opened: weeks to years before `start`, a few after it. Return the versions known at `start`."""
+        """Set when accounts were opened: weeks to years before `start`, a few after it.
+
+        Return the versions known at `start`.
+        """
         n = len(self.opened)
         years = np.clip(np.exp(np.log(3.0) + rng.standard_normal(n)), 0.04, 25.0)
         self.opened = start - (years * 365.25 * DAY_US).astype(np.int64)

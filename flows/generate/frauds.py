@@ -4,9 +4,9 @@
 2. spread: the whole balance to several accounts within minutes;
 3. drain: the whole balance in one payment to a merchant.
 
-Many, not all, happen far from home, from a new device, at odd hours, and to payees that serve several thieves.
-A third of the victims have paid at a merchant that leaks cards (`flows.generate.leaks`), where their cards are tested too.
-Some are robbed again days later.
+Many, not all, happen far from home, from a new device, at odd hours, and to payees that serve several thieves. A
+third of the victims have paid at a merchant that leaks cards (`flows.generate.leaks`), where their cards are tested
+too. Some are robbed again days later.
 """
 
 from dataclasses import dataclass
@@ -110,7 +110,10 @@ def plan_frauds(
 
 
 def worth(balance: Ints, *, young: Bools, open_: Bools) -> Floats:
-    """Return the weight of each account as a victim: grows with its balance, higher if it is new, 0 if it is not open."""
+    """Return the weight of each account as a victim.
+
+    Grows with its balance, higher if it is new, 0 if it is not open.
+    """
     money = np.sqrt(np.maximum(balance - _LEAST_BALANCE_CENTS, 0).astype(np.float64))
     return np.where(open_, np.where(young, _YOUNG_ACCOUNTS, 1.0) * money, 0.0)
 

@@ -14,9 +14,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class History(NamedTuple):
-    """A generated history. Payments and labels are sorted by event_timestamp; `pending` labels become known after its end.
+    """A generated history. Payments and labels are sorted by event_timestamp.
 
-    Customers, merchants and charges are in order of arrival; the first rows are one version of each customer and merchant.
+    `pending` labels become known after its end.
+
+    Customers, merchants and charges are in order of arrival; the first rows are one version of each customer and
+    merchant.
     """
 
     payments: pa.Table

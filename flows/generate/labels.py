@@ -1,8 +1,8 @@
 """Labels: one row per statement about a payment, at the time it becomes known, hours to days after the payment.
 
-Every fraud is reported at some time. Some reports are wrong at first (an honest payment, or the wrong type of fraud); an analyst
-corrects them days later, in another row. Analysts also review and clear some honest payments, suspicious ones first. A fifth of the
-labels name payer and payee, the others only the payment.
+Every fraud is reported at some time. Some reports are wrong at first (an honest payment, or the wrong type of fraud);
+an analyst corrects them days later, in another row. Analysts also review and clear some honest payments, suspicious
+ones first. A fifth of the labels name payer and payee, the others only the payment.
 """
 
 from typing import Any

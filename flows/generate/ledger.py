@@ -1,7 +1,7 @@
 """Balances: one pass over planned payments in order of time, in whole cents.
 
-If the balance does not cover a payment, the account is topped up instead. So no balance is negative, money sent between two
-accounts of this bank arrives, and the balance before a payment is the balance after the previous one.
+If the balance does not cover a payment, the account is topped up instead. So no balance is negative, money sent
+between two accounts of this bank arrives, and the balance before a payment is the balance after the previous one.
 """
 
 from typing import Any
@@ -38,8 +38,8 @@ def settle(
 ) -> None:
     """Settle payments: update `balance` (int64[accounts], cents) and fill the arrays from `cents` on.
 
-    `receiver` is the receiving account or -1. If `by_share` > 0, the amount is that share of the balance, else it is `cents`.
-    `fate` becomes KEPT, TOPPED_UP (the row became a top-up) or DROPPED (no payment).
+    `receiver` is the receiving account or -1. If `by_share` > 0, the amount is that share of the balance, else it is
+    `cents`. `fate` becomes KEPT, TOPPED_UP (the row became a top-up) or DROPPED (no payment).
     """
     for i in range(len(account)):
         payer = account[i]

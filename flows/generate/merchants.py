@@ -1,6 +1,7 @@
 """Merchants: one row per version of a merchant.
 
-Small merchants open and close; while one is closed, a neighbour gets its customers. Frauds prefer some merchants: see `fences`.
+Small merchants open and close; while one is closed, a neighbour gets its customers. Frauds prefer some merchants: see
+`fences`.
 """
 
 from dataclasses import dataclass
@@ -89,7 +90,10 @@ class Merchants:
         )
 
     def announce(self, rng: np.random.Generator, start: int) -> Versions:
-        """Set when merchants opened: months to decades before `start`, a few after it. Return the versions known at `start`."""
+        """Set when merchants opened: months to decades before `start`, a few after it.
+
+        Return the versions known at `start`.
+        """
         n = len(self.opened)
         years = np.clip(np.exp(np.log(5.0) + 0.9 * rng.standard_normal(n)), 0.3, 60.0)
         draw, when = rng.random(n), (rng.random(n) * _OPENS_WITHIN_DAYS * DAY_US).astype(np.int64)

@@ -1,7 +1,7 @@
 """Honest payments, one planned payment per entry, in no order.
 
-Many look like fraud if seen alone: people empty accounts, buy cars, try new shops, travel, change phones and pay at night. Only
-the history of an account tells them apart.
+Many look like fraud if seen alone: people empty accounts, buy cars, try new shops, travel, change phones and pay at
+night. Only the history of an account tells them apart.
 """
 
 from dataclasses import dataclass

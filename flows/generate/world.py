@@ -1,7 +1,8 @@
 """A seeded world of accounts and merchants, which generates events for one span of time after another.
 
-Habits depend on the seed, and the events of a span on the seed and the span. Balances, homes, the state of customers and merchants,
-copied cards and unfinished thefts are carried from span to span, so live traffic continues where the history ended.
+Habits depend on the seed, and the events of a span on the seed and the span. Balances, homes, the state of customers
+and merchants, copied cards and unfinished thefts are carried from span to span, so live traffic continues where the
+history ended.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,8 +44,8 @@ _HONEST, _FRAUD, _LABELS, _WORLD, _CUSTOMERS, _MERCHANTS, _CHARGES, _LEAKS, _OPE
 class Events(NamedTuple):
     """The events of a span: payments sorted by event_timestamp, and all labels they will ever get.
 
-    Versions of customers and merchants, and charges, are in order of arrival; the first span of a world begins with one version of
-    each customer and merchant.
+    Versions of customers and merchants, and charges, are in order of arrival; the first span of a world begins with
+    one version of each customer and merchant.
     """
 
     payments: pa.Table
@@ -106,8 +107,9 @@ class World:
     ) -> Iterator[Events]:
         """Yield live traffic of `rate` payments per second from `start` (us) on, in blocks of `block_seconds`.
 
-        Without `seconds` it never ends. Blocks follow each other without gaps; some are empty. This function does not wait: the
-        caller publishes each block at its time. Thefts run faster than in `payments`, so that a short run has whole ones.
+        Without `seconds` it never ends. Blocks follow each other without gaps; some are empty. This function does not
+        wait: the caller publishes each block at its time. Thefts run faster than in `payments`, so that a short run
+        has whole ones.
         """
         if len(self._carried):
             # Unfinished thefts of the history end there, unless live traffic starts at once.

@@ -25,7 +25,10 @@ _MOST_JOIN_KEYS: Final = 16
 
 @contextmanager
 def fresh(home: Path) -> Iterator[Path]:
-    """Empty the home and lock it until the block ends. Raises `SettingsError` if no demo wrote it, or one runs in it."""
+    """Empty the home and lock it until the block ends.
+
+    Raises `SettingsError` if no demo wrote it, or one runs in it.
+    """
     home = home.resolve()
     marker = home / MARKER
     if home.is_dir() and any(home.iterdir()) and not marker.exists():

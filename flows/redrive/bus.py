@@ -1,6 +1,7 @@
 """Publish events on the bus, each once: a script appends the event and records its dead letter in one step.
 
-The record on the bus is deleted once the home's own record is on disk; what an interrupted run has left is moved there by the next run.
+The record on the bus is deleted once the home's own record is on disk; what an interrupted run has left is moved
+there by the next run.
 """
 
 from __future__ import annotations

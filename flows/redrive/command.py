@@ -4,9 +4,10 @@
     python -m flows.redrive export letters.jsonl --reason check    one dead letter per line, decrypted
     python -m flows.redrive send letters.jsonl                     after the repair: publish each line once
 
-Lines that are still invalid are rejected with line number and reason; the others are sent. Each letter is sent once, so the same file can
-be sent again after repairing the rejected lines, or after an interruption. The dead letters themselves are kept. Late events are still
-late: `send --late-to FILE` writes them to a file for a backfill (docs/dead-letters.md).
+Lines that are still invalid are rejected with line number and reason; the others are sent. Each letter is sent once,
+so the same file can be sent again after repairing the rejected lines, or after an interruption. The dead letters
+themselves are kept. Late events are still late: `send --late-to FILE` writes them to a file for a backfill
+(docs/dead-letters.md).
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ def export(
         bool, typer.Option("--again", help="Include dead letters that were sent again already")
     ] = False,
 ) -> None:
-    """Write dead letters to a file for repair. It holds the original events with personal data; only you can read it."""
+    """Write dead letters to a file for repair.
+
+    It holds the original events with personal data; only you can read it.
+    """
     settings = FlowSettings()
     with _errors():
         written = withheld = 0

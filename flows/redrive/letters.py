@@ -18,7 +18,10 @@ from flows.streams import EventStream
 
 @dataclass(frozen=True)
 class Wanted:
-    """Selects dead letters: of these reasons (empty: all), received in [since, until). Letters of files have no such time."""
+    """Selects dead letters: of these reasons (empty: all), received in [since, until).
+
+    Letters of files have no such time.
+    """
 
     reasons: Collection[str] = ()
     since: datetime | None = None

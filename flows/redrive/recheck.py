@@ -1,7 +1,8 @@
 """Check repaired events with the checks of the flow before they are sent, so that each invalid line can be named.
 
-In addition to the steps for single events (`flows.accept.stages`): the id is not in the log, the event is not in the future, and it would
-not be late. The watermark advances meanwhile, so an event near it may become a dead letter `late` again; it is not lost.
+In addition to the steps for single events (`flows.accept.stages`): the id is not in the log, the event is not in the
+future, and it would not be late. The watermark advances meanwhile, so an event near it may become a dead letter
+`late` again; it is not lost.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ LATE_TODO: Final = "write it to a file with --late-to FILE and backfill that fil
 
 @dataclass(frozen=True)
 class Fit:
-    """A valid line: destination (partition of the bus, or key of the Kafka record), bytes to send; `late` says if it is late."""
+    """A valid line: destination (partition of the bus, or key of the Kafka record), bytes to send.
+
+    `late` says if it is late.
+    """
 
     line: Repaired
     place: str
@@ -91,7 +95,10 @@ class Recheck:
         return self._parts[partition_of(key, len(self._parts)) if key and len(self._parts) > 1 else 0]
 
     def _watermark(self, watermarks: dict[str, int], place: str) -> int:
-        """Return the watermark of a partition of the bus; for Kafka the highest of the topic, whose partition is not known."""
+        """Return the watermark of a partition of the bus.
+
+        For Kafka the highest of the topic, whose partition is not known.
+        """
         if not self._kafka:
             return watermarks.get(place, BEGINNING)
         prefix = f"kafka:{self._stream.name}:"

@@ -1,7 +1,8 @@
 """Publish events on a Kafka topic, each once: a header names the dead letter, and a file lists the letters being sent.
 
-The file also has the end offsets of the partitions before the batch. A run that finds such a file follows an interrupted one: it reads
-the topic from these offsets, records the letters that arrived, and treats the others as not sent.
+The file also has the end offsets of the partitions before the batch. A run that finds such a file follows an
+interrupted one: it reads the topic from these offsets, records the letters that arrived, and treats the others as not
+sent.
 """
 
 from __future__ import annotations

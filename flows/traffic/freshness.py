@@ -1,8 +1,9 @@
 """Time from the publishing of a payment until it can be read in the online store, measured by a client of the store.
 
 A payment counts as readable when the newest event time stored for its account (`_ts:<view>`, which the flow writes
-together with the state) is not before the payment's. The clock starts just before the payment is sent to the bus, and the
-store is read every millisecond, so a figure is too long by at most a round trip and a millisecond, and never too short.
+together with the state) is not before the payment's. The clock starts just before the payment is sent to the bus, and
+the store is read every millisecond, so a figure is too long by at most a round trip and a millisecond, and never too
+short.
 """
 
 from __future__ import annotations

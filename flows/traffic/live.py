@@ -1,9 +1,9 @@
 """One run of live traffic: ask for the score of each payment when its time has come, publish it once it is answered.
 
-This is the order of a payment system: it decides first and publishes what it decided. A run begins with a second or so of
-warm-up, which is scored and published like everything else but not measured: the flow loads its states when the first
-payment of a partition arrives, and connections have to be opened. The measured part begins when all warm-up payments
-have been answered and can be read in the online store.
+This is the order of a payment system: it decides first and publishes what it decided. A run begins with a second or
+so of warm-up, which is scored and published like everything else but not measured: the flow loads its states when the
+first payment of a partition arrives, and connections have to be opened. The measured part begins when all warm-up
+payments have been answered and can be read in the online store.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class _Payment:
 class Traffic:
     """Live traffic of a generated world.
 
-    `rate`: payments per second. `partitions`: partitions of the bus. `out`: path of the report. Without `scores`, payments
-    are only published; without `probe`, freshness is not measured. The counters hold what has been published so far.
+    `rate`: payments per second. `partitions`: partitions of the bus. `out`: path of the report. Without `scores`,
+    payments are only published; without `probe`, freshness is not measured. The counters hold what has been published
+    so far.
     """
 
     client: redis.Redis

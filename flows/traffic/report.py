@@ -1,4 +1,4 @@
-"""The measurements of live traffic as a JSON file, replaced as a whole once a second so that others can follow a run."""
+"""The measurements of live traffic as a JSON file, which is replaced once a second so that a run can be followed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sends `POST /score`, several requests in flight over connections that stay open, and measures latency at the client.
 
-The latency of a request begins when its payment is handed over, not when a connection is free for it. Otherwise a scorer
-that falls behind would look fast, because fewer requests would be sent to it.
+The latency of a request begins when its payment is handed over, not when a connection is free for it. Otherwise a
+scorer that falls behind would look fast, because fewer requests would be sent to it.
 """
 
 from __future__ import annotations
