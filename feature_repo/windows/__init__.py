@@ -15,6 +15,6 @@ Events and states:
 * `read`       the features of one key as of a time, from its state
 * `read_views` the same for all views of a request, in one call
 
-`kernels` holds the compiled functions of these modules, `history` computes the same features for many keys and times at once from
-a history of events. Kernels are cached on disk, see `feature_repo.kernel_cache`.
+`kernels` holds the compiled functions of these modules, `history` computes the same features for many keys and times
+at once from a history of events. Kernels are cached on disk, see `feature_repo.kernel_cache`.
 """

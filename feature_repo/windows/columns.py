@@ -30,8 +30,9 @@ _FEW: Final = 32
 class Keys:
     """The entity key of every row: its 128-bit hash (int64 [n, 2]) and its bytes, row i at `data[offsets[i]:offsets[i + 1]]`.
 
-    The bytes are the value part of Feast's serialised entity key (type, length, value; join keys in sorted order), so the online
-    store's key is a constant prefix, these bytes, and the project. Keys with the same hash are taken as equal.
+    The bytes are the value part of Feast's serialised entity key (type, length, value; join keys in sorted order), so
+    the online store's key is a constant prefix, these bytes, and the project. Keys with the same hash are taken as
+    equal.
     """
 
     hashes: Ints
@@ -199,8 +200,8 @@ def _as_text(column: pa.Array) -> pa.Array:
 def numbers(column: pa.Array) -> Floats:
     """Return a column of numbers or booleans as float64 [n], null = NaN; a copy.
 
-    Raises `pa.ArrowInvalid` or `pa.ArrowNotImplementedError` for values that are not numbers. A call of an Arrow function costs
-    tens of microseconds, so the values of a small block are converted one by one.
+    Raises `pa.ArrowInvalid` or `pa.ArrowNotImplementedError` for values that are not numbers. A call of an Arrow
+    function costs tens of microseconds, so the values of a small block are converted one by one.
     """
     if column.type == pa.float64() or pa.types.is_boolean(column.type):
         if len(column) <= _FEW:

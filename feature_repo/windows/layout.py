@@ -38,7 +38,8 @@ from feature_repo.windows.kernels.words import EVENT_HASHED, TILE_PARTS
 class Layout:
     """`n_ints` int64 and `n_floats` float64 words per row. `parts` names the words in order; the fingerprint covers them.
 
-    `merge`, int64 [parts, 5], is empty unless the view is tiled: what an event adds to a tile (columns `tables.MERGE_*`).
+    `merge`, int64 [parts, 5], is empty unless the view is tiled: what an event adds to a tile (columns
+    `tables.MERGE_*`).
     """
 
     n_ints: int
@@ -156,7 +157,8 @@ def _tiles(
 def _tile_needs(a: Aggregate, values: Sequence[str]) -> list[tuple[int, int, int]]:
     """Return the (value column, part, window) triples of an aggregate.
 
-    A decayed sum has another half-life for each window, so it has a part for each window; other parts serve all windows (0).
+    A decayed sum has another half-life for each window, so it has a part for each window; other parts serve all
+    windows (0).
     """
     source = a.value_column(values)
     if source is None:

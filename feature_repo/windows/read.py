@@ -1,7 +1,7 @@
 """Read the features of one key from its packed state, as of a time: float64, null = NaN.
 
-The same kernels serve the scorer, `get_online_features` and the offline store. Windows are half-open, `[t - W, t)`; tiled ones
-are whole hops, `[floor((t - W) / h) h, floor(t / h) h)`.
+The same kernels serve the scorer, `get_online_features` and the offline store. Windows are half-open, `[t - W, t)`;
+tiled ones are whole hops, `[floor((t - W) / h) h, floor(t / h) h)`.
 """
 
 import numpy as np
@@ -16,8 +16,8 @@ from feature_repo.windows.spec import ViewSpec
 def read_state(state: bytes | None, spec: ViewSpec, t: int, floor: int = NOTHING) -> tuple[Floats, int]:
     """Return the features of one key as of `t` (int64 UTC us) from its packed state, and the flags.
 
-    The values, float64 [features], stand in the order of `spec.feature_names`, null = NaN. Flags: `CAPPED`, `INCOMPLETE` of
-    `kernels.rows`. A key without a state (None) has no events after `floor` (see `expired_before`).
+    The values, float64 [features], stand in the order of `spec.feature_names`, null = NaN. Flags: `CAPPED`,
+    `INCOMPLETE` of `kernels.rows`. A key without a state (None) has no events after `floor` (see `expired_before`).
     Raises `StateError` for bytes that are not a state of this view.
     """
     out = np.empty(len(spec.aggregates), np.float64)

@@ -37,10 +37,10 @@ class ViewReads:
     def read(self, states: Sequence[bytes | None], t: int, now: int) -> tuple[Floats, Ints]:
         """Return the features as of `t`, float64 [features], null = NaN, and what was found of each view, int64 [views, 3].
 
-        `states`: per view the stored bytes of the key, None if nothing is stored, `NO_KEY` if the request has no key for it.
-        Columns of the second array: `VERSION`, `NEWEST`, `FLAGS` of `kernels.read_state`. Times are int64 UTC us; `now` decides
-        which events a key without a state may have had (`expired_before`).
-        Raises `StateError` for bytes that are not a state of their view.
+        `states`: per view the stored bytes of the key, None if nothing is stored, `NO_KEY` if the request has no key
+        for it. Columns of the second array: `VERSION`, `NEWEST`, `FLAGS` of `kernels.read_state`. Times are int64 UTC
+        us; `now` decides which events a key without a state may have had (`expired_before`). Raises `StateError` for
+        bytes that are not a state of their view.
         """
         parts = [
             state

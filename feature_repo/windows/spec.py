@@ -56,9 +56,9 @@ LAYOUT_VERSION: Final = 1
 class ViewSpec:
     """How the events of one view are folded into a state, and how the state is read.
 
-    `hop_us` is 0 for an exact view. The event columns that aggregates need are kept in three roles:
-    `values` (float64, null = NaN), `hashed` (int64 hash of the value, null = 0) and presence (a value column named
-    `?column` that holds 1.0 or NaN; for `count` and similar functions of a nullable column whose number nothing else reads).
+    `hop_us` is 0 for an exact view. The event columns that aggregates need are kept in three roles: `values`
+    (float64, null = NaN), `hashed` (int64 hash of the value, null = 0) and presence (a value column named `?column`
+    that holds 1.0 or NaN; for `count` and similar functions of a nullable column whose number nothing else reads).
     `id_column` (tag `id_column` of the view) identifies an event of its stream and orders events of the same time.
 
     Raises `DefinitionError` for aggregates that cannot be computed exactly.
@@ -167,8 +167,8 @@ class ViewSpec:
 def view_spec(view: Any) -> ViewSpec:
     """Return the spec of a Feast `StreamFeatureView` that declares aggregations.
 
-    Raises `DefinitionError` for a declaration that cannot be computed exactly: an unknown function, a missing window, a window
-    that is not a whole number of hops.
+    Raises `DefinitionError` for a declaration that cannot be computed exactly: an unknown function, a missing window,
+    a window that is not a whole number of hops.
     """
     if not view.aggregations:
         msg = f"feature view {view.name!r} declares no aggregations; give it aggregations=[Aggregation(...)]"

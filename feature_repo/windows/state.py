@@ -1,7 +1,7 @@
 """The state of a windowed view: the rows (events or tiles) kept per key, as flat arrays, and the same rows as bytes.
 
-In memory a key is a *slot*; its rows stand in order in one segment of two large arrays (see `kernels.rows`). The bytes of a
-packed state are described in `kernels.words`.
+In memory a key is a *slot*; its rows stand in order in one segment of two large arrays (see `kernels.rows`). The
+bytes of a packed state are described in `kernels.words`.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class ViewState:
     def fold(self, slots: Ints, events: Events) -> None:
         """Fold events, in any order; event i belongs to the key of `slots[i]`.
 
-        An event that is older than all windows of a read within the grace, or that is not among the newest `2 * capacity` of its
-        key, only raises the version and the floor.
+        An event that is older than all windows of a read within the grace, or that is not among the newest `2 *
+        capacity` of its key, only raises the version and the floor.
         """
         if len(slots) == 0:
             return
@@ -123,8 +123,8 @@ class ViewState:
     def read_then_fold(self, slots: Ints, events: Events) -> Floats:
         """For every event, in the order given: read the features of its key as of its own time, then fold it.
 
-        Returns float64 [events, features] in the order of `spec.feature_names`, null = NaN; incomplete windows are NaN too.
-        The resulting state is that of `fold`.
+        Returns float64 [events, features] in the order of `spec.feature_names`, null = NaN; incomplete windows are
+        NaN too. The resulting state is that of `fold`.
         """
         out = np.empty((len(slots), len(self.spec.aggregates)), np.float64)
         if len(slots) == 0:
@@ -233,8 +233,8 @@ def _with_room(array: npt.NDArray[Number], used: int, wanted: int) -> npt.NDArra
 def fold_packed(state: bytes | None, spec: ViewSpec, events: Events, floor: int) -> bytes:
     """Return a packed state with events folded into it, by the kernels of `ViewState.fold`.
 
-    A key without a state (None) may have had events up to `floor` (us). Raises `StateError` for bytes that are not a state of
-    this view.
+    A key without a state (None) may have had events up to `floor` (us). Raises `StateError` for bytes that are not a
+    state of this view.
     """
     words = empty_state(spec.fingerprint, floor) if state is None else whole_words(state, spec)
     copy = ViewState(spec)
@@ -247,9 +247,9 @@ def fold_packed(state: bytes | None, spec: ViewSpec, events: Events, floor: int)
 def has_folded(state: bytes | None, spec: ViewSpec, times: Ints, ids: Ints) -> npt.NDArray[np.bool_]:
     """Return which events (bool [n]) of one key a packed state of an exact view needs no more.
 
-    Those are the events that it holds, and those that it would drop: at or before its floor, or older than its retention.
-    `times`, int64 [n] (us), and `ids`, int64 [n, 2], describe the events. A key without a state (None) has folded none.
-    Raises `StateError` for bytes that are not a state of this view.
+    Those are the events that it holds, and those that it would drop: at or before its floor, or older than its
+    retention. `times`, int64 [n] (us), and `ids`, int64 [n, 2], describe the events. A key without a state (None) has
+    folded none. Raises `StateError` for bytes that are not a state of this view.
     """
     if state is None:
         return np.zeros(len(times), np.bool_)

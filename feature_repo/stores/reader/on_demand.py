@@ -1,7 +1,8 @@
 """On-demand functions without Feast: imported from files of the repo, and checked against a digest of their source.
 
-Feast stores such a function in its registry as a pickle. A scorer loads no pickle and no code from an artefact: it imports the
-function from the installed repo, and refuses one whose source differs from the source that the model was trained with.
+Feast stores such a function in its registry as a pickle. A scorer loads no pickle and no code from an artefact: it
+imports the function from the installed repo, and refuses one whose source differs from the source that the model was
+trained with.
 
 The function of an on-demand view is in a file of its own that is named like it and imports no Feast, for example
 `on_demand/functions/payment_place.py`. The digest covers this file and the modules of `feature_repo` that it imports.
@@ -43,8 +44,8 @@ _EARLIER: Final[Mapping[str, str]] = {
 class OnDemand:
     """One on-demand view: lists of its input columns in, lists of its features out.
 
-    `file` is relative to the repo; `inputs` are (column, view) pairs, view "" for request data; `outputs` are (feature, type)
-    pairs; `digest` is that of the function's source.
+    `file` is relative to the repo; `inputs` are (column, view) pairs, view "" for request data; `outputs` are
+    (feature, type) pairs; `digest` is that of the function's source.
     """
 
     name: str
@@ -58,8 +59,8 @@ class OnDemand:
 class Inputs(dict[str, list[Any]]):
     """The inputs of a function for one payment: a list of one value per column, created when the function reads it.
 
-    `sources`: column -> (name of its value, whether it is a feature; else it is request data). Most functions read few of the
-    columns that Feast declares for them. To the function, the mapping contains all of them.
+    `sources`: column -> (name of its value, whether it is a feature; else it is request data). Most functions read
+    few of the columns that Feast declares for them. To the function, the mapping contains all of them.
     """
 
     __slots__ = ("_features", "_request", "_sources")
@@ -85,18 +86,23 @@ class Inputs(dict[str, list[Any]]):
         return len(self.copy())
 
     def get(self, column: str, default: Any = None) -> Any:
+        """Return the list of a column, `default` if there is no such column."""
         return self[column] if column in self else default  # noqa: SIM401  this is `get`
 
     def keys(self) -> Any:
+        """Return all columns."""
         return self.copy().keys()
 
     def values(self) -> Any:
+        """Return the lists of all columns."""
         return self.copy().values()
 
     def items(self) -> Any:
+        """Return all (column, list) pairs."""
         return self.copy().items()
 
     def copy(self) -> dict[str, list[Any]]:
+        """Return a plain dict of all columns."""
         for column in self._sources:
             self[column]
         return super().copy()
@@ -105,7 +111,8 @@ class Inputs(dict[str, list[Any]]):
 def locate(repo: Path, function: str, source: str) -> tuple[str, str]:
     """Return (file relative to the repo, digest) of the function whose name and source text a Feast registry holds.
 
-    Raises `DefinitionError` when no file of the repo that is named like the function defines it, or when the file imports Feast.
+    Raises `DefinitionError` when no file of the repo that is named like the function defines it, or when the file
+    imports Feast.
     """
     for path in sorted(repo.rglob(f"{function}.py")):
         text = path.read_text()

@@ -1,12 +1,13 @@
 """Payments that were scored but may not be folded into the states yet: listed per key, and folded in when states are read.
 
-Until the flow has folded a payment, the states do not contain it. So a scorer adds each payment it scores to a short list per key
-(account, payee), with the columns that the flow will derive for it. The next scorer that reads one of these keys folds what the
-state lacks into a copy of it, with the flow's own kernel, so the values equal those computed from the log later.
+Until the flow has folded a payment, the states do not contain it. So a scorer adds each payment it scores to a short
+list per key (account, payee), with the columns that the flow will derive for it. The next scorer that reads one of
+these keys folds what the state lacks into a copy of it, with the flow's own kernel, so the values equal those
+computed from the log later.
 
-A payment is in the states of all views of a key or in none, because they are written together. Whether it is in them is seen in
-an exact view of the key, whose rows have ids; a key that has only tiled views therefore has no list. A payment that the state
-holds, or that is too old for it, is taken off the list.
+A payment is in the states of all views of a key or in none, because they are written together. Whether it is in them
+is seen in an exact view of the key, whose rows have ids; a key that has only tiled views therefore has no list. A
+payment that the state holds, or that is too old for it, is taken off the list.
 
     millstream:pending:<project>:<column>:<value>     sorted set by event time; a member is a payment as JSON:
     {"t": event time (us), "i": id (two words), "k": keys, "h": hashes, "v": values}
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 MAX_LISTED: Final = 2_048
 """Only the latest payments of a list are read, at most this many: as many as an exact state holds by default.
 
-A key with more of them within the flow's lag is flagged capped. This is enough for a minute of 25 payments a second at one payee;
-each costs about ten microseconds while it is pending.
+A key with more of them within the flow's lag is flagged capped. This is enough for a minute of 25 payments a second
+at one payee; each costs about ten microseconds while it is pending.
 """
 
 Row = Mapping[str, Any]
@@ -53,8 +54,8 @@ _Resolve = Callable[[Row, Mapping[str, Any]], float]
 class Found:
     """What the lists of a payment held.
 
-    `missing`: number of payments that the states lacked. `settled`: per list, the members to remove from it. `capped`: the views
-    of a key with more than `MAX_LISTED` payments.
+    `missing`: number of payments that the states lacked. `settled`: per list, the members to remove from it.
+    `capped`: the views of a key with more than `MAX_LISTED` payments.
     """
 
     missing: int
@@ -140,8 +141,8 @@ class Pending:
     ) -> Found:
         """Fold the pending payments of the lists that were before `t` and that the states lack into `states`.
 
-        `states`: view -> packed state, None if nothing is stored; changed in place. `row` and `event_id` describe the payment
-        that is being scored, which is not folded itself. `t` is its event time, `now` the wall clock (us).
+        `states`: view -> packed state, None if nothing is stored; changed in place. `row` and `event_id` describe the
+        payment that is being scored, which is not folded itself. `t` is its event time, `now` the wall clock (us).
         Raises `StateError` for bytes that are not a state of their view.
         """
         settled: list[list[bytes]] = [[] for _ in self.columns]

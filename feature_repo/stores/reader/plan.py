@@ -1,6 +1,7 @@
-"""A feature service compiled for reading: what to fetch, how to finish it, in which order the values stand.
+"""The plan for reading a feature service: what to fetch, how to compute the features, and their order in a vector.
 
-Made once from the registry (`compile_plan`, which imports Feast), saved as JSON beside the model, loaded by the scorer without Feast.
+It is made from the registry (`compile_plan`, which imports Feast), saved as JSON beside the model, and loaded by the
+scorer without Feast.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ INT, FLOAT, BOOL, STRING, TIME = "int64", "float64", "bool", "string", "timestam
 class WindowedRead:
     """A windowed view: its spec, the request columns that hold its sorted join keys, and the stream whose events it folds.
 
-    The stream is empty in a plan that was made before it was written down.
+    The stream is empty in a plan that an older version made.
     """
 
     spec: ViewSpec
@@ -35,7 +36,7 @@ class WindowedRead:
 
 @dataclass(frozen=True)
 class PlainRead:
-    """A plain feature view: (feature, type, hash field in hex) triples, and its ttl (0: for ever)."""
+    """A plain feature view: (feature, type, hash field in hex) triples, and its ttl (us; 0: values do not expire)."""
 
     name: str
     join_keys: tuple[str, ...]
@@ -67,11 +68,12 @@ class Plan:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
+        """The names of the features, in the order of a vector."""
         return tuple(name for name, _ in self.columns)
 
     @property
     def of_request(self) -> tuple[str, ...]:
-        """The features made from the payment alone: nothing is read from a store for them."""
+        """The features computed from the payment alone, without reading the store."""
         alone = {
             name
             for view in self.on_demand
@@ -82,11 +84,11 @@ class Plan:
 
     @property
     def schema_hash(self) -> str:
-        """sha256 over everything that decides the values: definitions, functions, order."""
+        """sha256 of everything that decides the values: definitions, functions, order."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the plan as plain JSON types."""
         windowed = [
             {"spec": r.spec.to_dict(), "entity_columns": r.entity_columns}
             | ({"stream": r.stream} if r.stream else {})
@@ -97,11 +99,12 @@ class Plan:
         return plain
 
     def save(self, path: Path) -> None:
+        """Write the plan as JSON."""
         path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        """Raises `DefinitionError` when the file is no plan."""
+        """Read a saved plan. Raises `DefinitionError` when the file is not a plan."""
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -110,7 +113,7 @@ class Plan:
 
     @classmethod
     def parse(cls, content: bytes, where: Path) -> Plan:
-        """Raises `DefinitionError` when the content is no plan."""
+        """Parse a saved plan; `where` is named in errors. Raises `DefinitionError` when the content is not a plan."""
         try:
             made = json.loads(content)
             return cls(
@@ -141,9 +144,10 @@ def _no_plan(error: Exception, where: Path) -> DefinitionError:
 
 
 def compile_plan(store: FeatureStore, service: str, repo: Path | None = None) -> Plan:
-    """The plan of a feature service in the registry. `repo` is the folder its on-demand functions are found in.
+    """Return the plan of a feature service in the registry. `repo` is the folder that holds its on-demand functions.
 
-    Raises `DefinitionError` for what a scorer cannot read: an unknown service, an on-demand view in another mode than python.
+    Raises `DefinitionError` for an unknown service, and for what a scorer cannot read, such as an on-demand view in a
+    mode other than python.
     """
     from feast.errors import FeatureServiceNotFoundException
     from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs

@@ -1,8 +1,8 @@
-"""The scorer's compiled reader: one vector per payment, as of the payment's own time, without Feast.
+"""Read the features of one payment for the scorer, as of the payment's own time, without Feast.
 
-It says which hashes and fields to fetch (`commands`), the caller fetches them in one pipelined round trip over whatever client it
-has, and `vector` finishes them: all states in one call of a kernel, on-demand functions after it. The values equal
-`store.get_online_features` at that time, and the offline store's.
+`commands` names the hashes and fields to fetch, the caller fetches them in one pipelined round trip, and `vector`
+computes the features from the replies: all states in one call of a kernel, then the on-demand functions. The values
+equal those of `store.get_online_features` at that time, and those of the offline store.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from feature_repo.windows.spec import INTEGER_FUNCTIONS
 Command = tuple[bytes, list[bytes]]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_STATE_OF_OURS: Final = b"\0"
-"""For a field that is there and empty: it is refused, where `NO_KEY` would be a key that is not there."""
+"""Stands for a stored field that is empty, so that it is refused; `NO_KEY` would mean that the request has no key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vector:
     """The features of one payment, in the order of `plan.columns`.
 
-    `values` float64, null = NaN (a string or timestamp feature is NaN here and only in `named`). `named` has Python values, a
-    timestamp is a datetime in UTC, null = None: what Feast hands to on-demand functions.
-    `versions` tells per windowed view how many events of its key the state had seen; `newest_us` the newest of them, None if none.
-    `incomplete` and `capped` name the views whose answer is partly null, or from the newest `capacity` events only.
-    `pending` is what the lists of payments the flow had not folded yet held.
+    `values` float64, null = NaN (a string or timestamp feature is NaN here and only in `named`). `named` has Python
+    values, a timestamp is a datetime in UTC, null = None: what Feast hands to on-demand functions. `versions`:
+    windowed view -> number of events folded for its key; `newest_us`: time of the newest of them, None if there is
+    none. `incomplete` and `capped` name the views whose features are partly null, or computed from the newest
+    `capacity` events only. `pending` is what the lists of payments that the flow had not folded yet held.
     """
 
     values: npt.NDArray[np.float64]
@@ -63,7 +63,10 @@ class Vector:
 
 
 class Reader:
-    """Compiled once from a plan. `repo` is the folder the plan's on-demand functions are loaded from; raises `DefinitionError`."""
+    """Reads the features of a plan. `repo` is the folder that on-demand functions are imported from.
+
+    Raises `DefinitionError` when a function is missing or is not the one the plan was made with.
+    """
 
     def __init__(self, plan: Plan, repo: Path) -> None:
         self.plan = plan
@@ -95,7 +98,7 @@ class Reader:
         self._others = [name for _, name in others]
 
     def commands(self, row: Mapping[str, Any]) -> list[Command]:
-        """What to HMGET for a payment: one (key, fields) per entity whose columns the payment has."""
+        """Return what to HMGET for a payment: one (key, fields) pair per entity whose columns the payment has."""
         made = []
         for entity in self._entities:
             key = entity.key(row)
@@ -111,13 +114,15 @@ class Reader:
         now_us: int,
         lists: Lists = (),
     ) -> Vector:
-        """Finish the replies of `commands(row)` as of `as_of_us`. Raises `StateError` for a state of another definition.
+        """Return the features as of `as_of_us` (UTC us), from the replies to `commands(row)`.
 
-        `lists` are the members of the payment's pending lists (`pending.keys(row)`): what the states lack of them is folded in first.
+        `row` holds the request columns; its `event_timestamp` may be missing. `now_us` is the wall clock when the
+        replies were fetched: it decides which events a key that is not stored may have had. `lists` are the members
+        of the payment's pending lists (`pending.keys(row)`); those that the states lack are folded in first. If the
+        payment has no value for the key of a view (None, or no such column), the view has no reply and all its
+        features are null.
 
-        `row` holds the request columns; its `event_timestamp` may be missing, the time is `as_of_us`. `now_us` is the wall clock when
-        the replies were fetched: it tells how far back a key that is not there can be said to have had no events. A view for whose key
-        the payment has no value (None, or no such column) has no reply, and null for every feature.
+        Raises `StateError` for a state of another definition.
         """
         states: list[bytes | None] = []
         named: dict[str, Any] = {}
@@ -151,12 +156,12 @@ class Reader:
         return Vector(values, named, versions, newest, incomplete, capped, pending)
 
     def empty(self, row: Mapping[str, Any], as_of_us: int) -> Vector:
-        """The vector of a payment about which nothing is stored: what an entity without history has."""
+        """Return the vector of a payment whose entities have nothing stored."""
         replies = [[None] * len(e.fields) for e in self._entities if e.is_asked_for(row)]
         return self.vector(row, replies, as_of_us, as_of_us)
 
     def _python(self, finished: npt.NDArray[np.float64]) -> list[Any]:
-        """Values as Feast gives them: null is None, a count is an int."""
+        """Return values as Feast does: null is None, a count is an int."""
         values: list[Any] = finished.tolist()
         for i in self._whole:
             value = values[i]
@@ -182,7 +187,7 @@ class Reader:
         return versions, None if newest == NOTHING else newest, incomplete, capped
 
     def of_request(self, row: Mapping[str, Any], as_of_us: int) -> dict[str, Any]:
-        """The features made from the payment alone (`Plan.of_request`), by name, without any reply of a store."""
+        """Return the features computed from the payment alone (`Plan.of_request`), by name."""
         named: dict[str, Any] = {}
         self._on_demand(row, as_of_us, named, self._of_request)
         return named
@@ -217,14 +222,14 @@ class _Entity:
             self.fields += part.fields
 
     def is_asked_for(self, row: Mapping[str, Any]) -> bool:
-        """Whether the payment has a key."""
+        """Return whether the payment has a key for this entity."""
         for column in self._columns:  # noqa: SIM110  a generator would cost more than all it looks at
             if row.get(column) is None:
                 return False
         return True
 
     def key(self, row: Mapping[str, Any]) -> bytes | None:
-        """The Redis key, None if the payment has none."""
+        """Return the Redis key, None if the payment has none."""
         if not self.is_asked_for(row):
             return None
         return self._prefix + key_values([str(row[column]) for column in self._columns]) + self._project
@@ -279,7 +284,7 @@ class _Plain:
 
 @lru_cache(maxsize=200_000)
 def _newest(stored: bytes) -> int:
-    """When a row is of; rows change slowly, and to be known already costs a tenth of being decoded."""
+    """Return the time of a row (us). Rows change slowly, and a cached time costs a tenth of decoding it."""
     return decode_timestamp(stored)
 
 
@@ -294,7 +299,7 @@ def _typed(stored: bytes, kind: str) -> Any:
 
 
 def _floats(values: Sequence[Any]) -> npt.NDArray[np.float64]:
-    """Null is NaN, and so is what is no number though its view says so."""
+    """Return values as float64 [n]; None, and a value that is not a number, is NaN."""
     try:
         numbers = array("d", [np.nan if value is None else value for value in values])
     except TypeError:

@@ -1,8 +1,8 @@
 """Features of many keys at many times from a history of events: what folding and reading states gives, for offline use.
 
-One row per query, in the order of the queries, as of its time. Events and queries are sorted by key and time once; then the
-windows slide along them. The values have the same bits as those read from states. Keys are processed in groups, so that what is
-kept per event stays small and in the CPU cache.
+One row per query, in the order of the queries, as of its time. Events and queries are sorted by key and time once;
+then the windows slide along them. The values have the same bits as those read from states. Keys are processed in
+groups, so that what is kept per event stays small and in the CPU cache.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ GROUP_ROWS: Final = 1 << 16
 class EventColumns:
     """Events in any order, by column: the dense ids of their keys (`Queries.key_ids`), times (us), and what views read of them.
 
-    `ids` returns int64 [n, 2]; it is called if two events of a key have the same time. `created`, the times of acceptance (us),
-    hides events from queries of an earlier time: what the system knew by then.
+    `ids` returns int64 [n, 2]; it is called if two events of a key have the same time. `created`, the times of
+    acceptance (us), hides events from queries of an earlier time: what the system knew by then.
     """
 
     keys: DenseIds
@@ -49,8 +49,8 @@ def features_at(
 ) -> tuple[Floats, npt.NDArray[np.uint8]]:
     """Return the features of `wanted[i]` as of `times[i]` (us) from a history of events.
 
-    Returns float64 [len(wanted), features] in the order of `spec.feature_names`, null = NaN, and uint8 flags (`rows.CAPPED`).
-    `created`: see `EventColumns`.
+    Returns float64 [len(wanted), features] in the order of `spec.feature_names`, null = NaN, and uint8 flags
+    (`rows.CAPPED`). `created`: see `EventColumns`.
     """
     queries = Queries(wanted.hashes, times)
     columns = EventColumns(

@@ -1,6 +1,7 @@
 """Dense ids for hashes: the same hash, the same id; 0, 1, 2, ... in the order in which the hashes first occur.
 
-Hash tables with open addressing. They grow with the number of distinct hashes, not of rows, so that they stay in the CPU cache.
+Hash tables with open addressing. They grow with the number of distinct hashes, not of rows, so that they stay in the
+CPU cache.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The order of a history: by key, then by time, then by id.
 
-A log is in time order or nearly so. That is checked first; then one pass distributes the rows to their keys (a counting sort).
-Times out of order are sorted by numpy's stable sort, Timsort, which merges the sorted runs.
+A log is in time order or nearly so. That is checked first; then one pass distributes the rows to their keys (a
+counting sort). Times out of order are sorted by numpy's stable sort, Timsort, which merges the sorted runs.
 """
 
 from __future__ import annotations

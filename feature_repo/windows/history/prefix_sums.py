@@ -1,8 +1,8 @@
 """Prefix sums of a sorted history: an aggregate of a window is the difference of two of them.
 
-The rows of all keys stand one after another. Entry i is about the rows before i, so there is one entry more than rows. A window
-lies within one key, so the rows of earlier keys cancel out. Sums are integers modulo 2^128 (squares 2^256), so a difference has
-the same bits as the sum of the window's own events.
+The rows of all keys stand one after another. Entry i is about the rows before i, so there is one entry more than
+rows. A window lies within one key, so the rows of earlier keys cancel out. Sums are integers modulo 2^128 (squares
+2^256), so a difference has the same bits as the sum of the window's own events.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The features of sorted queries from a sorted history: windows slide along it, so a longer window costs no more per query.
 
-The queries are sorted by key and time, so both ends of every window only move forward. Counts, sums and the values at either
-end of a window come from `prefix_sums`; extremes from a monotonic stack of candidates; distinct values are counted as they
-enter and leave the window. Only decayed sums visit every event of their window.
+The queries are sorted by key and time, so both ends of every window only move forward. Counts, sums and the values at
+either end of a window come from `prefix_sums`; extremes from a monotonic stack of candidates; distinct values are
+counted as they enter and leave the window. Only decayed sums visit every event of their window.
 
-A tiled window is whole hops, so it holds exactly the events of its tiles, and a sum of tiles is the sum of their events.
+A tiled window is whole hops, so it holds exactly the events of its tiles, and a sum of tiles is the sum of their
+events.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Plan(NamedTuple):
     """int64 [windows]: the distinct windows, us."""
     reads: Ints
     """int64 [aggregates, 6]: function, source kind, column, index into `windows`, output position, and place: the index of the stack,
-    set or decayed sum that the aggregate uses. Aggregates of the same extreme of the same column are consecutive and share a stack."""
+    set or decayed sum that the aggregate uses. Aggregates of the same extreme of the same column are consecutive and
+    share a stack."""
     n_stacks: int
     n_sets: int
     n_values: int
@@ -257,9 +259,9 @@ def _extremes(
 ) -> None:
     """Compute the minima or maxima of all windows of a column with a monotonic stack.
 
-    The stack holds every event that can be the extreme of a window: each is larger than all after it (for minima: negated). The
-    extreme of a window is the first of them inside the window. `heads[k]` is that place for the last query of `reads[k]`; it moves
-    back only to what was pushed since.
+    The stack holds every event that can be the extreme of a window: each is larger than all after it (for minima:
+    negated). The extreme of a window is the first of them inside the window. `heads[k]` is that place for the last
+    query of `reads[k]`; it moves back only to what was pushed since.
     """
     sign = -1.0 if reads[0, FUNCTION] == MIN else 1.0
     place = reads[0, PLACE]
@@ -298,8 +300,8 @@ def _extremes(
 def _distinct(hashes: Ints, n: int, end: Ints, begin: Ints, counts: Any, ends: Ints, answer: Floats) -> None:
     """Count the distinct values of every window.
 
-    `counts[value]` is how often a value occurs in the window [ends[0], ends[1]); ends[2] is how many counts, of value 0 (null)
-    apart, are above 0.
+    `counts[value]` is how often a value occurs in the window [ends[0], ends[1]); ends[2] is how many counts, of value
+    0 (null) apart, are above 0.
     """
     low, high, distinct = ends[0], ends[1], ends[2]
     for i in range(n):

@@ -1,6 +1,7 @@
 """Quantiles of sorted queries from a sorted history: the counts of a window's buckets are updated as the window slides.
 
-The counts equal those of `kernels.sketch`, whose state has a row per hop and bucket: a window of whole hops holds the same values.
+The counts equal those of `kernels.sketch`, whose state has a row per hop and bucket: a window of whole hops holds the
+same values.
 """
 
 from __future__ import annotations

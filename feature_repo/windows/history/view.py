@@ -26,8 +26,8 @@ _UNLIMITED: Final = np.iinfo(np.int64).max
 class Group:
     """The sorted events of some keys, and the queries of these keys.
 
-    `created`, int64 [events] (us), are the times of acceptance; None if a query may see all events. `n_values` is one more than
-    the largest dense id of a hashed value.
+    `created`, int64 [events] (us), are the times of acceptance; None if a query may see all events. `n_values` is one
+    more than the largest dense id of a hashed value.
     """
 
     events: PrefixSums
@@ -39,8 +39,8 @@ class Group:
 class HistoryView:
     """The features of one view for `n_rows` queries, filled group by group.
 
-    `out`, float64 [rows, features], null = NaN, and `flags`, uint8 [rows], are the results. `values` and `hashed` name the value
-    columns and hashed columns of the groups' events.
+    `out`, float64 [rows, features], null = NaN, and `flags`, uint8 [rows], are the results. `values` and `hashed`
+    name the value columns and hashed columns of the groups' events.
     """
 
     def __init__(self, spec: ViewSpec, n_rows: int, values: Sequence[str], hashed: Sequence[str]) -> None:

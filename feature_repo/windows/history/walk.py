@@ -1,7 +1,7 @@
 """Features of a history as it was known at the query's time: events accepted later are ignored.
 
-Which events are ignored changes from query to query, so windows cannot slide: every query visits its window, with the kernels
-that read states.
+Which events are ignored changes from query to query, so windows cannot slide: every query visits its window, with the
+kernels that read states.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def walk_history(
 ) -> None:
     """Write the features of sorted queries to `out`, null = NaN, and their flags to `flags`, from the events accepted by then.
 
-    `ints` and `floats` are those of sorted `Events`, with the time of acceptance (us) as the last int word; key k has the rows
-    [starts[k], starts[k + 1]). `tables` and `merge` are those of the view's layout, `longest` is its longest window (us).
+    `ints` and `floats` are those of sorted `Events`, with the time of acceptance (us) as the last int word; key k has
+    the rows [starts[k], starts[k + 1]). `tables` and `merge` are those of the view's layout, `longest` is its longest
+    window (us).
     """
     hop, sketch = tables.measures[HOP], tables.measures[IS_SKETCH] > 0
     at = 0

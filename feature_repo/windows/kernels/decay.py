@@ -15,8 +15,8 @@ _TERMS = np.array([1.0 / math.factorial(k) for k in range(13, -1, -1)])
 def weight(age: int, window: int) -> float:
     """Return 2^(-age / (window / 4)), within two units in the last place; age and window in the same unit.
 
-    Computed by the Taylor series of e^x on |x| <= ln(2) / 2 instead of the C library's `exp2`, because stored sums need the same
-    bits on every machine and in every compilation.
+    Computed by the Taylor series of e^x on |x| <= ln(2) / 2 instead of the C library's `exp2`, because stored sums
+    need the same bits on every machine and in every compilation.
     """
     x = 4.0 * age / window
     whole = np.floor(x + 0.5)

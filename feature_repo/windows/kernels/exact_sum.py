@@ -1,13 +1,13 @@
 """Sums that do not depend on the order of their terms, so that a feature is a function of the *set* of events.
 
-Floating-point addition is not associative: the same payments in another order, merged from tiles, or subtracted from a prefix
-sum, give another last digit. So values are summed as fixed-point integers: a value is rounded once to a multiple of
-2^-64 (5e-20), a sum is a 128-bit integer of that unit and a sum of squares a 256-bit integer of 2^-128. Integer addition is
-associative and exact, and subtraction undoes it. This is a small Kulisch accumulator (U. Kulisch, "Computer Arithmetic and
-Validity", 2008).
+Floating-point addition is not associative: the same payments in another order, merged from tiles, or subtracted from
+a prefix sum, give another last digit. So values are summed as fixed-point integers: a value is rounded once to a
+multiple of 2^-64 (5e-20), a sum is a 128-bit integer of that unit and a sum of squares a 256-bit integer of 2^-128.
+Integer addition is associative and exact, and subtraction undoes it. This is a small Kulisch accumulator (U. Kulisch,
+"Computer Arithmetic and Validity", 2008).
 
-Limits: values of at least 2^-11 keep all their 53 bits, smaller ones keep their bits above 2^-64. The magnitude of a value is at
-most `LIMIT` = 2^40 (1.1e12), which `columns` enforces; then eight million of them cannot overflow.
+Limits: values of at least 2^-11 keep all their 53 bits, smaller ones keep their bits above 2^-64. The magnitude of a
+value is at most `LIMIT` = 2^40 (1.1e12), which `columns` enforces; then eight million of them cannot overflow.
 
 Limbs (the 64-bit digits of a sum) are int64 words, lowest first; kernels treat them as unsigned.
 """
@@ -146,8 +146,8 @@ def _limbs_to_float(low: Any, high: Any) -> float:
 def variance(sums: Ints, sum_at: int, squares: Ints, squares_at: int, n: int) -> float:
     """Return the sample variance (n * sum of squares - square of sum) / (n (n - 1)).
 
-    The sums stand at `sums[sum_at:]` and `squares[squares_at:]`. `n` is 2 or more and below 2^31. The difference is taken in
-    integers, so it does not suffer from cancellation.
+    The sums stand at `sums[sum_at:]` and `squares[squares_at:]`. `n` is 2 or more and below 2^31. The difference is
+    taken in integers, so it does not suffer from cancellation.
     """
     s = np.zeros(4, np.uint64)  # |sum| in 32-bit limbs
     low, high = np.uint64(sums[sum_at]), np.uint64(sums[sum_at + 1])

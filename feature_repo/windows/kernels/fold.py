@@ -1,8 +1,8 @@
 """Kernels that fold events into a state. Events come in any order; the resulting state depends on their set alone.
 
-The kernels keep the rows of a key sorted and search an event's place from the end, since late events are few and near it. They
-return the index of the first event that was not folded: the number of events, or less when the row arrays are full and the
-caller must enlarge them and continue from there.
+The kernels keep the rows of a key sorted and search an event's place from the end, since late events are few and near
+it. They return the index of the first event that was not folded: the number of events, or less when the row arrays
+are full and the caller must enlarge them and continue from there.
 """
 
 import numpy as np
@@ -53,7 +53,8 @@ NO_LIMIT = 1 << 40
 def fold_events(state: StateArrays, events: EventArrays, start: int, most_rows: int, retention: int) -> int:
     """Insert the events from `start` on into their keys' sorted rows.
 
-    Keeps the newest `most_rows` of a key, as far as they are within `retention` (us) of the newest. Returns where it stopped.
+    Keeps the newest `most_rows` of a key, as far as they are within `retention` (us) of the newest. Returns where it
+    stopped.
     """
     ints, floats, segments = state.ints, state.floats, state.segments
     slots, event_ints, event_floats = events.slots, events.ints, events.floats

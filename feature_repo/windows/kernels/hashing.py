@@ -97,8 +97,8 @@ def _nibble(byte: int) -> int:
 def order_ids(offsets: Ints, data: Bytes, out: Ints) -> None:
     """Write every id as two int64 words to `out` ([n, 2]).
 
-    Words order like the strings for ids of up to 16 bytes and for lower-case UUIDs. Other ids compare by their first eight
-    bytes and then by a hash of the whole string: also a total order that does not depend on arrival.
+    Words order like the strings for ids of up to 16 bytes and for lower-case UUIDs. Other ids compare by their first
+    eight bytes and then by a hash of the whole string: also a total order that does not depend on arrival.
     """
     for i in range(len(out)):
         start, end = offsets[i], offsets[i + 1]

@@ -1,6 +1,7 @@
 """Kernels of an open-addressing table from a key's 128-bit hash to its slot.
 
-`table`, int32 [a power of two], holds slots, -1 for a free place; `hashes`, int64 [slots, 2], holds the hash of every slot.
+`table`, int32 [a power of two], holds slots, -1 for a free place; `hashes`, int64 [slots, 2], holds the hash of every
+slot.
 """
 
 from feature_repo.kernel_cache import kernel

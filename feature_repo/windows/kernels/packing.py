@@ -134,7 +134,8 @@ def load(state: StateArrays, slots: Ints, words: Ints, at: Ints) -> None:
 def find_events(words: Ints, n_ints: int, retention: int, times: Ints, ids: Ints, found: Any) -> None:
     """Write to `found` (bool [n]) which events a packed state of an exact view holds, or would drop as too old.
 
-    `times`, int64 [n] (us), and `ids`, int64 [n, 2], describe the events; `n_ints` and `retention` (us) are those of the view.
+    `times`, int64 [n] (us), and `ids`, int64 [n, 2], describe the events; `n_ints` and `retention` (us) are those of
+    the view.
     """
     rows = words[WORD_ROWS]
     ints = words[HEADER : HEADER + rows * n_ints].reshape((rows, n_ints))

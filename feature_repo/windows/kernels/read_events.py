@@ -1,7 +1,7 @@
 """The kernel that reads an exact view: the features of a key's sorted events as of `t`. Windows are half-open, `[t - W, t)`.
 
-Rows are visited once, from the newest back, and a window's features are taken when the first row before the window is met.
-Since sums are exact, the order of visiting does not matter.
+Rows are visited once, from the newest back, and a window's features are taken when the first row before the window is
+met. Since sums are exact, the order of visiting does not matter.
 """
 
 from typing import Any, NamedTuple
@@ -70,8 +70,8 @@ class Totals(NamedTuple):
 def read_events(rows: Rows, floor: int, tables: ReadTables, t: int, out: Floats, created: int) -> int:
     """Write the features as of `t` (us) of sorted events that are all before `t` to `out`, null = NaN. Returns the flags.
 
-    `floor` is the latest event time that may be missing. If `created` is not `NOTHING`, the last int word of a row is the time
-    its event was accepted, and events accepted after `created` are ignored.
+    `floor` is the latest event time that may be missing. If `created` is not `NOTHING`, the last int word of a row is
+    the time its event was accepted, and events accepted after `created` are ignored.
     """
     ints, floats, start, end = rows.ints, rows.floats, rows.start, rows.end
     reads, measures = tables.reads, tables.measures

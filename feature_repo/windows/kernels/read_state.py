@@ -58,8 +58,8 @@ def read_all(
 ) -> int:
     """Read the states of all views, which stand one after another in `words`: view v ends at byte `ends[v]`.
 
-    View v has the aggregates from `first[v]` to `first[v + 1]` of `reads`, the tables `measures[v]` and `fingerprints[v]`.
-    Writes its values to the same range of `out`, and `VERSION`, `NEWEST`, `FLAGS` to `found[v]`.
+    View v has the aggregates from `first[v]` to `first[v + 1]` of `reads`, the tables `measures[v]` and
+    `fingerprints[v]`. Writes its values to the same range of `out`, and `VERSION`, `NEWEST`, `FLAGS` to `found[v]`.
     Returns the first view whose bytes are not a state of it (see `header.check_header`), or `ALL_READ`.
 
     Tables are passed one by one: numba takes a microsecond longer to unpack a tuple, a tenth of a call.

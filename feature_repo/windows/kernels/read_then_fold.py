@@ -34,8 +34,8 @@ def read_then_fold(
 ) -> int:
     """Read and fold the events from `start` on, in their order; the features of event i go to `out[i]`.
 
-    `merge` is the view's `Layout.merge`, `retention` its `retention_us`. Returns the index of the first event that was not
-    folded: the number of events, or less when the row arrays are full.
+    `merge` is the view's `Layout.merge`, `retention` its `retention_us`. Returns the index of the first event that
+    was not folded: the number of events, or less when the row arrays are full.
     """
     ints, floats = state.ints, state.floats
     hop, most_rows = tables.measures[HOP], 2 * tables.measures[CAPACITY]

@@ -1,7 +1,8 @@
 """The kernel that reads a tiled view: the features of a key's sorted tiles as of `t`.
 
 Windows are whole hops, `[floor((t - W) / h) h, floor(t / h) h)`. Merging partial aggregates per hop is the method of
-J. Li et al.: "No pane, no gain: efficient evaluation of sliding-window aggregates over data streams", SIGMOD Record 34(1), 2005.
+J. Li et al.: "No pane, no gain: efficient evaluation of sliding-window aggregates over data streams", SIGMOD Record
+34(1), 2005.
 """
 
 from typing import Any

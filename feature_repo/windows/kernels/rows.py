@@ -1,7 +1,7 @@
 """The sorted rows of a key in the flat arrays of a state: find a place, open a gap, drop the oldest, change the segment.
 
-The rows of a key stand in one segment, whose size is a power of two, so dropping the oldest row is `head += 1` and reading is
-a slice. Freed segments are kept in a free list per size.
+The rows of a key stand in one segment, whose size is a power of two, so dropping the oldest row is `head += 1` and
+reading is a slice. Freed segments are kept in a free list per size.
 """
 
 from typing import Any, Final, NamedTuple

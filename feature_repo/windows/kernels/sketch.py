@@ -1,14 +1,14 @@
 """Quantiles from counts in logarithmic buckets: mergeable, independent of order, of bounded size, within 1 % of the value.
 
-This is DDSketch without its limit on buckets (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with
-relative-error guarantees", VLDB 2019). With gamma = 1.01 / 0.99, bucket i holds the values in (gamma^(i-1), gamma^i] and returns
-2 gamma^i / (gamma + 1) for them, which is at most 1 % of the value away from any of them. Negative values have mirrored buckets
-with the same bound. Magnitudes below 1e-9 count as zero; values beyond `exact_sum.LIMIT` are null. Between these there are
-2,425 buckets for each sign, so a state has at most that many rows per hop, and usually as many as the hop has distinct
-amounts, to 2 %.
+This is DDSketch without its limit on buckets (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch
+with relative-error guarantees", VLDB 2019). With gamma = 1.01 / 0.99, bucket i holds the values in (gamma^(i-1),
+gamma^i] and returns 2 gamma^i / (gamma + 1) for them, which is at most 1 % of the value away from any of them.
+Negative values have mirrored buckets with the same bound. Magnitudes below 1e-9 count as zero; values beyond
+`exact_sum.LIMIT` are null. Between these there are 2,425 buckets for each sign, so a state has at most that many rows
+per hop, and usually as many as the hop has distinct amounts, to 2 %.
 
-The quantile q of n values is the one at rank floor(q (n - 1)) when they are sorted, counted from 0: a value that occurred, not
-one interpolated between two.
+The quantile q of n values is the one at rank floor(q (n - 1)) when they are sorted, counted from 0: a value that
+occurred, not one interpolated between two.
 """
 
 from typing import Any, Final
