@@ -28,7 +28,9 @@ _FEW: Final = 32
 
 @dataclass(frozen=True)
 class Keys:
-    """The entity key of every row: its 128-bit hash (int64 [n, 2]) and its bytes, row i at `data[offsets[i]:offsets[i + 1]]`.
+    """The entity key of every row.
+
+    Holds its 128-bit hash (int64 [n, 2]) and its bytes, row i at `data[offsets[i]:offsets[i + 1]]`.
 
     The bytes are the value part of Feast's serialised entity key (type, length, value; join keys in sorted order), so
     the online store's key is a constant prefix, these bytes, and the project. Keys with the same hash are taken as
@@ -89,7 +91,10 @@ class BlockColumns:
         return mask
 
     def keys(self, join_keys: tuple[str, ...]) -> Keys:
-        """Return the key of every row. A null component has the bytes of an empty string: leave such rows out (`has_keys`)."""
+        """Return the key of every row.
+
+        A null component has the bytes of an empty string: leave such rows out (`has_keys`).
+        """
         return _keys([self._utf8(name) for name in join_keys], self._block.num_rows)
 
     def key_hashes(self, join_keys: tuple[str, ...]) -> Ints:
@@ -152,7 +157,10 @@ class BlockColumns:
         return self._hashes[name]
 
     def _per_distinct(self, name: str, function: Callable[[pa.Array], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Apply a function to every value of a column; to each distinct value once if the column is dictionary-encoded."""
+        """Apply a function to every value of a column.
+
+        It is applied to each distinct value once if the column is dictionary-encoded.
+        """
         column = self._stored(name)
         if not pa.types.is_dictionary(column.type):
             return function(self._column(name))

@@ -1,4 +1,7 @@
-"""The functions that can be computed over a window: Feast's names, the kernels' codes, and the kind of view that has them."""
+"""The functions that can be computed over a window.
+
+Holds Feast's names, the kernels' codes, and the kind of view that has each function.
+"""
 
 from collections.abc import Mapping
 from typing import Final
@@ -25,7 +28,8 @@ from typing import Final
 ) = range(18)
 
 QUANTILES: Final[Mapping[str, int]] = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
-"""Functions of a sketch view -> per cent. Of n sorted values, the one at rank floor(q (n - 1)), within 1 % (see `kernels.sketch`)."""
+"""Functions of a sketch view -> per cent. Of n sorted values, the one at rank floor(q (n - 1)), within 1 % (see
+`kernels.sketch`)."""
 
 FUNCTIONS: Final[Mapping[str, int]] = {
     "count": COUNT,
@@ -62,7 +66,8 @@ TILED_ONLY: Final = frozenset({"mean_hop_count", "mean_hop_max"})
 EXACT_ONLY: Final = frozenset({"count_distinct", "count_since", "last_2", "last_3"})
 """Functions that only an exact view can compute."""
 INTEGER_FUNCTIONS: Final = frozenset({"count", "count_distinct", "count_since"})
-"""Functions whose value is a whole number; every other value is a float64. `count` and `count_distinct` of an empty window are 0."""
+"""Functions whose value is a whole number; every other value is a float64. `count` and `count_distinct` of an empty
+window are 0."""
 
 VALUE_FUNCTIONS: Final = frozenset(
     {

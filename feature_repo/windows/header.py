@@ -20,7 +20,10 @@ def whole_words(state: bytes, spec: ViewSpec) -> Ints:
 
 
 def state_words(state: bytes, spec: ViewSpec) -> Ints:
-    """Return a packed state as int64 words (read-only). Raises `StateError` when it is not a state of this view's layout."""
+    """Return a packed state as int64 words (read-only).
+
+    Raises `StateError` when it is not a state of this view's layout.
+    """
     words = whole_words(state, spec)
     check_header(words, spec)
     return words
@@ -49,7 +52,7 @@ def check_header(words: Ints, spec: ViewSpec) -> int:
 
 
 def empty_state(fingerprint: int, floor: int) -> Ints:
-    """Return the header (int64 [8], read-only) of a state without events, of which those up to `floor` (us) may be missing."""
+    """Return the header (int64 [8], read-only) of a state without events; those up to `floor` (us) may be missing."""
     words = np.array([MAGIC, fingerprint, 0, 0, floor, NOTHING, 0, 0], np.int64)
     words.setflags(
         write=False

@@ -36,7 +36,9 @@ from feature_repo.windows.kernels.words import EVENT_HASHED, TILE_PARTS
 
 @dataclass(frozen=True)
 class Layout:
-    """`n_ints` int64 and `n_floats` float64 words per row. `parts` names the words in order; the fingerprint covers them.
+    """`n_ints` int64 and `n_floats` float64 words per row.
+
+    `parts` names the words in order; the fingerprint covers them.
 
     `merge`, int64 [parts, 5], is empty unless the view is tiled: what an event adds to a tile (columns
     `tables.MERGE_*`).
@@ -52,7 +54,10 @@ class Layout:
 def layout_of(
     aggregates: Sequence[Aggregate], values: Sequence[str], hashed: Sequence[str], hop_us: int, capacity: int
 ) -> Layout:
-    """Return the layout of a view with these aggregates, value columns and hashed columns; `hop_us` is 0 for an exact view."""
+    """Return the layout of a view with these aggregates, value columns and hashed columns.
+
+    `hop_us` is 0 for an exact view.
+    """
     sketch = any(a.function in QUANTILES for a in aggregates)
     merge, n_floats = np.zeros((0, 5), np.int64), 0
     if sketch:

@@ -19,7 +19,10 @@ NO_KEY: Final = b""
 
 
 class ViewReads:
-    """Reads all views of some specs. `names` are their features, view by view, in the order in which `read` gives the values."""
+    """Reads all views of some specs.
+
+    `names` are their features, view by view, in the order in which `read` gives the values.
+    """
 
     def __init__(self, specs: Sequence[ViewSpec]) -> None:
         self.names = tuple(name for spec in specs for name in spec.feature_names)
@@ -35,7 +38,7 @@ class ViewReads:
         self.read([None] * len(specs), 0, 0)  # compile now, not in the first request
 
     def read(self, states: Sequence[bytes | None], t: int, now: int) -> tuple[Floats, Ints]:
-        """Return the features as of `t`, float64 [features], null = NaN, and what was found of each view, int64 [views, 3].
+        """Return the features as of `t` (float64, null = NaN) and what was found of each view (int64 [views, 3]).
 
         `states`: per view the stored bytes of the key, None if nothing is stored, `NO_KEY` if the request has no key
         for it. Columns of the second array: `VERSION`, `NEWEST`, `FLAGS` of `kernels.read_state`. Times are int64 UTC

@@ -45,7 +45,8 @@ __all__ = [
 DEFAULT_CAPACITY: Final = 1024
 """An exact view reads at most this many events before t (tag `capacity`); its state holds twice as many."""
 DEFAULT_GRACE: Final = timedelta(minutes=10)
-"""How far behind a key's newest event a read is still exact (tag `grace_seconds`); covers the flow's allowed lateness."""
+"""How far behind a key's newest event a read is still exact (tag `grace_seconds`); covers the flow's allowed
+lateness."""
 DEFAULT_HOP: Final = timedelta(minutes=5)
 """Hop of a tiled view that sets no `tiling_hop_size`."""
 LAYOUT_VERSION: Final = 1

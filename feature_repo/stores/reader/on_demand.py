@@ -154,7 +154,7 @@ def load(repo: Path, view: OnDemand) -> Transform:
 
 
 def _digest(path: Path, repo: Path) -> str:
-    """Return the sha256 of a file and of the modules of the repo that it imports, without comments, formatting and docstrings."""
+    """Return the sha256 of the normal form of a file and of the modules of the repo that it imports."""
     todo, sources = [path], dict[Path, str]()
     while todo:
         file = todo.pop()

@@ -1,4 +1,6 @@
-"""Payments that were scored but may not be folded into the states yet: listed per key, and folded in when states are read.
+"""Payments that were scored but may not be folded into the states yet.
+
+They are listed per key, and folded in when states are read.
 
 Until the flow has folded a payment, the states do not contain it. So a scorer adds each payment it scores to a short
 list per key (account, payee), with the columns that the flow will derive for it. The next scorer that reads one of
@@ -84,7 +86,10 @@ def list_prefix(project: str) -> str:
 
 
 class Pending:
-    """The pending lists of a plan. A payment is in one list per column of `columns`, the columns that are a key by themselves."""
+    """The pending lists of a plan.
+
+    A payment is in one list per column of `columns`, the columns that are a key by themselves.
+    """
 
     def __init__(self, plan: Plan, request: Sequence[str]) -> None:
         """`request` names the columns of a payment in a request."""
@@ -116,7 +121,10 @@ class Pending:
         return frozenset(spec.name for spec in self._specs)
 
     def keys(self, row: Row) -> list[bytes]:
-        """Return the Redis keys of a payment's lists, one per column of `columns`; empty where the payment has no value."""
+        """Return the Redis keys of a payment's lists, one per column of `columns`.
+
+        A key is empty where the payment has no value.
+        """
         prefix = self._prefix
         return [
             b"" if row.get(column) is None else f"{prefix}{column}:{row[column]}".encode()
@@ -232,7 +240,7 @@ class _Resolvers:
         return derive
 
     def _same_window(self, column: str) -> str:
-        """Return the feature of the plan that computes what a column of the program's contexts does, "" if there is none."""
+        """Return the feature of the plan that equals a column of the program's contexts, "" if there is none."""
         if column not in self._contexts:
             return ""
         wanted, context = self._contexts[column]

@@ -24,7 +24,7 @@ INT, FLOAT, BOOL, STRING, TIME = "int64", "float64", "bool", "string", "timestam
 
 @dataclass(frozen=True)
 class WindowedRead:
-    """A windowed view: its spec, the request columns that hold its sorted join keys, and the stream whose events it folds.
+    """A windowed view: its spec, the request columns with its sorted join keys, and the stream whose events it folds.
 
     The stream is empty in a plan that an older version made.
     """

@@ -236,7 +236,10 @@ class _Entity:
 
 
 class _Function:
-    """An on-demand function and where its inputs come from: (name, column, whether it is a feature) by the name it asks for."""
+    """An on-demand function and where its inputs come from.
+
+    `sources`: name that the function reads -> (name of the value, whether it is a feature).
+    """
 
     def __init__(
         self, call: Transform, inputs: Sequence[tuple[str, str]], outputs: Sequence[tuple[str, str]]
@@ -252,7 +255,7 @@ class _Function:
         self._asked_for: list[tuple[str, str]] | None = None
 
     def inputs(self, request: Mapping[str, Any], named: Mapping[str, Any]) -> Inputs:
-        """For one payment; the features the function asked for the first time are there, any other is made when it asks."""
+        """Return the inputs for one payment; features of the first call are filled in, others when read."""
         made = Inputs(self.sources, request, named)
         if self._asked_for is not None:
             made.update({column: [named[name]] for column, name in self._asked_for})

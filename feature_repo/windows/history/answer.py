@@ -30,7 +30,9 @@ GROUP_ROWS: Final = 1 << 16
 
 @dataclass(frozen=True)
 class EventColumns:
-    """Events in any order, by column: the dense ids of their keys (`Queries.key_ids`), times (us), and what views read of them.
+    """Events in any order, by column.
+
+    Holds the dense ids of their keys (`Queries.key_ids`), times (us), and what views read of them.
 
     `ids` returns int64 [n, 2]; it is called if two events of a key have the same time. `created`, the times of
     acceptance (us), hides events from queries of an earlier time: what the system knew by then.
@@ -67,7 +69,10 @@ def features_at(
 
 
 def answer(views: Sequence[HistoryView], queries: Queries, events: EventColumns) -> None:
-    """Fill in the results of views with the same join keys. The columns of `events` are those the views were made for, in order."""
+    """Fill in the results of views with the same join keys.
+
+    The columns of `events` are those the views were made for, in order.
+    """
     order, starts = by_key_and_time(events.keys, queries.n_keys, events.times)
     for first, after in _groups(starts, queries.starts):
         group = _group(events, order, starts, queries, first, after)

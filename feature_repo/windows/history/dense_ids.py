@@ -63,7 +63,10 @@ def _place(table: Any, known: Any, high: int, low: int) -> Any:
 
 @kernel
 def _add(table: DenseIds, known: Ints, n: int, hashes: Ints, done: int, ids: DenseIds) -> tuple[int, int]:
-    """Write the ids of the hashes from `done` on, until `known` is full. Returns where it stopped, and how many are known."""
+    """Write the ids of the hashes from `done` on, until `known` is full.
+
+    Returns where it stopped, and how many are known.
+    """
     for i in range(done, len(hashes)):
         at = _place(table, known, hashes[i, 0], hashes[i, 1])
         if table[at] == UNKNOWN:
@@ -91,7 +94,7 @@ def _find(table: DenseIds, known: Ints, hashes: Ints) -> DenseIds:
 
 
 def value_ids(hashes: Ints, ids: Ints) -> int:
-    """Write 1, 2, ... for every distinct 64-bit hash to `ids`, 0 for the hash 0 (null). Returns the largest id plus one."""
+    """Write 1, 2, ... for every distinct hash to `ids`, 0 for the hash 0 (null). Returns the largest id plus one."""
     size = _FIRST_SIZE
     while True:
         table = np.zeros((size, 2), np.int64)

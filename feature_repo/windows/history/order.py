@@ -14,7 +14,7 @@ from feature_repo.windows.history.dense_ids import UNKNOWN, DenseIds
 
 
 def by_key_and_time(keys: DenseIds, n_keys: int, times: Ints) -> tuple[Ints, Ints]:
-    """Return the rows in order, without those whose key is `UNKNOWN`, and where each key starts among them (int64 [keys + 1]).
+    """Return the rows of known keys in order, and where each key starts among them (int64 [keys + 1]).
 
     `keys` are dense ids below `n_keys`. Rows of the same key and time stay in the order given.
     """
@@ -62,7 +62,10 @@ def has_ties(times: Ints, starts: Ints) -> bool:
 
 @kernel
 def order_ties(order: Ints, times: Ints, starts: Ints, ids: Ints) -> None:
-    """Sort rows of the same key and time by their ids (int64 [rows, 2], in row order); `times` are in the order of `order`."""
+    """Sort rows of the same key and time by their ids (int64 [rows, 2], in row order).
+
+    `times` are in the order of `order`.
+    """
     for key in range(len(starts) - 1):
         first = starts[key]
         for i in range(starts[key] + 1, starts[key + 1] + 1):

@@ -179,7 +179,7 @@ def _find_following(values: Floats, following: Ints) -> None:
 
 
 def hops_of(history: History, hop: int, maxima: Iterable[int], decayed: Sequence[tuple[int, int]]) -> Hops:
-    """Return the hops of `hop` us, none for 0, with the largest values of the columns `maxima` and the decayed sums (column, window)."""
+    """Return the hops of `hop` us (none for 0), with largest values of columns and decayed sums of (column, window)."""
     n, columns = len(history.times) + 1, len(history.values)
     before, numbers = np.zeros(n if hop else 0, np.int64), np.zeros(n if hop else 0, np.int64)
     n_hops = _number_hops(history.times, history.starts, hop, before, numbers) if hop else 0

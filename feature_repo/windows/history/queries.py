@@ -1,4 +1,7 @@
-"""The (key, time) pairs that features are asked for, in the order in which windows slide along a history: by key, then by time."""
+"""The (key, time) pairs that features are asked for, sorted by key and time.
+
+This is the order in which windows slide along a history.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The features of sorted queries from a sorted history: windows slide along it, so a longer window costs no more per query.
+"""The features of sorted queries from a sorted history.
+
+Windows slide along it, so a longer window costs no more per query.
 
 The queries are sorted by key and time, so both ends of every window only move forward. Counts, sums and the values at
 either end of a window come from `prefix_sums`; extremes from a monotonic stack of candidates; distinct values are
@@ -60,7 +62,8 @@ class Plan(NamedTuple):
     windows: Ints
     """int64 [windows]: the distinct windows, us."""
     reads: Ints
-    """int64 [aggregates, 6]: function, source kind, column, index into `windows`, output position, and place: the index of the stack,
+    """int64 [aggregates, 6]: function, source kind, column, index into `windows`, output position, and place: the
+    index of the stack,
     set or decayed sum that the aggregate uses. Aggregates of the same extreme of the same column are consecutive and
     share a stack."""
     n_stacks: int
@@ -70,7 +73,10 @@ class Plan(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some queries and the events of their windows: query i at `times[i]` reads the events [begins[w, i], end[i]) of window w."""
+    """Some queries and the events of their windows.
+
+    Query i at `times[i]` reads the events [begins[w, i], end[i]) of window w.
+    """
 
     times: Ints
     start: Ints
@@ -94,7 +100,10 @@ class Extremes(NamedTuple):
 def slide(
     history: History, totals: Totals, hops: Hops, queries: SortedQueries, plan: Plan, out: Floats, flags: Any
 ) -> None:
-    """Write the features of sorted queries to `out` (float64 [rows, aggregates], null = NaN) and their flags to `flags` (uint8 [rows])."""
+    """Write the features of sorted queries to `out` and their flags to `flags`.
+
+    `out` is float64 [rows, aggregates], null = NaN; `flags` is uint8 [rows].
+    """
     hop, capacity, reads = plan.hop, plan.capacity, plan.reads
     n_windows, n_reads, n_events = len(plan.windows), len(reads), len(history.times)
     start, end = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64)
@@ -171,7 +180,10 @@ def _find_ends(history: History, keys: DenseIds, hop: int, cursors: Ints, chunk:
 def _find_begins(
     event_times: Ints, window: int, hop: int, capacity: int, cursors: Ints, w: int, chunk: Chunk, capped: Any
 ) -> int:
-    """Write the first event of every query's window to `chunk.begins[w]`; return how many windows held more than `capacity` events."""
+    """Write the first event of every query's window to `chunk.begins[w]`.
+
+    Returns how many windows held more than `capacity` events.
+    """
     begin, end = chunk.begins[w], chunk.end
     at, n_capped = cursors[w], 0
     for i in range(len(chunk.times)):
@@ -327,7 +339,10 @@ def _distinct(hashes: Ints, n: int, end: Ints, begin: Ints, counts: Any, ends: I
 def _over_hops(
     history: History, hops: Hops, read: Ints, hop: int, window: int, chunk: Chunk, answer: Floats
 ) -> None:
-    """Compute means over hops and decayed sums; the latter visit the whole window, since weights change with the query's time."""
+    """Compute means over hops and decayed sums.
+
+    The latter visit the whole window, since weights change with the query's time.
+    """
     function, c = read[FUNCTION], read[COLUMN]
     t, end, begin = chunk.times, chunk.end, chunk.begins[read[WINDOW]]
     words = np.zeros(2, np.int64)

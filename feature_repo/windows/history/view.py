@@ -103,7 +103,10 @@ class HistoryView:
         )
 
     def _plan_reads(self) -> Ints:
-        """Return `sliding.Plan.reads`. Aggregates that share a stack are consecutive, and a mean follows the sum it divides."""
+        """Return `sliding.Plan.reads`.
+
+        Aggregates that share a stack are consecutive, and a mean follows the sum it divides.
+        """
         columns = ([0], self._values, self._hashed)  # by source kind
         reads = []
         for out, a in enumerate(self._spec.aggregates):

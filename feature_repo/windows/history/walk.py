@@ -34,7 +34,7 @@ def walk_history(
     out: Floats,
     flags: Any,
 ) -> None:
-    """Write the features of sorted queries to `out`, null = NaN, and their flags to `flags`, from the events accepted by then.
+    """Write features and flags of sorted queries to `out` (null = NaN) and `flags`, from the events accepted by then.
 
     `ints` and `floats` are those of sorted `Events`, with the time of acceptance (us) as the last int word; key k has
     the rows [starts[k], starts[k + 1]). `tables` and `merge` are those of the view's layout, `longest` is its longest
@@ -65,7 +65,7 @@ def walk_history(
 
 @kernel
 def has_later_accepted(event_times: Ints, created: Ints, starts: Ints, keys: DenseIds, times: Ints) -> Any:
-    """Return which of the sorted queries (bool [n]) have an earlier event of their key that was accepted after the query's time.
+    """Return which sorted queries (bool [n]) have an earlier event of their key that was accepted after them.
 
     `event_times` and `created`, the times of acceptance, are those of the sorted events.
     """

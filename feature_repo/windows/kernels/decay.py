@@ -1,4 +1,7 @@
-"""The weight of a value in a decayed sum: it halves with each quarter of the window, so a value that leaves it weighs a sixteenth."""
+"""The weight of a value in a decayed sum.
+
+It halves with each quarter of the window, so a value that leaves it weighs a sixteenth.
+"""
 
 import math
 from typing import Final

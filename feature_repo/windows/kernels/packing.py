@@ -56,7 +56,10 @@ def _copy(source: Bytes, first: int, n: int, target: Bytes, at: int) -> None:
 
 @kernel
 def pack(state: RowBytes, slots: Ints, at: Ints, out: Bytes, fingerprint: int, kind: int) -> None:
-    """Write the packed state of `slots[i]` to `out` from byte `at[i]` on: its header, then its int words, then its float words."""
+    """Write the packed state of `slots[i]` to `out` from byte `at[i]` on.
+
+    A state is its header, then its int words, then its float words.
+    """
     ints, floats, segments = state.ints, state.floats, state.segments
     int_row, float_row = state.int_row, state.float_row
     header = np.empty(HEADER, np.int64)
@@ -75,7 +78,10 @@ def pack(state: RowBytes, slots: Ints, at: Ints, out: Bytes, fingerprint: int, k
 
 @kernel
 def first_wrong(words: Ints, at: Ints, fingerprint: int, row_words: int) -> int:
-    """Return the first packed state that is not of this layout, -1 if there is none. State i is `words[at[i]:at[i + 1]]`."""
+    """Return the first packed state that is not of this layout, -1 if there is none.
+
+    State i is `words[at[i]:at[i + 1]]`.
+    """
     for i in range(len(at) - 1):
         n = at[i + 1] - at[i]
         if n < HEADER or words[at[i]] & 0xFFFFFFFF != MAGIC or words[at[i] + WORD_FINGERPRINT] != fingerprint:
@@ -105,7 +111,10 @@ def _size_for(rows: int) -> int:
 
 @kernel
 def load(state: StateArrays, slots: Ints, words: Ints, at: Ints) -> None:
-    """Unpack the state at `words[at[i]:]` into the empty slot `slots[i]`; the row arrays have room for `rows_wanted`."""
+    """Unpack the state at `words[at[i]:]` into the empty slot `slots[i]`.
+
+    The row arrays have room for `rows_wanted`.
+    """
     ints, floats, segments, free = state.ints, state.floats, state.segments, state.free
     n_ints, n_floats = ints.shape[1], floats.shape[1]
     as_floats = words.view(np.float64)

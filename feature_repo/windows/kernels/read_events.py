@@ -1,4 +1,6 @@
-"""The kernel that reads an exact view: the features of a key's sorted events as of `t`. Windows are half-open, `[t - W, t)`.
+"""The kernel that reads an exact view: the features of a key's sorted events as of `t`.
+
+Windows are half-open, `[t - W, t)`.
 
 Rows are visited once, from the newest back, and a window's features are taken when the first row before the window is
 met. Since sums are exact, the order of visiting does not matter.
@@ -68,7 +70,9 @@ class Totals(NamedTuple):
 
 @kernel
 def read_events(rows: Rows, floor: int, tables: ReadTables, t: int, out: Floats, created: int) -> int:
-    """Write the features as of `t` (us) of sorted events that are all before `t` to `out`, null = NaN. Returns the flags.
+    """Write the features as of `t` (us) of sorted events that are all before `t` to `out`, null = NaN.
+
+    Returns the flags.
 
     `floor` is the latest event time that may be missing. If `created` is not `NOTHING`, the last int word of a row is
     the time its event was accepted, and events accepted after `created` are ignored.
@@ -164,7 +168,10 @@ def reads_newest(function: int) -> bool:
 
 @kernel
 def _from_rows(rows: Rows, read: Ints, t: int, created: int) -> float:
-    """Compute a function that depends on where in the window a value stands: visits its rows again, from the newest back."""
+    """Compute a function that depends on where in the window a value stands.
+
+    It visits the rows of the window again, from the newest back.
+    """
     function, kind, c = read[READ_FUNCTION], read[READ_A], read[READ_B]
     ints, floats = rows.ints, rows.floats
     sums = np.zeros(2, np.int64)

@@ -1,4 +1,6 @@
-"""The kernel that reads and folds event by event: the features as of an event's own time, then the event enters the state.
+"""The kernel that reads and folds event by event.
+
+It reads the features as of an event's own time, then folds the event.
 
 It derives columns from what was accepted before. Here, unlike in the other kernels, the order of the events matters.
 """

@@ -1,4 +1,6 @@
-"""The sorted rows of a key in the flat arrays of a state: find a place, open a gap, drop the oldest, change the segment.
+"""The sorted rows of a key in the flat arrays of a state.
+
+The kernels find a place, open a gap, drop the oldest rows and change the segment.
 
 The rows of a key stand in one segment, whose size is a power of two, so dropping the oldest row is `head += 1` and
 reading is a slice. Freed segments are kept in a free list per size.
@@ -19,7 +21,8 @@ CAPPED: Final = 2
 """Flag: a window held more than `capacity` events; its features are computed from the newest of them."""
 
 SEG_START, SEG_SIZE, SEG_HEAD, SEG_ROWS, SEG_VERSION, SEG_FLOOR, SEG_NEWEST = range(7)
-"""Columns of `StateArrays.segments`: start, log2 of the capacity (-1: no segment), head, rows; the others as in a state's header."""
+"""Columns of `StateArrays.segments`: start, log2 of the capacity (-1: no segment), head, rows; the others as in a
+state's header."""
 IN_USE: Final = 63
 """`free[IN_USE]`: number of rows in all segments, free ones included."""
 
@@ -34,7 +37,8 @@ class StateArrays(NamedTuple):
     segments: Ints
     """int64 [slots, 7], columns `SEG_*`."""
     free: Ints
-    """int64 [64]: first free segment of each size, -1 if none; the next one stands in its first int word. See `IN_USE`."""
+    """int64 [64]: first free segment of each size, -1 if none; the next one stands in its first int word. See
+    `IN_USE`."""
 
 
 class EventArrays(NamedTuple):
@@ -47,7 +51,9 @@ class EventArrays(NamedTuple):
 
 @kernel
 def first_not_before(ints: Any, start: int, end: int, t: int) -> int:
-    """Return the first row in [start, end) whose first word is at or after `t`: galloping search from the end, as most reads are recent.
+    """Return the first row in [start, end) whose first word is at or after `t`.
+
+    It is a galloping search from the end, because most reads are recent.
 
     J. L. Bentley, A. C. Yao: "An almost optimal algorithm for unbounded searching", 1976.
     """
@@ -90,7 +96,10 @@ def compare(ints: Ints, row: int, event_ints: Ints, i: int) -> Any:
 
 @kernel
 def drop_before(ints: Ints, segment: Ints, oldest: int, hop: int) -> None:
-    """Drop rows whose first word is below `oldest` and raise the floor to the last time (us) that they covered; `hop` 0: exact."""
+    """Drop rows whose first word is below `oldest` and raise the floor to the last time (us) that they covered.
+
+    `hop` is 0 for an exact view.
+    """
     while segment[SEG_ROWS] > 0:
         value = ints[segment[SEG_START] + segment[SEG_HEAD], 0]
         if value >= oldest:

@@ -1,4 +1,6 @@
-"""Quantiles from counts in logarithmic buckets: mergeable, independent of order, of bounded size, within 1 % of the value.
+"""Quantiles from counts in logarithmic buckets.
+
+They are mergeable, independent of order, of bounded size, and within 1 % of the value.
 
 This is DDSketch without its limit on buckets (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch
 with relative-error guarantees", VLDB 2019). With gamma = 1.01 / 0.99, bucket i holds the values in (gamma^(i-1),
@@ -44,7 +46,10 @@ SMALLEST: Final = 1e-9
 
 
 def _upper_ends() -> Floats:
-    """Return the upper end of every bucket, ascending; by multiplication from 1, so that every machine has the same bits."""
+    """Return the upper end of every bucket, ascending.
+
+    They are computed by multiplication from 1, so that every machine has the same bits.
+    """
     ends = [1.0]
     while ends[0] > SMALLEST:
         ends.insert(0, ends[0] / GAMMA)
@@ -60,7 +65,10 @@ _TO_MIDDLE: Final = 2 / (GAMMA + 1)
 
 @kernel
 def bucket_of(x: float) -> int:
-    """Return the bucket of a value: 0 for zero, 1, 2, ... for positive values, -1, -2, ... for negative ones. Ordered like the values."""
+    """Return the bucket of a value: 0 for zero, 1, 2, ...
+
+    For positive values, -1, -2, ... for negative ones. Ordered like the values.
+    """
     size = abs(x)
     if size < SMALLEST:
         return 0
@@ -121,7 +129,7 @@ def fold_sketch(state: StateArrays, events: EventArrays, start: int, hop: int, r
 
 @kernel
 def sketch_rows(ints: Ints, floats: Floats, start: int, end: int, hop: int, created: int) -> tuple[Any, int]:
-    """Return the sketch rows (int64 [room, 3]) of the sorted events [start, end) accepted by `created`, and their number.
+    """Return the sketch rows (int64 [room, 3]) of sorted events accepted by `created`, and their number.
 
     The last int word of an event is the time (us) it was accepted.
     """
