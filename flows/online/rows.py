@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from feature_repo.stores.online.script_calls import NO_CALLS, Calls
+from feature_repo.stores.online.script_calls import Calls
 from flows.blocks import EntityKeys
 from flows.online.loss_detector import Mark
 
@@ -24,4 +24,3 @@ class OnlineRows:
     oldest_accepted_us: int
     filled: tuple[str, ...] = ()
     mark: Mark | None = None
-    new: Calls = NO_CALLS

@@ -77,14 +77,11 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
             began = time.perf_counter()
             if states.rows:
                 again = partial(send_patiently, self._projections.by(states.views).send)
-                if states.new:
-                    self._outbox.post_new(states.new, states.rows, again)
-                else:
-                    self._outbox.post(states.rows, again)
+                self._outbox.post(states.rows, again)
             if states.mark is not None:
                 self._marks[states.mark.field] = states.mark
             if states.filled:
-                self._outbox.settle()
+                self._outbox.flush()
                 self._mark(states.filled)
             metrics.ONLINE_WRITE.labels(entity).observe(time.perf_counter() - began)
             metrics.STATES_WRITTEN.labels(entity).inc(len(states.rows))
@@ -98,13 +95,13 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
 
     def snapshot(self) -> None:
         """Nothing to remember: what was sent is in the store, which is told so."""
-        self._outbox.settle()
+        self._outbox.flush()
         if self._marks and write_marks(self._outbox, self._marks, self._projections.client):
             self._marks.clear()
 
     def close(self) -> None:
         """The end of the events."""
-        self._outbox.settle()
+        self._outbox.flush()
 
 
 def connect(settings: FlowSettings) -> Any:

@@ -18,7 +18,6 @@ from typing import Final
 import numpy as np
 from bytewax.operators import StatefulBatchLogic
 
-from feature_repo.stores.online.script_calls import NO_CALLS
 from feature_repo.windows.spec import ViewSpec
 from flows import metrics
 from flows.blocks import EntityKeys, Int64s
@@ -157,7 +156,7 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
         sizes = np.cumsum(_sizes(states, slots))
         slots = slots[: max(int(np.searchsorted(sizes, REWRITTEN_BYTES)), 1)]
         self._rewritten += len(slots)
-        return [self._rows(states, slots, 0, (), new=self._standing is not None and self._standing.empty)]
+        return [self._rows(states, slots, 0, ())]
 
     def _emit(self, oldest_accepted_us: int) -> list[OnlineRows]:
         """Emit the changed states, without large ones that are not due.
@@ -189,20 +188,17 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
         slots: Int64s,
         oldest_accepted_us: int,
         filled: tuple[str, ...],
-        *,
-        new: bool = False,
     ) -> OnlineRows:
-        """The states of these slots as commands; `new`: also as commands for keys that the store does not have."""
+        """The states of these slots as commands."""
         projection = self._context.projections.of(states.specs)
         rows = projection.calls(states.index, states.states, slots)
-        made = projection.new(states.index, states.states, slots) if new else NO_CALLS
         metrics.KEYS_HELD.labels(states.label, f"{states.shard:02d}").set(len(states.index))
         mark = None
         if self._standing is not None and self._context.watch is not None:
             self._standing.count()
             if not self._rewriting:
                 mark = self._standing.mark(self._context.watch.hash)
-        return OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled, mark, made)
+        return OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled, mark)
 
 
 def _sizes(states: KeyedStates, slots: Int64s) -> Int64s:

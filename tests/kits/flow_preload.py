@@ -27,4 +27,3 @@ for _piece in cut(_rows, VIEWS.entities("payments"), 2):
         ViewState(_spec).read_then_fold(_slots, _columns)
     _projection = EntityProjection(None, VIEWS.project, _specs)
     _projection.calls(_index, _states, np.arange(len(_index)))
-    _projection.new(_index, _states, np.arange(len(_index)))

@@ -61,9 +61,6 @@ class Calls:
             yield whole[start : start + _PIECE]
 
 
-NO_CALLS: Final = Calls(np.empty(0, np.uint8), 0, 0)
-
-
 def row_calls(sha: str, head: Sequence[Any], rows: Sequence[Row]) -> Calls:
     """The calls for rows that are objects: where a row costs much more than this anyway."""
     start, fixed = encode("EVALSHA") + encode(sha), b"".join(map(encode, head))
@@ -88,7 +85,7 @@ class StateCalls:
     def pack(self, names: Keys, states: Sequence[ViewState], slots: Ints) -> Calls:
         """The calls that write the states of `slots`; `names` are the keys in slot order."""
         n, views = len(slots), len(states)
-        sizes, times = sizes_and_times(states, slots)
+        sizes, times = _sizes_and_times(states, slots)
         calls = -(-n // BATCH)
         lengths = names.offsets[slots + 1] - names.offsets[slots]
         a_row = len(self._prefix) + len(self._suffix) + _LENGTH + views * (2 * _LENGTH + MOST_TIME)
@@ -115,7 +112,7 @@ class StateCalls:
         return Calls(out[:used], calls, n)
 
 
-def sizes_and_times(states: Sequence[ViewState], slots: Ints) -> tuple[Ints, Ints]:
+def _sizes_and_times(states: Sequence[ViewState], slots: Ints) -> tuple[Ints, Ints]:
     """[views, slots]: bytes of each packed state, and its newest event time."""
     sizes = np.empty((len(states), len(slots)), np.int64)
     times = np.empty_like(sizes)

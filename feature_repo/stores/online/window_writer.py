@@ -10,12 +10,10 @@ never expires, does not expire.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
-from feature_repo.stores.online.bulk_restore import NewHashes
 from feature_repo.stores.online.compare_and_set import ScriptedWrites
 from feature_repo.stores.online.script_calls import Calls, StateCalls
 from feature_repo.stores.redis_layout.keys import key_prefix, state_field, time_field
@@ -79,7 +77,6 @@ class EntityProjection:
         self._writes = ScriptedWrites(client, _WRITE, head, "window states")
         self._prefix, self._suffix = key_prefix(specs[0].join_keys), project.encode()
         self._calls = StateCalls(self._writes.sha, head, self._prefix, self._suffix)
-        self._fields, self._seconds = fields, seconds
 
     def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:
         """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""
@@ -89,15 +86,6 @@ class EntityProjection:
     def calls(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> Calls:
         """The states of `slots`, ready for `send`: bytes only, so they may travel between steps of a flow."""
         return self._calls.pack(index.export(), states, slots)
-
-    def new(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> Calls:
-        """The states of `slots` as commands that make their keys and are refused where one is there: for a store that was emptied."""
-        return self._new.pack(index.export(), states, slots)
-
-    @cached_property
-    def _new(self) -> NewHashes:
-        """Made when a store has to be filled, which is seldom."""
-        return NewHashes(self._fields, self._seconds, self._prefix, self._suffix)
 
     def key(self, name: bytes) -> bytes:
         """The Redis key of a key of the index."""
