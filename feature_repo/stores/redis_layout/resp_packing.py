@@ -28,11 +28,13 @@ def encode(argument: Any) -> bytes:
 
 
 def as_bytes(data: bytes) -> Bytes:
+    """Return uint8[len(data)], a writable copy."""
     return np.frombuffer(data, np.uint8).copy()
 
 
 @kernel
 def put(out: Bytes, at: int, data: Bytes) -> int:
+    """Write bytes at a position of `out`; return the position behind them."""
     target = out[at : at + len(data)]
     for k in range(len(data)):
         target[k] = data[k]
@@ -41,6 +43,7 @@ def put(out: Bytes, at: int, data: Bytes) -> int:
 
 @kernel
 def line_end(out: Bytes, at: int) -> int:
+    """Write CR LF; return the position behind it."""
     out[at], out[at + 1] = 13, 10
     return at + 2
 
@@ -54,6 +57,7 @@ def number(out: Bytes, at: int, mark: int, value: int) -> int:
 
 @kernel
 def decimal(out: Bytes, at: int, value: int) -> int:
+    """Write a non-negative integer in decimal digits and a line end; return the position behind it."""
     digits = 1
     rest = value // 10
     while rest:
