@@ -29,6 +29,7 @@ from feature_repo.settings import PROJECT_ROOT
 from flows.generate.history import generate
 from flows.local.live import free_port
 from tests.kits import kafka_broker
+from tests.kits.waiting import wait_until
 
 KEY = "k1:" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
 DOCS = PROJECT_ROOT / "docs" / "add-a-stream.md"
@@ -248,16 +249,13 @@ print("RESULT" + json.dumps(dict(online={{f: online[f] for f in {features!r}}}, 
         "-m", "serving", "--port", str(port), MILLSTREAM_AUTH="loopback", MILLSTREAM_DEADLINE_MS="20000"
     ) as scorer:
         answer = ask(scorer, checkout, port, request)
+        wait_until(lambda: list(scored(checkout)), 30, "the answer in the score log")
     assert answer["degraded"] is False
     assert (
         answer["model"]["version"]
         == (checkout.home / "models/fraud_detection/champion").read_text().split()[0]
     )
-    (line,) = [
-        json.loads(text)
-        for path in (checkout.home / "scores").glob("*.jsonl")
-        for text in path.read_text().splitlines()
-    ]
+    (line,) = scored(checkout)
     at = datetime.fromisoformat(request["event_timestamp"])
     (row,) = by_sql(checkout, [pseudonyms.of(account, PARTY)], at)
     assert [line["features"][f] for f in features] == [pytest.approx(value) for value in row]
@@ -288,6 +286,12 @@ print("RESULT" + json.dumps(dict(online={{f: online[f] for f in {features!r}}}, 
     assert checkout.logins("dead_letters")[-1]["payload"] is None or any(
         one["reason"] == "erased" for one in checkout.logins("dead_letters")
     )
+
+
+def scored(checkout: Checkout) -> list[dict[str, Any]]:
+    """The records of the score log."""
+    files = (checkout.home / "scores").glob("*.jsonl")
+    return [json.loads(text) for path in files for text in path.read_text().splitlines()]
 
 
 def by_sql(checkout: Checkout, accounts: list[str], now: datetime) -> list[tuple[Any, ...]]:

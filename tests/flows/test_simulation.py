@@ -57,7 +57,7 @@ def _remember_no_ids(self: admit.Admission, partition: str) -> admit.RecentIds:
         (epoch_files.StagedPart, "snapshot", _publish_at_once),
         (admit.Admission, "_recall", _remember_no_ids),
         (redis_retention, "TRIM_AFTER_EPOCHS", 0),
-        (outbox.Outbox, "settle", lambda self: None),
+        (outbox.Outbox, "flush", lambda self: None),
     ],
     ids=["publish before the epoch is durable", "forget ids", "trim at once", "wait for no answer"],
 )
