@@ -11,15 +11,17 @@ from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from feature_repo.declare.stream import DROP, LOG_COLUMNS, PARTY, PSEUDONYM, Column
 from feature_repo.deprecated import RENAMED
 from feature_repo.settings import PROJECT_ROOT, RepoSettings
 from flows import metrics as flow_metrics
 from flows.settings import FlowSettings
+from flows.streams import STREAMS
 from serving import metrics as scorer_metrics
 from serving.settings import ScorerSettings
 from training.settings import TrainingConfig
 
-HEAD = """# Reference: settings, metrics, files
+HEAD = """# Reference: settings, metrics, streams, files
 
 <!-- Written by `make docs` from the code; edit the descriptions there. -->
 
@@ -96,9 +98,39 @@ def page() -> str:
         "## Metrics of the scorer\n",
         "Served at `/metrics`.\n",
         *_table(("metric", "kind", "labels", "meaning"), _metrics(scorer_metrics.CATALOGUE)),
+        *_streams(),
         FILES,
     ]
     return "\n".join(parts)
+
+
+def _streams() -> Iterator[str]:
+    """The declared streams, a table of columns each; what the flow adds to every event once."""
+    yield "## Streams\n"
+    yield (
+        "What the files of `feature_repo/streams` declare: the columns of each stream's log ([add a stream](add-a-stream.md)).\n"
+        "A column is what a producer writes, or what the flow joins or derives when it accepts an event.\n"
+    )
+    header = ("column", "type", "meaning", "unit", "null", "from")
+    for stream in STREAMS.values():
+        yield f"### {stream.name}\n"
+        kind = "A changelog" if stream.changelog else "Events"
+        yield f"{kind}, {stream.grain}; id `{stream.id_column}`, partitioned by `{stream.partition_by}`.\n"
+        parts = (("the producer", stream.columns), ("a join", stream.joined), ("the flow", stream.derived))
+        yield from _table(header, [_column(c, origin) for origin, columns in parts for c in columns])
+    yield "### Every log\n"
+    yield from _table(header[:-1], [_column(c, "")[:-1] for c in LOG_COLUMNS])
+
+
+def _column(column: Column, origin: str) -> tuple[str, ...]:
+    treatments = {
+        DROP: "dropped on ingestion",
+        PSEUDONYM: "kept as a pseudonym",
+        PARTY: "kept as a pseudonym",
+    }
+    treated = treatments.get(column.personal)
+    meaning = column.meaning + (f" ({treated})" if treated else "")
+    return (f"`{column.name}`", str(column.type), meaning, column.unit, column.null or "never", origin)
 
 
 def variables(name: str, field: FieldInfo) -> list[str]:

@@ -3,7 +3,7 @@
     20261122T041955Z-29d80730 sha256:5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592
 
 The manifest has the sha256 of every other file of the version, so the line holds all of them: thresholds, trees, golden
-predictions. Whoever may write this file decides which model is used, and nobody else.
+predictions. Only who may write this file can decide which model is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Alias:
 
 
 def read_alias(folder: Path) -> Alias:
-    """What the `champion` of a model's folder says. Raises `ArtefactError` when there is none, or it is none."""
+    """Read the file `champion` of a model's folder. Raises `ArtefactError` when it is missing or has another format."""
     path = folder / CHAMPION
     try:
         line = path.read_text(encoding="utf-8").strip()
@@ -46,12 +46,12 @@ def read_alias(folder: Path) -> Alias:
         ) from error
     found = _LINE.fullmatch(line)
     if found is None:
-        raise ArtefactError(f"{line[:200]!r} is no version", where=path, todo="promote a model again")
+        raise ArtefactError(f"{line[:200]!r} is not a version", where=path, todo="promote a model again")
     return Alias(found[1], found[2] or "")
 
 
 def write_alias(folder: Path, version: str) -> Alias:
-    """Name a version as it is now; a reader sees the old line or the new one."""
+    """Make a version the champion, with the sha256 of its manifest; the file is replaced atomically."""
     alias = Alias(version, hashlib.sha256((folder / version / MANIFEST).read_bytes()).hexdigest())
     write_atomically(folder / CHAMPION, f"{alias}\n", mode=0o644)
     return alias

@@ -1,4 +1,4 @@
-"""Whose features we keep. Keys are strings, so that key bytes are the same in the flow, in Feast and in the scorer."""
+"""The entities: whose features are kept. Keys are strings, so that the flow, Feast and the scorer have the same key bytes."""
 
 from feast import Entity, ValueType
 

@@ -1,12 +1,13 @@
-"""Who may do what through a Feast server with authentication on. `feast apply` registers it, `feast permissions list` shows it.
+"""Permissions of a Feast server with authentication: `feast apply` registers them, `feast permissions list` shows them.
 
-A view says two things about itself, in its own file: `owner`, the team that answers for it, and the tag `access`, which is
-`anonymous` (the modelling role may read it) or `owner` (its owner alone may). An on-demand view and a feature service say nothing:
-they are anonymous if everything they read is, because Feast's server checks a service, but not the views in it.
+A view declares two things in its own file: `owner`, the team responsible for it, and the tag `access`, which is
+`anonymous` (the modelling role may read it) or `owner` (only its owner may). On-demand views and feature services
+have no tag: they are anonymous if everything they read is, because Feast's server checks a service, but not the views
+in it.
 
-The permissions name every view they grant. What carries no tag is named by none, and Feast refuses what no permission names, so a new
-view is readable by nobody until its owner says so. Feast's own way of granting by tag, `required_tags`, is not used: Feast 0.67
-compares them with an attribute that views do not have, and then grants everything.
+Permissions list the views they grant by name. No permission names a view without the tag, and Feast refuses what no
+permission names, so nobody can read a new view until its owner adds the tag. Feast's `required_tags` is not used:
+Feast 0.67 compares it with an attribute that views do not have, and then grants everything.
 """
 
 import re
@@ -28,7 +29,7 @@ _NOTHING = ["(?!)"]  # an empty list of patterns would mean everything
 
 
 def _defined(kind: type[Any], modules: Iterable[str]) -> dict[str, Any]:
-    """Objects of a kind by name, as the repo's files define them."""
+    """Return the objects of a kind that these modules define, by name."""
     found = (o for name in modules for o in vars(import_module(name)).values() if isinstance(o, kind))
     return {o.name: o for o in found}
 
@@ -39,7 +40,7 @@ def _modules() -> list[str]:
 
 
 def _reads(view: BaseFeatureView | FeatureService) -> list[str]:
-    """Names of the views that an on-demand view or a service takes columns of."""
+    """Return the names of the views that an on-demand view or a service reads."""
     if isinstance(view, FeatureService):
         return [p.name for p in view.feature_view_projections]
     return [p.name for p in view.source_feature_view_projections.values()]
@@ -61,7 +62,7 @@ def is_anonymous(thing: Any) -> bool:
 
 
 def _owned(team: str) -> list[str]:
-    """A team's own views, and the sources and entities they are made of."""
+    """Return the names of a team's views, and of their sources and entities."""
     own = [v for v in views.values() if v.owner == team]
     return [name for v in own for name in (v.name, v.batch_source.name, *v.entities)]
 
@@ -72,7 +73,7 @@ customers_owner = Permission(
     name_patterns=_patterns(_owned("customers")),
     actions=ALL_ACTIONS,
     policy=RoleBasedPolicy(roles=["customers_owner"]),
-    tags={"why": "The team that answers for the customers changelog does with it what it needs to"},
+    tags={"why": "The team responsible for the customers changelog may do everything with it"},
 )
 modelling = Permission(
     name="modelling_reads_anonymous",
@@ -82,5 +83,5 @@ modelling = Permission(
     ),
     actions=[AuthzedAction.DESCRIBE, *READ],
     policy=RoleBasedPolicy(roles=["modelling"]),
-    tags={"why": "Models are made of enriched features, which name nobody"},
+    tags={"why": "Models are trained on enriched features, which name nobody"},
 )

@@ -1,6 +1,6 @@
-"""What models read. A whole view is named, so that a window added to it is in the service, and in the next training set.
+"""Feature services: what models read. A service names whole views, so that a new window of a view is in it at once.
 
-Each service has all of the one before: what enrichment and labels bring is the difference.
+Each service contains the one before it, so that a comparison shows what enrichment and labels add.
 """
 
 from feast import FeatureService

@@ -137,21 +137,6 @@ class RepoSettings(BaseSettings):
         return self.log_dir / "labels"
 
     @property
-    def customers_log(self) -> Path:
-        """Accepted versions of customers."""
-        return self.log_dir / "customers"
-
-    @property
-    def merchants_log(self) -> Path:
-        """Accepted versions of merchants."""
-        return self.log_dir / "merchants"
-
-    @property
-    def charges_log(self) -> Path:
-        """Accepted card charges."""
-        return self.log_dir / "charges"
-
-    @property
     def staging(self) -> Path:
         """Log files of epochs not yet durable; outside the logs, whose every file is read."""
         return self.home / "staging"

@@ -1,7 +1,7 @@
 """Feast sources: two for each declared stream, and the request that is scored.
 
-A stream `logins` gives `logins_log`, its event log, and `logins`, the live stream whose history is that log. A view imports
-them by these names: `from sources import logins`.
+A stream `logins` gives `logins_log`, its event log, and `logins`, the live stream whose history is that log. A view
+imports them by these names: `from sources import logins`.
 """
 
 from typing import Any

@@ -2,8 +2,9 @@
 
     python -m flows.backfill_files --payments history/payments.parquet --labels history/labels.parquet
 
-`run` starts one process per stream, so that the caller neither blocks its signals nor keeps the flow's memory, and counts what
-came of the files from what was published. Running the same files again adds nothing; after a kill it continues where it stopped.
+`run` starts one process per stream, so that the caller neither blocks its signals nor keeps the flow's memory, and
+counts what came of the files from what was published. Running the same files again adds nothing; after a kill it
+continues where it stopped.
 
 A stream runs after those it is joined with, because a payment, for example, is given what was known of its customer.
 """
@@ -45,7 +46,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 @dataclass(frozen=True)
 class Counts:
-    """What came of the files of one stream: `events_in == logged + sum(dead_lettered)`."""
+    """Counts of the files of one stream: `events_in == logged + sum(dead_lettered)`."""
 
     events_in: int = 0
     logged: int = 0
@@ -55,9 +56,10 @@ class Counts:
 def run(
     settings: FlowSettings, *, on_progress: OnProgress | None = None, **files: Sequence[Path]
 ) -> dict[str, Counts]:
-    """Run files of some streams (`payments=[...]`) through their flows, one stream after another; return the counts per stream.
+    """Run files (`payments=[...]`) through the flows of their streams, one after another; return the counts per stream.
 
-    A stream runs after those it is joined with. Raises `FlowError` with the last line the flow wrote, and for an unknown stream.
+    A stream runs after those it is joined with. Raises `FlowError` with the last line the flow wrote, and for an
+    unknown stream.
     """
     unknown = sorted(set(files) - set(STREAMS))
     if unknown:
@@ -180,7 +182,7 @@ def with_bar(settings: FlowSettings, **files: Sequence[Path]) -> dict[str, Count
 
 
 def main(**files: list[Path] | None) -> None:
-    """Run files into the event log, the dead letters and the online store. One option per stream; it may be repeated."""
+    """Run files into the log, the dead letters and the online store. One option per stream; it may be repeated."""
     try:
         counts = with_bar(FlowSettings(), **{name: paths or () for name, paths in files.items()})
     except MillstreamError as error:

@@ -1,4 +1,4 @@
-"""The flow of versions of customers: `python -m bytewax.run flows.customers`, the same as `"flows.stream:flow('customers')"` (`flows.stream`)."""
+"""The flow of customers: `python -m bytewax.run flows.customers`, the same as `flows.stream:flow('customers')`."""
 
 from flows.bootstrap import module_flow
 

@@ -1,4 +1,4 @@
-"""The flow of versions of merchants: `python -m bytewax.run flows.merchants`, the same as `"flows.stream:flow('merchants')"` (`flows.stream`)."""
+"""The flow of merchants: `python -m bytewax.run flows.merchants`, the same as `flows.stream:flow('merchants')`."""
 
 from flows.bootstrap import module_flow
 

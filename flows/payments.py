@@ -1,4 +1,4 @@
-"""The flow of payments: `python -m bytewax.run flows.payments`, the same as `"flows.stream:flow('payments')"` (`flows.stream`)."""
+"""The flow of payments: `python -m bytewax.run flows.payments`, the same as `flows.stream:flow('payments')`."""
 
 from flows.bootstrap import module_flow
 

@@ -10,7 +10,11 @@ _MONTH: Final = timedelta(days=30)
 
 
 def label_windows(who: str) -> list[Aggregation]:
-    """Frauds and payments whose outcome became known in 1, 3, 7 and 30 days and fading over 30; since the last report: seconds, clean statements."""
+    """Return the windows over labels of `who` ("account" or "merchant").
+
+    Frauds, and payments whose outcome became known: in 1, 3, 7 and 30 days, and decayed over 30 days. Since the last
+    report of a fraud: seconds, and statements without fraud.
+    """
     counts = [
         Aggregation(
             name=f"{who}_{what}_count_{window}", function="sum", column=f"{what}_change", time_window=span

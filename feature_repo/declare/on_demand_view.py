@@ -16,8 +16,8 @@ def on_demand_view(
 ) -> OnDemandFeatureView:
     """Return the view that `function` computes from lists of its inputs (mode python).
 
-    Feast runs a function from the source text in its registry. Here this is the whole file, so that the file may import what the
-    function needs. The file imports no Feast, because the scorer imports it.
+    Feast runs a function from the source text in its registry. Here this is the whole file, so that the file may
+    import what the function needs. The file imports no Feast, because the scorer imports it.
     """
     return OnDemandFeatureView(
         name=function.__name__,

@@ -1,8 +1,8 @@
 """The words a stream is declared with (`feature_repo/streams`): columns, row checks, joins, derived columns.
 
-Everything that handles a stream reads its declaration: the Feast sources, the log, the bus and Kafka topics, the flow,
-`flows.backfill_files`, `flows.bring`, erasure, dead letters, `make up` and the reference page. No Feast is imported here,
-because flows and the scorer start without it.
+Everything that handles a stream reads its declaration: the Feast sources, the log, the bus and Kafka topics, the
+flow, `flows.backfill_files`, `flows.bring`, erasure, dead letters, `make up` and the reference page. No Feast is
+imported here, because flows and the scorer start without it.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ class Column:
     def field(self) -> pa.Field:
         """The Arrow field, with its documentation as metadata (meaning, unit, null).
 
-        Every Arrow field is physically nullable, also that of a required column. Arrow counts the flag as part of a type, so a
-        column that a compute function returned would no longer match its own schema; and a row that lacks a required value must
-        reach the check that makes it a dead letter.
+        Every Arrow field is physically nullable, also that of a required column. Arrow counts the flag as part of a
+        type, so a column that a compute function returned would no longer match its own schema; and a row that lacks
+        a required value must reach the check that makes it a dead letter.
         """
         metadata = {"meaning": self.meaning, "unit": self.unit, "null": self.null or "never"}
         return pa.field(self.name, self.type, metadata=metadata)
@@ -190,7 +190,7 @@ LOG_COLUMNS: Final = (
 
 @dataclass(frozen=True, eq=False)
 class EventStream:
-    """A kind of event, declared whole; it has a log, a flow, dead letters, sources for Feast and a place on bus and Kafka.
+    """A kind of event, declared whole: its log, flow, dead letters, Feast sources, bus and topic follow from it.
 
     A producer writes `columns`. The log keeps those that the privacy policy does not drop, then `joined`, `derived` and
     `LOG_COLUMNS`. The order of columns is the order in the log; new ones go to the end of `columns`.
@@ -198,7 +198,7 @@ class EventStream:
     """
 
     name: str
-    """In the plural, and the name of the file that declares it: log folder, bus `millstream:<name>:0`, topic `millstream.<name>`."""
+    """The name of its file, in the plural: log folder, bus `millstream:<name>:0`, topic `millstream.<name>`."""
     columns: tuple[Column, ...]
     partition_by: str
     """The column whose events stay in order: it chooses the partition on the bus and is the key of a Kafka record."""
@@ -209,7 +209,7 @@ class EventStream:
     partitioned: bool = False
     """Whether it has as many partitions on the bus as `MILLSTREAM_BUS_PARTITIONS` says, or one."""
     changelog: bool = False
-    """Whether an event is a version of the row `partition_by` names, which a later version replaces. Adds the column `deleted`."""
+    """Whether an event is a version of the row that `partition_by` names. Adds the column `deleted`."""
     joins: tuple[Join, ...] = ()
     """Columns of other streams that an event is given before it is logged."""
     joined: tuple[Column, ...] = ()
@@ -223,7 +223,7 @@ class EventStream:
     feature_names: Mapping[str, str] = field(default_factory=lambda: _NO_COLUMNS)
     """Names under which Feast views see columns of the log, where they differ (`field_mapping` of the Feast source)."""
     labels: str = ""
-    """Stream whose events this one says something about: a `label` section of a mapping of that stream fills it (`flows.bring`)."""
+    """The stream whose events this one labels; a `label` section in a mapping of that stream fills it."""
 
     def __post_init__(self) -> None:
         if self.changelog and DELETED not in {c.name for c in self.columns}:
@@ -278,7 +278,10 @@ class EventStream:
 
     @cached_property
     def suite(self) -> dict[str, Any]:
-        """The row checks as a Great Expectations 1.x suite (JSON-like): first nulls, then the checks of required columns, then the others."""
+        """The row checks as a Great Expectations 1.x suite, in the form of its JSON.
+
+        First that required columns are not null, then the checks of required columns, then those of the others.
+        """
         ordered = sorted(self.columns, key=lambda c: not c.required)
         checks = [(c, Check("expect_column_values_to_not_be_null", {})) for c in ordered if c.required]
         checks += [(c, check) for c in ordered for check in c.checks]

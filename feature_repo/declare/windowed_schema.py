@@ -10,7 +10,11 @@ from feature_repo.windows.spec import INTEGER_FUNCTIONS
 
 
 def schema_of(aggregations: Sequence[Aggregation]) -> list[Field]:
-    """One field per aggregation: counts (`count`, `count_distinct`, `count_since`) are Int64, everything else is Float64 (null on an empty window, but sums are 0)."""
+    """Return one field per aggregation.
+
+    Counts (`count`, `count_distinct`, `count_since`) are Int64, all others Float64. Over an empty window counts and
+    sums are 0, all others null.
+    """
     return [
         Field(
             name=a.resolved_name(a.time_window), dtype=Int64 if a.function in INTEGER_FUNCTIONS else Float64

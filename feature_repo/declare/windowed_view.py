@@ -14,7 +14,7 @@ from feature_repo.windows.spec import ViewSpec
 def view_of(
     spec: ViewSpec, *, entities: Sequence[Entity], source: Any, access: str, description: str
 ) -> StreamFeatureView:
-    """The `StreamFeatureView` whose `view_spec` is `spec`; `access` says who may read it (docs/ownership.md)."""
+    """Return the `StreamFeatureView` whose `view_spec` is `spec`; `access` says who may read it (docs/ownership.md)."""
     aggregations = [
         Aggregation(
             name=a.name, function=a.function, column=a.column, time_window=timedelta(microseconds=a.window_us)

@@ -1,6 +1,6 @@
-"""The functions behind derived columns: one value per payment or label, float64 arrays in and out, NaN = null.
+"""The functions of derived columns: one value per payment or label, float64 arrays in and out, NaN is null.
 
-The same functions serve the flow (blocks of thousands) and the on-demand views (the one payment being scored).
+The flow calls them for blocks of thousands of events, on-demand views for the one payment being scored.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pyproj import Geod
 Floats = npt.NDArray[np.float64]
 
 FAR_M: Final = 50_000.0
-"""Further from home than this is `is_far`, in metres."""
+"""Distance from home from which on a payment is far, in metres."""
 FASTEST_KMH: Final = 100_000.0
-"""Implied speeds are cut here; two payments at one instant in two places would have any."""
+"""Upper limit of implied speeds; two payments at one instant in two places would have an infinite one."""
 OUTSIZED: Final = 2.0
-"""A payment is outsized above this many times the upper quantile of the account's past amounts ..."""
+"""A payment is outsized above this many times the upper quantile of the account's past amounts."""
 OUTSIZED_AFTER: Final = 5.0
-"""... once the account has so many."""
+"""Past amounts an account must have before a payment can be outsized."""
 
 EARTH: Final = Geod(ellps="WGS84")
 HOUR_US: Final = 3_600e6
@@ -46,7 +46,7 @@ def speed_kmh(distance: Floats, seconds: Floats) -> Floats:
 
 
 def is_far(home_distance: Floats) -> Floats:
-    """1.0 beyond `FAR_M` from home."""
+    """Return 1.0 beyond `FAR_M` from home, else 0.0."""
     return _flag(home_distance > FAR_M, home_distance)
 
 
@@ -57,35 +57,35 @@ def local_hour(time_us: Floats, home_longitude: Floats) -> Floats:
 
 
 def is_night(hour: Floats) -> Floats:
-    """1.0 from 22 to 6."""
+    """Return 1.0 from 22 to 6, else 0.0."""
     return _flag((hour >= 22.0) | (hour < 6.0), hour)
 
 
 def is_new(count: Floats) -> Floats:
-    """1.0 where there was none before."""
+    """Return 1.0 where the count is 0, else 0.0."""
     return _flag(count == 0.0, count)
 
 
 def is_outsized(amount: Floats, upper_quantile: Floats, count: Floats) -> Floats:
-    """1.0 above `OUTSIZED` times the upper quantile of the past amounts, once there are `OUTSIZED_AFTER` of them; else 0.0."""
+    """Return 1.0 above `OUTSIZED` times the upper quantile of `OUTSIZED_AFTER` or more past amounts, else 0.0."""
     outsized: Floats = ((count >= OUTSIZED_AFTER) & (amount > OUTSIZED * upper_quantile)).astype(np.float64)
     return outsized
 
 
 def ratio(of: Floats, over: Floats) -> Floats:
-    """Quotient, null over nothing."""
+    """Return the quotient, null where the divisor is 0."""
     quotient: Floats = np.divide(of, over, out=np.full(len(of), np.nan), where=over != 0.0)
     return quotient
 
 
 def days_between(start_us: Floats, end_us: Floats) -> Floats:
-    """Days from one time to another."""
+    """Return the days from one time to another."""
     days: Floats = (end_us - start_us) / DAY_US
     return days
 
 
 def fraud_change(is_fraud: Floats, last_is_fraud: Floats) -> Floats:
-    """What a statement changes in the number of known frauds: 1, -1 (a report withdrawn) or 0."""
+    """Return the change a statement makes to the number of known frauds: 1, -1 (a report withdrawn) or 0."""
     change: Floats = is_fraud - np.nan_to_num(last_is_fraud)
     return change
 
@@ -102,5 +102,5 @@ def fraud_reported(change: Floats) -> Floats:
 
 
 def _flag(truth: npt.NDArray[np.bool_], known: Floats) -> Floats:
-    """A boolean as 1.0 and 0.0, null where what it was asked of is null."""
+    """Return a mask as 1.0 and 0.0, null where `known` is null."""
     return np.where(np.isnan(known), np.nan, truth.astype(np.float64))

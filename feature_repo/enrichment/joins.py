@@ -1,9 +1,9 @@
 """Which columns of other streams an event is given before it is logged.
 
-An `AsOfJoin` takes the version of a key that was true at the event's time, as far as it was known when the event was accepted:
-of the changelog's rows with `event_timestamp` and `created_timestamp` both at most the event's own, the one with the greatest
-(`event_timestamp`, `created_timestamp`). So it is a function of the two logs, and a replay gives the same. An `IdJoin` takes the
-columns of the one event with an id, whenever it happened.
+An `AsOfJoin` takes the version of a key that was true at the event's time, as far as it was known when the event was
+accepted: of the changelog's rows with `event_timestamp` and `created_timestamp` both at most the event's own, the one
+with the greatest (`event_timestamp`, `created_timestamp`). So it is a function of the two logs, and a replay gives
+the same. An `IdJoin` takes the columns of the one event with an id, whenever it happened.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Feast's lists as arrays and back: an on-demand view is given a list per column, None = null, and gives lists."""
+"""The functions of derived columns for lists, which on-demand views take and return per column; None is null."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Times = Sequence[datetime | None]
 
 
 def floats(values: Sequence[Any]) -> Floats:
-    """Numbers as float64, None as NaN."""
+    """Return numbers as float64, None as NaN."""
     return np.array(values, np.float64)
 
 
 def as_us(values: Sequence[datetime | None]) -> Floats:
-    """Times as microseconds UTC, None and NaT as NaN; a time without a zone is UTC."""
+    """Return times as microseconds UTC, None and NaT as NaN; a time without a zone is UTC."""
     return np.array([_us(v) for v in values], np.float64)
 
 
 def as_list(values: Floats) -> list[float | None]:
-    """The inverse of `floats`."""
+    """Return float64 values as a list, NaN as None."""
     return [None if v != v else v for v in values.tolist()]  # noqa: PLR0124 - NaN
 
 
-# The functions of `functions` for lists, value by value and bit for bit (a test holds them together): for the one payment being scored, an
-# array of length one costs ten times what it computes.
+# The functions of `functions` for lists, value by value and with equal bits (a test compares them): for the one payment
+# being scored, making an array of length one costs ten times the computation.
 
 
 def ratios(of: Numbers, over: Numbers) -> list[float | None]:
@@ -113,4 +113,4 @@ def _us(value: datetime | None) -> float:
     since = (value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH
     return float(
         since // _US
-    )  # whole numbers: pandas, which Feast gives us off line, would divide nanoseconds as float64
+    )  # whole numbers: pandas, which Feast passes offline, would divide nanoseconds as float64

@@ -1,7 +1,7 @@
-"""The features DeltaStream's example is after. One row per payment, exact as of the payment, keyed by who is paid; see docs/five-systems.md.
+"""The features of DeltaStream's example. One row per payment, exact as of the payment, keyed by the payee.
 
-Who is paid is called the recipient there: our `merchant_id`, a merchant or another account. Not kept on line (`online=False`):
-take that line away and apply, and the flow keeps the views.
+The example calls the payee the recipient: our `merchant_id`, a merchant or another account. The views are not kept
+online (`online=False`): remove that line and apply, and the flow keeps them. See docs/five-systems.md.
 """
 
 from datetime import timedelta

@@ -1,7 +1,7 @@
-"""The features of Feldera's fraud example. One row per payment, exact as of the payment, which counts itself; see docs/five-systems.md.
+"""The features of Feldera's fraud example. One row per payment, exact as of the payment, which counts itself.
 
-A window never contains the payment it is read for; SQL's `RANGE ... CURRENT ROW` does. So the payment is added on demand, on
-line from the request, off line from the entity row, by one function.
+A window never contains the payment it is read for; SQL's `RANGE ... CURRENT ROW` does. So one on-demand function adds
+the payment: online from the request, offline from the entity row. See docs/five-systems.md.
 """
 
 from feast import FeatureService, Field

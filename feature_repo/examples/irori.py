@@ -1,8 +1,8 @@
-"""The features of Irori's example. One row per payment, as of the payment, normalised where they are computed; see docs/five-systems.md.
+"""The features of Irori's example, normalised by running statistics. One row per payment, as of the payment.
 
-What a feature is normalised with is a feature too: a running mean and standard deviation of the account (exact) and of the merchant type
-(whole hours, since a type is a hot key), over 30 days. So nothing is fitted and shipped beside a model, and training and scoring
-divide by the same number.
+Mean and standard deviation are features too: of the account (exact) and of the merchant type (whole hours, because a
+type is a hot key), over 30 days. So no scaler is fitted and shipped with a model, and training and scoring divide by
+the same number. See docs/five-systems.md.
 """
 
 from datetime import timedelta

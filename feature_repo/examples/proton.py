@@ -1,6 +1,6 @@
-"""The features of Timeplus Proton's fraud example. One row per payment, exact as of the payment; see docs/five-systems.md.
+"""The features of Timeplus Proton's fraud example. One row per payment, exact as of the payment.
 
-All of them were here already: the merge of its four SQL views is a list of views.
+The repo has all of these views already: the merge of its four SQL views is a list of them. See docs/five-systems.md.
 """
 
 from feast import FeatureService

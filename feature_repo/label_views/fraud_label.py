@@ -1,8 +1,9 @@
-"""What is known about a payment: the latest statement at an instant. One row per payment and statement, as of when it became known.
+"""What is known about a payment: the latest statement at an instant. One row per payment and statement.
 
-A correction is a later statement and holds from its own instant on, never before; of two statements of the same instant the
-one accepted later holds. A payment without a row has not been reported. Training reads it; it is kept in the log only, because
-a scorer that could read labels would answer with them.
+A row holds from the instant its statement became known. A correction is a later statement and holds from its own
+instant on; of two statements of the same instant the one accepted later holds. A payment without a row has not been
+reported. Training reads this view. It is not kept online, because a scorer that could read labels would answer with
+them.
 """
 
 from feast import Field

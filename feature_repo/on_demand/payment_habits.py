@@ -1,4 +1,4 @@
-"""Whether the payment fits the account: device, amount. One value per payment, exact as of the payment; the payment itself is in no quantile."""
+"""Whether device and amount fit the account's past. One value per payment, exact as of the payment."""
 
 from feast import Field
 from feast.types import Float64

@@ -1,6 +1,7 @@
 """The payment held against what went before. One value per payment, exact as of the payment.
 
-`..._incl` features count the payment itself: SQL's RANGE ... CURRENT ROW, derived here because windows never contain it.
+`..._incl` features count the payment itself: SQL's RANGE ... CURRENT ROW, derived here because windows never contain
+it.
 """
 
 from feast import Field

@@ -1,4 +1,4 @@
-"""Who pays, who is paid, how it was charged, as numbers a model can read. One value per payment, as known at the payment."""
+"""Payer, payee and charge as numbers a model can read. One value per payment, as known at the payment."""
 
 from feast import Field
 from feast.types import Float64, Int64

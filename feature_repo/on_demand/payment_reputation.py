@@ -1,4 +1,4 @@
-"""What earlier frauds say about payer and payee. One value per payment: a label counts from the moment it became known, never before."""
+"""Known earlier frauds of payer and payee. One value per payment; a label counts from when it became known."""
 
 from feast import Field
 from feast.types import Float64

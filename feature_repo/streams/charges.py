@@ -1,7 +1,7 @@
-"""Charges: one row per card charge, which says how the payment `payment_id` was authorised, at the instant of authorisation.
+"""Charges: one row per card charge, which says how the payment `payment_id` was authorised.
 
-A charge may arrive before or after its payment. One that comes before is joined to the payment; one that comes after is given
-the keys of the payment.
+A charge may arrive before or after its payment. One that comes before is joined to the payment; one that comes after
+is given the keys of the payment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Customers: one row per version of an account holder, true from its `event_timestamp` on.
 
-A changelog: every event is the whole row anew. A version is valid until the next one of its account; a correction is a later
-row with the time from which it is true. A deletion says that the account is closed. Where somebody lives is kept to the degree
-of a coordinate, because distances are computed from it; permissions decide who may read it.
+A changelog: every event is the whole row anew. A version is valid until the next one of its account; a correction is
+a later row with the time from which it is true. A deletion says that the account is closed. Where somebody lives is
+kept to the degree of a coordinate, because distances are computed from it; permissions decide who may read it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Labels: one row per statement about a payment, as of the instant it became known.
 
-Labels are events of their own: a correction is a later row for the same `payment_id`, nothing is ever rewritten, and the
-latest row known at a cut-off wins. A statement that a payment is honest may be the first about it, after a review for example.
-A payment without a label is unknown: it has not been reported, which is not the same as being honest.
+Labels are events of their own: a correction is a later row for the same `payment_id`, nothing is ever rewritten, and
+the latest row known at a cut-off wins. A statement that a payment is honest may be the first about it, after a review
+for example. A payment without a label is unknown: it has not been reported, which is not the same as being honest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Merchants: one row per version of a merchant, true from its `event_timestamp` on.
 
-A changelog: every event is the whole row anew, valid until the next version of its merchant. A merchant may be a person, and
-has the same pseudonym as when it is the payee of a payment.
+A changelog: every event is the whole row anew, valid until the next version of its merchant. A merchant may be a
+person, and has the same pseudonym as when it is the payee of a payment.
 """
 
 from __future__ import annotations

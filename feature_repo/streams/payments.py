@@ -1,7 +1,7 @@
 """Payments: one row per payment, at the instant it happened.
 
-The log keeps a payment with what its customer, its merchant and its charge were known to be when it was accepted, and with
-columns derived from the account's past. Both are computed once; from then on they are data.
+The log keeps a payment with what its customer, its merchant and its charge were known to be when it was accepted, and
+with columns derived from the account's past. Both are computed once; from then on they are data.
 """
 
 from __future__ import annotations
@@ -181,9 +181,10 @@ _HOUR_US: Final = 3_600_000_000
 _MONTH_US: Final = 30 * _DAY_US
 _GRACE_US: Final = 600_000_000
 
-# The windows derived columns look at: what had been accepted of the same account before this payment. The flow keeps them beside
-# the log (`flows.enrich.derive`). A Feast view of the same name, made from the same declaration, keeps those a scorer needs
-# online. They are declared here, not in the view: an edit of a view must not change what a column of the log means.
+# The windows derived columns look at: what had been accepted of the same account before this payment. The flow keeps
+# them beside the log (`flows.enrich.derive`). A Feast view of the same name, made from the same declaration, keeps
+# those a scorer needs online. They are declared here, not in the view: an edit of a view must not change what a column
+# of the log means.
 
 ACCOUNT_POSITION: Final = ViewSpec(
     name="account_position",
@@ -217,7 +218,7 @@ ACCOUNT_PAYEE: Final = ViewSpec(
     grace_us=_GRACE_US,
     aggregates=(Aggregate("payee_payment_count_30d", "count", "event_id", _MONTH_US),),
 )
-"""Whether the account has paid the payee within 30 days (counts up to 16). Online, the view `account_merchant` holds it."""
+"""Whether the account has paid the payee within 30 days (counts up to 16). Online, see `account_merchant`."""
 
 ACCOUNT_AMOUNTS: Final = ViewSpec(
     name="account_amounts",

@@ -1,4 +1,4 @@
-"""How large the account's payments are: quantiles that the fraud they should find does not move. One value per account, as of the last full hour."""
+"""Quantiles of the account's amounts, robust against a few large frauds. One value per account, as of the last hour."""
 
 from entities import account
 from feature_repo.declare.windowed_view import view_of

@@ -1,4 +1,4 @@
-"""How the account behaves: windows over columns derived when each payment was accepted. One value per account, exact as of the payment."""
+"""How the account behaves: windows over derived columns. One value per account, exact as of the payment."""
 
 from datetime import timedelta
 

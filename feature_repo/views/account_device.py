@@ -1,4 +1,4 @@
-"""Whether the account knows this device. One value per pair of account and device, exact as of the payment."""
+"""Whether the account has used this device. One value per pair of account and device, exact as of the payment."""
 
 from entities import account, device
 from feature_repo.declare.windowed_view import view_of

@@ -1,4 +1,7 @@
-"""What is known of frauds on the account. One value per account, exact as of the payment: a label counts from the moment it became known."""
+"""Frauds of the account that are known so far. One value per account, exact as of the payment.
+
+A label counts from the instant it became known.
+"""
 
 from feast import StreamFeatureView
 

@@ -1,4 +1,4 @@
-"""Whether the account knows this payee. One value per pair of account and merchant, exact as of the payment."""
+"""Whether the account has paid this payee. One value per pair of account and merchant, exact as of the payment."""
 
 from datetime import timedelta
 

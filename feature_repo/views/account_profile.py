@@ -1,4 +1,4 @@
-"""What the account holder told us, without who it is. One value per account, as of its newest version; kept by flows.customers."""
+"""Home, segment and age of an account, without names or addresses. One value per account, as of its newest version."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""What the account did in the last minute, minutes, hour and day. One value per account, exact as of the payment."""
+"""What the account did in the last minute, 5 minutes, hour and day. One value per account, exact as of the payment."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""How a payment's card was charged. One value per payment, as of its authorisation, for seven days; kept by flows.charges."""
+"""How the card of a payment was charged. One value per payment, as of its authorisation, for seven days."""
 
 from datetime import timedelta
 

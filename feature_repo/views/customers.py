@@ -1,6 +1,7 @@
-"""Everything that is kept of a customer. One value per account, as of its newest version; for the owners of the customers stream.
+"""All stored columns of a customer, for the owners of the stream. One value per account, as of its newest version.
 
-E-mail and phone are pseudonyms: they tell whether two accounts share one, and nothing else. Models read `account_profile` instead.
+E-mail and phone are pseudonyms: they show whether two accounts share one, and nothing else.
+Models read `account_profile` instead.
 """
 
 from datetime import timedelta

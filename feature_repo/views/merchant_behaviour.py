@@ -1,4 +1,4 @@
-"""Who pays the merchant, and how: windows over columns derived when each payment was accepted. One value per merchant, as of the last full hour."""
+"""Who pays the merchant, and how: windows over derived columns. One value per merchant, as of the last full hour."""
 
 from datetime import timedelta
 

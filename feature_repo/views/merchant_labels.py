@@ -1,4 +1,7 @@
-"""What is known of frauds at the merchant. One value per merchant, exact as of the payment: a label counts from the moment it became known."""
+"""Frauds at the merchant that are known so far. One value per merchant, exact as of the payment.
+
+A label counts from the instant it became known.
+"""
 
 from feast import StreamFeatureView
 

@@ -1,4 +1,4 @@
-"""What is known of a merchant itself. One value per merchant, as of its newest version; kept by flows.merchants."""
+"""Category, place, risk tier and age of a merchant. One value per merchant, as of its newest version."""
 
 from datetime import timedelta
 

@@ -1,7 +1,8 @@
 """`python -m flows.bring FILE --mapping NAME`: import a CSV or Parquet file of any stream through the same flows.
 
-Two steps: convert the file to Parquet files with the columns of the stream, and of its labels if the mapping makes them; then run
-these through the flows. Rows that cannot become an event are reported here; rows that fail the flows' checks become dead letters.
+Two steps: convert the file to Parquet files with the columns of the stream, and of its labels if the mapping makes
+them; then run these through the flows. Rows that cannot become an event are reported here; rows that fail the flows'
+checks become dead letters.
 """
 
 from datetime import UTC, datetime
@@ -56,7 +57,7 @@ def main(
     ] = None,
     convert_only: Annotated[bool, typer.Option("--convert-only", help="Stop before the flows.")] = False,
 ) -> None:
-    """Import a file of one stream, with its labels if the mapping makes them, into the event log and the online store."""
+    """Import a file of one stream, and its labels if the mapping makes them, into the log and the online store."""
     settings = FlowSettings()
     folder = out or settings.home / "brought" / file.stem
     try:

@@ -66,7 +66,8 @@ def convert(
 ) -> Conversion:
     """Convert the first `limit` rows, dropping events at or after `until`; writes into the folder `out`.
 
-    Raises `MappingError` when a required column is missing or most of the first rows cannot be read, `DataError` for the file.
+    Raises `MappingError` when a required column is missing or most of the first rows cannot be read, and `DataError`
+    when the file cannot be read.
     """
     stream, labelled = mapping.stream, mapping.label_stream
     reader = Reader(source, mapping, limit=limit, batch_rows=batch_rows)
@@ -177,7 +178,7 @@ def _note_rejects(batch: Batch, result: Conversion, file: Any, source: Path) -> 
 
 
 def _check_columns(mapping: Mapping, present: list[str], source: Path) -> list[str]:
-    """Return a notice for each optional column that the file does not have. Raises `MappingError` for a required one."""
+    """Return a notice for each optional column the file does not have. Raises `MappingError` for a required one."""
     notices = []
     for place, (how, required) in mapping.parts().items():
         for column in sorted(columns_of(how) - set(present)):

@@ -196,7 +196,7 @@ def delays(delay: Delay, n: int, first_row: int) -> npt.NDArray[np.int64]:
 
 
 def _cast_or_null(array: Any, kind: Any) -> tuple[Any, npt.NDArray[np.bool_]]:
-    """Return the cast array, null where a value does not fit, and a mask of those; bisects, because Arrow fails as a whole."""
+    """Return the cast array, null where a value does not fit, and a mask of those; bisects: Arrow fails as a whole."""
     bad = np.zeros(len(array), np.bool_)
 
     def attempt(low: int, high: int) -> list[Any]:

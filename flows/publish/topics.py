@@ -1,4 +1,4 @@
-"""Publish events on Kafka topics: one record per event in the format of the settings, keyed by the stream's `partition_by`."""
+"""Publish events on Kafka topics: one record per event, keyed by the stream's `partition_by`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TopicPublisher:
         self._encoders: dict[str, Callable[[pa.Table], Sequence[bytes]]] = {}
 
     def publish(self, stream: str, rows: pa.Table) -> int:
-        """Append rows; return their number once the brokers have acknowledged all of them. Raises `FlowError` after 120 s."""
+        """Append rows; return their number once the brokers acknowledged all. Raises `FlowError` after 120 s."""
         if not rows.num_rows:
             return 0
         topic = self._settings.kafka_topic(stream)
@@ -53,7 +53,7 @@ class TopicPublisher:
 
 
 def avro_encoder(schema: Any) -> Callable[[pa.Table], Sequence[bytes]]:
-    """Return a function that encodes each row of a table as one Avro record without a header; `schema` is parsed by fastavro."""
+    """Return a function that encodes each row of a table as a bare Avro record; fastavro parsed `schema`."""
     require_package("fastavro")
     from fastavro import schemaless_writer
 

@@ -146,11 +146,11 @@ def write(settings: RepoSettings, store: FeatureStore) -> None:
         "segment": "premium", "opened_at": NOW - timedelta(days=99), "created_timestamp": NOW - timedelta(days=9),
         "source_partition": "0", "source_offset": 0,
     }  # fmt: skip
-    settings.customers_log.mkdir(parents=True)
+    (settings.log_dir / "customers").mkdir(parents=True)
     log = pa.Table.from_pylist(
         [{n: version.get(n) for n in CUSTOMERS.log_schema.names}], CUSTOMERS.log_schema
     )
-    pq.write_table(log, settings.customers_log / "part-0.parquet")
+    pq.write_table(log, settings.log_dir / "customers" / "part-0.parquet")
     frame = pd.DataFrame([version]).rename(
         columns={"segment": "customer_segment", "opened_at": "customer_opened_at"}
     )

@@ -328,7 +328,7 @@ def test_history_equals_an_asof_join_of_the_log(store: FeatureStore, tmp_path: P
     rows["event_timestamp"] = rows["event_timestamp"].astype("datetime64[us, UTC]")
     history = store.get_historical_features(rows, list(PROFILE)).to_df()
     latest = f"""
-        SELECT *, epoch_us(event_timestamp) AS t FROM read_parquet('{settings.customers_log}/*.parquet')
+        SELECT *, epoch_us(event_timestamp) AS t FROM read_parquet('{settings.log_dir}/customers/*.parquet')
         QUALIFY row_number() OVER (PARTITION BY account_id, event_timestamp
                                    ORDER BY created_timestamp DESC, source_offset DESC) = 1"""
     with duckdb.connect() as connection:

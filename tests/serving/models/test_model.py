@@ -111,7 +111,7 @@ def test_on_demand_code_that_changed_since_training_is_refused(place: Path, tmp_
 @pytest.mark.parametrize("alias", ["../elsewhere", "/etc", "", "a\nb", ".."])
 def test_an_alias_that_names_no_version_is_refused(place: Path, alias: str) -> None:
     (place.parent / "champion").write_text(alias)
-    with pytest.raises(ArtefactError, match="is no version"):
+    with pytest.raises(ArtefactError, match="is not a version"):
         read_alias(place.parent)
 
 
