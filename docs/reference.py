@@ -179,6 +179,8 @@ def _metrics(catalogue: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.default_factory is dict:
+        return "empty"
     if field.default is PydanticUndefined:
         return "`<home>/redis.url`, else `redis://127.0.0.1:6379/0`"
     return _shown(field.default)
