@@ -557,7 +557,7 @@ def test_new_view_and_emptied_store_are_brought_up_to_date_from_the_log(
     assert stored(clean_redis) == everything
     assert PlainViews(CUSTOMERS, flow).catch_up() == {}
 
-    (file,) = flow.customers_log.iterdir()
+    (file,) = (flow.log_dir / "customers").iterdir()
     pq.write_table(pq.read_table(file).drop_columns(["phone"]), file)  # as if it were older than the column
     clean_redis.flushall()
     assert PlainViews(CUSTOMERS, flow).catch_up() == {"account_profile": 7, "customers": 7}
