@@ -35,20 +35,21 @@ class Outage:
     def wait_out(
         self,
         call: Callable[[], T],
-        on: type[Exception] | tuple[type[Exception], ...],
+        on: type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool],
         *,
         describe: Callable[[Exception], str] = str,
         seconds: float | None = None,
     ) -> T:
         """Return what `call` returns; after an error of `on` wait (0.1 s, doubled up to 2 s) and call it again.
 
-        `describe` makes the text of an error for the log. After `seconds` (None: never) the error is raised.
+        `on`: classes of errors, or a function that tells whether an error is an outage. `describe` makes the text of
+        an error for the log. After `seconds` (None: never) the error is raised.
         """
         failures = 0
 
         def is_outage(error: Exception) -> bool:
             nonlocal failures
-            if not isinstance(error, on):
+            if not (isinstance(error, on) if isinstance(on, type | tuple) else on(error)):
                 return False
             failures += 1
             if failures == 1:

@@ -43,7 +43,7 @@ from feature_repo.stores.redis_layout.view_versions import KeptVersions, publish
 from feature_repo.windows.spec import ViewSpec
 from flows.blocks import EntityKeys
 from flows.log.files import LogFile, log_files
-from flows.online.retry import send_patiently
+from flows.online.retry import call_with_retry
 from flows.online.sink import connect, no_answer
 from flows.process import logs
 from flows.settings import FlowSettings
@@ -188,7 +188,7 @@ class Backfill:
         """Write the states that the online store does not have, then a checkpoint without dirty slots."""
         part = shard.part
         slots = part.dirty.all()
-        send_patiently(lambda some: self._projection.write(part.index, part.states, some), slots)
+        call_with_retry(lambda: self._projection.write(part.index, part.states, slots))
         self.keys += len(slots)
         shard.changed |= bool(len(slots))
         part.dirty.take()

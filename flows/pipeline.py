@@ -22,8 +22,8 @@ from flows.enrich.derive import HeartbeatRows, ShardSplitter, derive_context, de
 from flows.enrich.join import Joiner
 from flows.log.dead_letters import DeadLetterSink, StorableDeadLetters
 from flows.log.sink import LogSink
-from flows.online.loss_detector import StoreWatch
 from flows.online.plain_sink import PlainOnlineSink
+from flows.online.rollback_detector import RollbackDetector
 from flows.online.sink import OnlineSink, connect
 from flows.online.writers import Projections
 from flows.process.recovery import run_name
@@ -127,5 +127,6 @@ def _fold_context(
     projections = Projections(connect(settings) if applied else None, applied, settings.key_shards)
     for specs in entities.values():
         projections.of(specs)
-    watch = StoreWatch(projections.client, applied, stream.name) if applied and not settings.files else None
-    return FoldContext(states, projections, views.applied.every_kept(), live=not settings.files, watch=watch)
+    live = not settings.files
+    detector = RollbackDetector(projections.client, applied, stream.name) if applied and live else None
+    return FoldContext(states, projections, views.applied.every_kept(), live=live, detector=detector)

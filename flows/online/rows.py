@@ -1,4 +1,4 @@
-"""What a fold part hands to the online store's sink."""
+"""What a fold part sends to the online store's sink."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from dataclasses import dataclass
 
 from feature_repo.stores.online.script_calls import Calls
 from flows.blocks import EntityKeys
-from flows.online.loss_detector import Mark
+from flows.online.rollback_detector import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineRows:
-    """States on their way to the online store, as the commands that write them.
-
-    `new` are the same rows as commands that make a key where there is none, which is tried first if there are any.
-    `filled` are versions of which, with these rows, every state of the part is in the store; `mark` says that all it
-    ever sent is.
-    """
+    """States of one part, as the calls that write them."""
 
     entity: EntityKeys
     views: tuple[str, ...]
+    """Ids of the view versions (`<view>:<version>`) whose states are in `rows`."""
     rows: Calls
     oldest_accepted_us: int
+    """When the oldest event in these states was accepted, int64 microseconds UTC; 0 if no new event is in them."""
     filled: tuple[str, ...] = ()
-    mark: Mark | None = None
+    """Ids of versions of which the store has every state of the part, once these rows are written."""
+    progress: Progress | None = None
+    """Progress to store once everything sent so far is answered; None while all states are written again."""

@@ -1,18 +1,17 @@
-"""The online store as a sink: window states into Redis, compare-and-set on their version.
+"""Sink of window states: writes them into Redis by compare-and-set on their version.
 
-Unit of parallelism: the key shard. Delivery: at least once, and idempotent: a state whose version is not newer than the
-stored one changes nothing. The snapshot is None; the sink is partitioned all the same, because Bytewax only waits for
-sinks that take part in snapshots: an epoch is durable when its states are in the store.
+Unit of parallelism: the key shard. Delivery: at least once, and idempotent: a state that is not newer than the stored one
+changes nothing. The snapshot is None. The sink is partitioned all the same, because Bytewax waits only for sinks that take
+part in snapshots: an epoch is durable when its states are in the store.
 
-While the server is unreachable the sink waits and tries again, and the flow with it; after a minute it gives up, which
-ends the process, and the next start replays the epoch. How it is noticed that a server has lost what was written: `flows.online.loss_detector`.
+While the server is unreachable the sink retries, and the flow waits; after a minute the process ends, and the next start
+replays the epoch. How lost writes are detected: `flows.online.rollback_detector`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -24,9 +23,9 @@ from redis.retry import Retry
 from feature_repo.errors import OnlineStoreError
 from feature_repo.windows.spec import ViewSpec
 from flows import metrics
-from flows.online.loss_detector import Mark, write_marks
-from flows.online.outbox import Outbox
-from flows.online.retry import send_patiently
+from flows.online.outbox import Outbox, Resend
+from flows.online.retry import call_with_retry
+from flows.online.rollback_detector import Progress, store_progress
 from flows.online.rows import OnlineRows
 from flows.online.writers import Projections
 from flows.settings import FlowSettings
@@ -52,9 +51,9 @@ class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
         return int(item_key.rpartition(":")[2])
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> OnlinePart:
-        """A writer; there is nothing to resume."""
+        """The writer of one shard; there is no state to resume."""
         del step_id, resume_state
-        send_patiently(self._projections.publish, self._kept)
+        call_with_retry(lambda: self._projections.publish(self._kept))
         worker = get_ident()
         if worker not in self._outboxes:
             self._outboxes[worker] = Outbox(self._projections.client)
@@ -62,27 +61,26 @@ class OnlineSink(FixedPartitionedSink[OnlineRows, None]):
 
 
 class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
-    """Sends what comes, at once, and says which versions are complete in its shard."""
+    """Writes the states of one shard and publishes which versions are complete in it."""
 
     def __init__(self, projections: Projections, shard: int, outbox: Outbox) -> None:
         self._projections = projections
         self._shard = shard
         self._outbox = outbox
-        self._marks: dict[str, Mark] = {}
+        self._progress: dict[str, Progress] = {}
 
     def write_batch(self, values: list[OnlineRows]) -> None:
-        """Answers are read at the end of the epoch."""
+        """Send the states; their replies are read at the end of the epoch. Raises `OnlineStoreError`."""
         for states in values:
             entity = "+".join(states.entity)
             began = time.perf_counter()
             if states.rows:
-                again = partial(send_patiently, self._projections.by(states.views).send)
-                self._outbox.post(states.rows, again)
-            if states.mark is not None:
-                self._marks[states.mark.field] = states.mark
+                self._outbox.post(states.rows, self._resend(states.views))
+            if states.progress is not None:
+                self._progress[states.progress.field] = states.progress
             if states.filled:
                 self._outbox.flush()
-                self._mark(states.filled)
+                self._mark_filled(states.filled)
             metrics.ONLINE_WRITE.labels(entity).observe(time.perf_counter() - began)
             metrics.STATES_WRITTEN.labels(entity).inc(len(states.rows))
             if states.oldest_accepted_us:
@@ -90,32 +88,37 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
                     max(time.time() - states.oldest_accepted_us / 1e6, 0.0)
                 )
 
-    def _mark(self, versions: tuple[str, ...]) -> None:
-        send_patiently(lambda filled: self._projections.mark(filled, self._shard), versions)
+    def _resend(self, versions: tuple[str, ...]) -> Resend:
+        writer = self._projections.by(versions)
+        return lambda calls: call_with_retry(lambda: writer.send(calls))
+
+    def _mark_filled(self, versions: tuple[str, ...]) -> None:
+        call_with_retry(lambda: self._projections.mark_filled(versions, self._shard))
 
     def snapshot(self) -> None:
-        """Nothing to remember: what was sent is in the store, which is told so."""
+        """Wait until the store has everything that was sent, then store the progress. There is no state to keep."""
         self._outbox.flush()
-        if self._marks and write_marks(self._outbox, self._marks, self._projections.client):
-            self._marks.clear()
+        progress = self._progress.values()
+        if progress and store_progress(self._outbox, progress, self._projections.client):
+            self._progress.clear()
 
     def close(self) -> None:
-        """The end of the events."""
+        """Wait for the replies to everything that was sent."""
         self._outbox.flush()
 
 
 def connect(settings: FlowSettings) -> Any:
-    """The client all writers of a process share; a frozen server costs seconds, not minutes."""
+    """The redis-py client that all writers of a process share. Its timeouts are short, and it does not retry by itself."""
     return redis.Redis.from_url(
         settings.redis_url, socket_timeout=5.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0)
     )
 
 
 def no_answer(error: redis.RedisError, settings: FlowSettings) -> OnlineStoreError:
-    """What a command says that met an error of the server, or no server."""
+    """The error of a command for an error of the server, or a server that does not answer."""
     return OnlineStoreError(
-        f"the server does not do its part: {error}",
+        f"the online store could not be used: {error}",
         where=settings.redis_url,
-        todo="start it (an embedded one runs with `make up` or `python -m flows.up --only-server`) or correct REDIS_URL, then run "
-        "this again",
+        todo="start the server (`make up` or `python -m flows.up --only-server` runs an embedded one) or correct "
+        "REDIS_URL, then run this command again",
     )

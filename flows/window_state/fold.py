@@ -3,7 +3,7 @@
 One part per entity and key shard, with all views of the entity. How a part keeps its states and builds them again after
 a start: `flows.window_state.partition`. Changed states leave as rows for the online store: at once where events come
 from the bus; in a run over files when many keys have changed, and at the end, because nobody reads the states in
-between. If the store has lost writes (`flows.online.loss_detector`), all states are written once more, in pieces,
+between. If the store has lost writes (`flows.online.rollback_detector`), all states are written once more, in pieces,
 between the changed ones.
 """
 
@@ -21,8 +21,8 @@ from bytewax.operators import StatefulBatchLogic
 from feature_repo.windows.spec import ViewSpec
 from flows import metrics
 from flows.blocks import EntityKeys, Int64s
-from flows.online.loss_detector import CHECK_SECONDS, Standing, StoreWatch
-from flows.online.retry import send_patiently
+from flows.online.retry import call_with_retry
+from flows.online.rollback_detector import CHECK_SECONDS, Loss, RollbackDetector, WriteSession
 from flows.online.rows import OnlineRows
 from flows.online.writers import Projections
 from flows.window_state.partition import KeyedStates, PartState, StatesContext
@@ -47,8 +47,8 @@ class FoldContext:
     live: bool
     """Whether changed states are emitted with every block (bus, Kafka), or gathered (files)."""
     limiter: ByteRateLimiter = field(default_factory=ByteRateLimiter)
-    watch: StoreWatch | None = None
-    """Notices that the store has lost writes; None in a run over files."""
+    detector: RollbackDetector | None = None
+    """Detects that the store has lost writes; None in a run over files."""
 
 
 class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
@@ -60,7 +60,7 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
         self._states: KeyedStates | None = None
         self._at_end = False
         self._large = LargeStates(context.limiter)
-        self._standing: Standing | None = None
+        self._session: WriteSession | None = None
         self._rewritten, self._to_rewrite = 0, 0
         """Slots below the first number have been written again; those up to the second are to be."""
         if resumed is not None:
@@ -93,14 +93,14 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
         """
         if self._rewriting:
             return datetime.now(UTC)
-        wait = CHECK_SECONDS if self._standing is not None else None
+        wait = CHECK_SECONDS if self._session is not None else None
         if self._large.due is not None:
             wait = max(self._large.due - time.monotonic(), 0.0)
         return None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
 
     def on_notify(self) -> tuple[list[OnlineRows], bool]:
-        """Timer: look whether the store has lost writes, go on with rewriting, emit the states that are due."""
-        self._look_at_store()
+        """Timer: check whether the store has lost writes, go on with rewriting, emit the states that are due."""
+        self._check_store()
         return self._rewrite() + self._emit(0), StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> PartState:
@@ -109,8 +109,8 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
             assert self._resumed is not None
             return self._resumed
         made = self._states.snapshot(at_end=self._at_end)
-        if self._standing is not None:
-            made["written"] = self._standing.number
+        if self._session is not None:
+            made["written"] = self._session.number
         return made
 
     def _open(self, entity: EntityKeys, shard: int) -> KeyedStates | None:
@@ -118,29 +118,29 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
         if entity not in self._context.states.entities:
             return None
         self._states = KeyedStates(self._context.states, entity, shard, self._resumed)
-        if self._context.watch is not None:
+        if self._context.detector is not None:
             written = self._resumed.get("written", 0) if self._resumed else 0
-            self._start_writing(self._states, self._context.watch.begin(part_key(entity, shard), written))
+            self._start_session(self._states, self._context.detector.start(part_key(entity, shard), written))
         return self._states
 
-    def _look_at_store(self) -> None:
-        watch, standing, states = self._context.watch, self._standing, self._states
-        if watch is None or standing is None or states is None:
+    def _check_store(self) -> None:
+        detector, session, states = self._context.detector, self._session, self._states
+        if detector is None or session is None or states is None:
             return
-        why = watch.trouble(standing)
-        if why:
-            self._start_writing(states, watch.begin_anew(standing, why))
+        renewed = detector.check(session)
+        if renewed is not None:
+            self._start_session(states, renewed)
 
-    def _start_writing(self, states: KeyedStates, standing: Standing) -> None:
-        """Begin with the store as it is: unless it has everything that was sent, write all states again."""
-        self._standing = standing
-        if standing.whole:
+    def _start_session(self, states: KeyedStates, session: WriteSession) -> None:
+        """Write to the store in this session; if it may lack writes, begin to write all states again."""
+        self._session = session
+        if session.loss is Loss.NONE:
             return
         self._rewritten, self._to_rewrite = 0, len(states.index)
         projections = self._context.projections
-        send_patiently(projections.publish, self._context.kept)
-        if standing.gone:
-            send_patiently(lambda gone: projections.unmark(gone, states.shard), states.versions)
+        call_with_retry(lambda: projections.publish(self._context.kept))
+        if session.loss is Loss.CERTAIN:
+            call_with_retry(lambda: projections.unmark_filled(states.versions, states.shard))
         states.unannounced[:] = states.versions
 
     @property
@@ -193,12 +193,12 @@ class FoldPart(StatefulBatchLogic[LiveSlice, OnlineRows, PartState]):
         projection = self._context.projections.of(states.specs)
         rows = projection.calls(states.index, states.states, slots)
         metrics.KEYS_HELD.labels(states.label, f"{states.shard:02d}").set(len(states.index))
-        mark = None
-        if self._standing is not None and self._context.watch is not None:
-            self._standing.count()
+        progress = None
+        if self._session is not None:
+            self._session.advance()
             if not self._rewriting:
-                mark = self._standing.mark(self._context.watch.hash)
-        return OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled, mark)
+                progress = self._session.progress()
+        return OnlineRows(states.entity, states.versions, rows, oldest_accepted_us, filled, progress)
 
 
 def _sizes(states: KeyedStates, slots: Int64s) -> Int64s:

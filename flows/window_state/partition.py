@@ -50,7 +50,7 @@ class PartState(TypedDict):
     shard: int
     checkpoint: str | None
     written: NotRequired[int]
-    """How far the part's writes to the online store had come (`flows.online.loss_detector`)."""
+    """Progress number of the part's writes to the online store (`flows.online.rollback_detector`)."""
 
 
 @dataclass(frozen=True)

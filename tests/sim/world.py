@@ -103,7 +103,7 @@ class World:
                 pipeline,
                 plain_sink,
             ):  # this store loses nothing; real ones do in tests.soak.redis_older
-                put(module, "StoreWatch", lambda *_: None)
+                put(module, "RollbackDetector", lambda *_: None)
             put(pipeline, "op", Operators)
             put(pipeline, "Dataflow", Graph)
             put(epoch_files, "sync", self._sync)

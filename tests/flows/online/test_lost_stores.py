@@ -1,4 +1,4 @@
-"""What the flow does when its stores fail it: a server set back in time or wiped, a full disk, a damaged file. In full: `make soak`."""
+"""Stores that fail: a server set back in time or wiped, a full disk, a damaged file. Longer trials: `make soak`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from feature_repo.errors import DiskError, LogError
 from feature_repo.stores.event_log import checksums
-from flows.online.loss_detector import StoreWatch, write_marks
 from flows.online.outbox import Outbox
+from flows.online.rollback_detector import Loss, RollbackDetector, WriteSession, store_progress
 from flows.process.disk import as_disk_error
 from flows.sources.redis_streams import BusPartition
 from tests.flows.sources.test_redis_streams import STREAM, part, read, recheck
@@ -21,71 +22,111 @@ from tests.soak import disk_full, log_damage, redis_older
 FIELD = "account_id:00"
 
 
+HASH = "millstream:written:p:payments"
+
+
 @pytest.fixture
-def watch(clean_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> StoreWatch:
-    monkeypatch.setattr("flows.online.loss_detector.CHECK_SECONDS", 0.0)
-    return StoreWatch(clean_redis, "p", "payments")
+def detector(clean_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> RollbackDetector:
+    monkeypatch.setattr("flows.online.rollback_detector.CHECK_SECONDS", 0.0)
+    return RollbackDetector(clean_redis, "p", "payments")
 
 
-def written(watch: StoreWatch, client: redis.Redis, known: int = 0) -> int:
-    """A part starts, sends something, and it is noted; returns its number."""
-    standing = watch.begin(FIELD, known)
-    standing.count()
-    assert write_marks(Outbox(client), {FIELD: standing.mark(watch.hash)}, client)
-    return standing.number
+def stored(session: WriteSession, client: redis.Redis) -> None:
+    """Send something and store the progress."""
+    session.advance()
+    assert store_progress(Outbox(client), [session.progress()], client)
 
 
-def test_store_that_has_what_was_written_is_whole(watch: StoreWatch, clean_redis: redis.Redis) -> None:
-    number = written(watch, clean_redis)
-    again = watch.begin(FIELD, number)
-    assert (again.whole, again.gone) == (True, False)
-    assert watch.trouble(again) == ""
+def written(detector: RollbackDetector, client: redis.Redis, known: int = 0) -> int:
+    """A writer starts, sends something and stores its progress, whose number is returned."""
+    session = detector.start(FIELD, known)
+    stored(session, client)
+    return session.number
 
 
-def test_older_store_is_noticed_at_the_start(watch: StoreWatch, clean_redis: redis.Redis) -> None:
-    number = written(watch, clean_redis)
-    before = clean_redis.dump(watch.hash)
-    number = written(watch, clean_redis, number)
-    clean_redis.restore(watch.hash, 0, before, replace=True)  # type: ignore[arg-type]
-    again = watch.begin(FIELD, number)
-    assert (again.whole, again.gone) == (False, True)
+def test_store_that_has_everything_lost_nothing(detector: RollbackDetector, clean_redis: redis.Redis) -> None:
+    number = written(detector, clean_redis)
+    again = detector.start(FIELD, number)
+    assert again.loss is Loss.NONE
+    assert detector.check(again) is None
 
 
-def test_part_that_has_not_written_everything_again_begins_anew(
-    watch: StoreWatch, clean_redis: redis.Redis
+def test_first_start_writes_everything(detector: RollbackDetector) -> None:
+    assert detector.start(FIELD, 0).loss is Loss.POSSIBLE
+
+
+def test_older_store_is_detected_at_the_start(detector: RollbackDetector, clean_redis: redis.Redis) -> None:
+    number = written(detector, clean_redis)
+    before = clean_redis.dump(HASH)
+    number = written(detector, clean_redis, number)
+    clean_redis.restore(HASH, 0, before, replace=True)  # type: ignore[arg-type]
+    assert detector.start(FIELD, number).loss is Loss.CERTAIN
+
+
+def test_older_store_is_detected_while_the_flow_runs(
+    detector: RollbackDetector, clean_redis: redis.Redis
 ) -> None:
-    number = written(watch, clean_redis)
+    session = detector.start(FIELD, 0)
+    stored(session, clean_redis)
+    before = clean_redis.dump(HASH)
+    stored(session, clean_redis)
+    assert detector.check(session) is None
+    clean_redis.restore(HASH, 0, before, replace=True)  # type: ignore[arg-type]
+    renewed = detector.check(session)
+    assert renewed is not None
+    assert renewed.loss is Loss.CERTAIN
+    assert renewed.number >= session.number
+
+
+def test_writer_killed_while_it_writes_everything_again_starts_over(
+    detector: RollbackDetector, clean_redis: redis.Redis
+) -> None:
+    number = written(detector, clean_redis)
     clean_redis.flushall()
-    assert not watch.begin(FIELD, number).whole
-    assert not watch.begin(FIELD, number).whole  # killed before its first epoch was durable
-    number = written(watch, clean_redis, number)
-    assert watch.begin(FIELD, number).whole
+    assert detector.start(FIELD, number).loss is Loss.CERTAIN
+    assert detector.start(FIELD, number).loss is Loss.CERTAIN  # killed before its first epoch was durable
+    number = written(detector, clean_redis, number)
+    assert detector.start(FIELD, number).loss is Loss.NONE
 
 
-def test_emptied_store_is_noticed_while_the_flow_runs_and_cannot_be_marked(
-    watch: StoreWatch, clean_redis: redis.Redis
+def test_emptied_store_is_detected_while_the_flow_runs_and_takes_no_progress(
+    detector: RollbackDetector, clean_redis: redis.Redis
 ) -> None:
-    standing = watch.begin(FIELD, 0)
-    standing.count()
+    session = detector.start(FIELD, 0)
     clean_redis.flushall()
-    assert write_marks(Outbox(clean_redis), {FIELD: standing.mark(watch.hash)}, clean_redis)
-    assert clean_redis.hgetall(watch.hash) == {}
-    assert "emptied" in watch.trouble(standing)
-    anew = watch.begin_anew(standing, "it was emptied")
-    assert (anew.whole, anew.gone) == (False, True)
-    assert watch.trouble(anew) == ""
+    stored(session, clean_redis)
+    assert clean_redis.hgetall(HASH) == {}
+    with capture_logs() as logs:
+        renewed = detector.check(session)
+    assert "emptied" in logs[-1]["why"]
+    assert renewed is not None
+    assert renewed.loss is Loss.CERTAIN
+    assert detector.check(renewed) is None
 
 
-def test_mark_made_for_another_run_of_the_server_is_dropped(
-    watch: StoreWatch, clean_redis: redis.Redis
+def test_progress_of_another_run_of_the_server_is_dropped(
+    detector: RollbackDetector, clean_redis: redis.Redis
 ) -> None:
-    standing = watch.begin(FIELD, 0)
-    standing.count()
-    standing.lineage = f"0123.{standing.lineage.partition('.')[2]}"
-    clean_redis.hset(watch.hash, FIELD, f"{standing.lineage} -1")
-    assert write_marks(Outbox(clean_redis), {FIELD: standing.mark(watch.hash)}, clean_redis)
-    assert clean_redis.hget(watch.hash, FIELD) == f"{standing.lineage} -1".encode()
-    assert "restarted" in watch.trouble(standing)
+    session = detector.start(FIELD, 0)
+    session.id = f"0123.{session.id.partition('.')[2]}"
+    clean_redis.hset(HASH, FIELD, f"{session.id} -1")
+    stored(session, clean_redis)
+    assert clean_redis.hget(HASH, FIELD) == f"{session.id} -1".encode()
+    with capture_logs() as logs:
+        renewed = detector.check(session)
+    assert "restarted" in logs[-1]["why"]
+    assert renewed is not None
+    assert renewed.loss is Loss.POSSIBLE
+
+
+def test_progress_of_an_earlier_session_is_dropped(
+    detector: RollbackDetector, clean_redis: redis.Redis
+) -> None:
+    earlier = detector.start(FIELD, 0)
+    detector.start(FIELD, 0)
+    before = clean_redis.hget(HASH, FIELD)
+    stored(earlier, clean_redis)
+    assert clean_redis.hget(HASH, FIELD) == before
 
 
 def test_bus_that_went_back_in_time_with_its_server_is_read_on(home: Path, clean_redis: redis.Redis) -> None:
