@@ -4,5 +4,6 @@
 * `w1`       workload W1: payments, and the features computed for them
 * `run`      all benchmarks (`make bench`): tables, `results/latest.json`, plots
 
-Every other module is one benchmark: `python -m bench.kernel --help`. Each checks the answers that it timed before it reports.
+Every other module is one benchmark: `python -m bench.kernel --help`. Each checks the answers that it timed before it
+reports.
 """

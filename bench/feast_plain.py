@@ -1,7 +1,8 @@
-"""The reference for online reads: Feast's own Redis store with as many plain features in as many views of the same entities.
+"""The reference for online reads: Feast's own Redis store with as many plain features and views of the same entities.
 
-Each view behind the fraud service has a plain view of the same entity, and the service's features are spread evenly over these. The values
-are those of the offline store for one payment of each key, written with `write_to_online_store`.
+Each view behind the fraud service has a plain view of the same entity, and the service's features are spread evenly
+over these. The values are those of the offline store for one payment of each key, written with
+`write_to_online_store`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def entity_row(request: dict[str, Any]) -> dict[str, str]:
 
 
 def fill(store: Any, plan: Plan, built: Built, requests: int) -> list[str]:
-    """Apply the views and write the keys of the first requests; returns the features' references, in the order of the plan."""
+    """Apply the views and write the keys of the first requests; return the feature references in the plan's order."""
     from feast import Entity, FeatureView, Field, FileSource
     from feast.types import Float64
     from feast.value_type import ValueType

@@ -1,10 +1,11 @@
-"""Time from a payment's acceptance by the bus until it is readable online: 99th percentile in milliseconds, at three rates.
+"""Time from a payment's acceptance by the bus until it is readable online: 99th percentile in ms, at three rates.
 
-The rates are 1,000, 10,000 and 50,000 payments a second. A producer process sends workload W1 (`bench.w1_producer`); an account always
-goes to the same partition, and the busiest account has 14 % of all payments. For a sample of payments the stored event time of their account
-is read every two milliseconds until it reaches the payment, less often when many wait, so that reading never takes more than a quarter of
-a core. The accept time is in the payment's entry id, the bus's clock cut to a millisecond. A figure is therefore up to a millisecond and one
-read too long, never too short.
+The rates are 1,000, 10,000 and 50,000 payments a second. A producer process sends workload W1 (`bench.w1_producer`);
+an account always goes to the same partition, and the busiest account has 14 % of all payments. For a sample of
+payments the stored event time of their account is read every two milliseconds until it reaches the payment, less often
+when many wait, so that reading never takes more than a quarter of a core. The accept time is in the payment's entry
+id, the bus's clock cut to a millisecond. A figure is therefore up to a millisecond and one read too long, never too
+short.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How the cost of computing a payment's features grows with the number of views and features, and with the events of a key.
+"""How the cost of a payment's features grows with the number of views and features, and with the events of a key.
 
-Writes `results/growth/`: CPU microseconds per payment in the reader, without the round trip; the smallest of several blocks, because other
-work on the machine can only add time.
+Writes `results/growth/`: CPU microseconds per payment in the reader, without the round trip; the smallest of several
+blocks, because other work on the machine can only add time.
 
 python -m bench.growth_serving
 """

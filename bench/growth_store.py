@@ -1,7 +1,7 @@
 """How the cost of keeping states grows with the number of keys, the events per key and the number of views.
 
-Writes `results/growth/`: CPU microseconds per key written to the online store (client and server), and the seconds and bytes to read back a
-checkpoint of so many keys, which a restart does per key.
+Writes `results/growth/`: CPU microseconds per key written to the online store (client and server), and the seconds and
+bytes to read back a checkpoint of so many keys, which a restart does per key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How the cost of a streamed event grows with the size of a block and the number of keys, aggregations and views.
 
-Decode, check, admit, cut, fold and pack run in one process without bus, Redis and files, so only the growing part is measured.
+Decode, check, admit, cut, fold and pack run in one process without bus, Redis and files, so only the growing part is
+measured.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Rounds, medians, targets and the machine: what every benchmark reports.
 
-A figure is the median of at least five rounds. A reference runs in the same session on the same data, its rounds between ours, so that
-other work on the machine disturbs both. A ratio is always "how many times better than the reference", whether more or less is better.
+A figure is the median of at least five rounds. A reference runs in the same session on the same data, its rounds
+between ours, so that other work on the machine disturbs both. A ratio is always "how many times better than the
+reference", whether more or less is better.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def number(value: float | None) -> str:
 
 
 class CpuClock:
-    """CPU seconds, user and system, of this process and of others named by pid (threads and living children included)."""
+    """CPU seconds (user and system) of this process and of others named by pid, with threads and living children."""
 
     def __init__(self, *pids: int) -> None:
         self._processes = [psutil.Process(pid) for pid in (pids or (os.getpid(),))]

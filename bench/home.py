@@ -1,9 +1,10 @@
 """A home to measure serving on: a month of payments through the flows, and a champion of the project's usual size.
 
-It is built once (a minute or two) under `var/bench/` and used by the benchmarks of online reads, score and start. It is built again when the
-sources of the feature repo have changed, or when its history ends more than `FRESH_S` ago, because states leave the online store some time
-after their last event. It is built as a user would: generated history, `feast apply`, backfill. The model is trained on the offline store's
-answer for a sample of the payments, without tuning and reports.
+It is built once (a minute or two) under `var/bench/` and used by the benchmarks of online reads, score and start. It
+is built again when the sources of the feature repo have changed, or when its history ends more than `FRESH_S` ago,
+because states leave the online store some time after their last event. It is built as a user would: generated history,
+`feast apply`, backfill. The model is trained on the offline store's answer for a sample of the payments, without
+tuning and reports.
 
     python -m bench.home          build it, or print where it is
 """
@@ -134,7 +135,7 @@ def build() -> None:
         stages.backfill(steps, settings, HOME / "generated")
         with steps.step("train", "Train a champion") as step:
             version, step.found = _train(settings)
-        with steps.step("answers", "Their vectors, off line"):
+        with steps.step("answers", "Their vectors, offline"):
             _answer_requests(settings)
     MARK.write_text(json.dumps({"sources": _sources(), "ends": now.timestamp(), "version": version}))
 
@@ -207,10 +208,10 @@ def _train(settings: Any) -> tuple[str, str]:
 
 
 def _add_requests(settings: Any) -> None:
-    """Let history end with the payments that will be scored, a few in a thousand of its last quarter, made once more within 30 s.
+    """End the history with the payments that will be scored: some of its last quarter, repeated within 30 s.
 
-    So they are in the log and in the states when they are scored, as a payment is some milliseconds after: each counts for those after
-    it, whoever looks, and a round of requests finds what the one before found.
+    So they are in the log and in the states when they are scored, as a payment is some milliseconds after: each counts
+    for those after it, whoever looks, and a round of requests finds what the one before found.
     """
     import numpy as np
     import pyarrow as pa

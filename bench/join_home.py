@@ -1,11 +1,11 @@
-"""A log of a million payments with all streams that the fraud service reads, and the same features pre-computed for Feast's own stores.
+"""A log of a million payments with all streams that the service reads, and the same features pre-computed for Feast.
 
-Payments, labels, customers, merchants and charges come from the project's generator, with as many events per key as in its usual world; all
-are accepted at their event times. Columns that the flow would derive (distances, flags) are random, with realistic nulls: their values do
-not change the cost of a join.
+Payments, labels, customers, merchants and charges come from the project's generator, with as many events per key as in
+its usual world; all are accepted at their event times. Columns that the flow would derive (distances, flags) are
+random, with realistic nulls: their values do not change the cost of a join.
 
-The references read one Parquet file per view: keys, event time and feature values of every payment. Payments whose answers are compared
-have the join's own values; all others have the values of one of these payments.
+The references read one Parquet file per view: keys, event time and feature values of every payment. Payments whose
+answers are compared have the join's own values; all others have the values of one of these payments.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def entity_rows(settings: RepoSettings, n: int | None = None, seed: int = 2) -> 
 
 
 def dealt(store: Any) -> list[tuple[tuple[str, ...], list[str]]]:
-    """(join keys, features) of the reference's views: one for each view the service reads, and all features of the service.
+    """(join keys, features) of the reference's views: one per view that the service reads, with all its features.
 
     A windowed view's stand-in has its features; those of on-demand views are dealt out among the plain ones'.
     """
@@ -186,7 +186,7 @@ def write_reference(settings: RepoSettings, store: Any) -> None:
 
 
 def reference_store(settings: RepoSettings, kind: str) -> tuple[Any, list[str]]:
-    """A Feast store of its own `kind` (duckdb, dask) over the reference's files, and the references of all its features."""
+    """A Feast store of a `kind` (duckdb, dask) over the reference's files, and the references of all its features."""
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
     from feast.types import Float64
     from feast.value_type import ValueType

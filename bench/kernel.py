@@ -1,12 +1,13 @@
 """`kernel`: the W1 features of a million payments, read from Parquet, each as of its own payment, in one process.
 
-Ours is what the offline store does: flat columns from Parquet, then sliding windows (`feature_repo.windows.history.answer`). The references
-are DuckDB's SQL windows with one thread and Polars' rolling groups over the same file, with the same half-open windows. All figures are
-events per CPU-second of all threads. No window is capped. Every value is compared: counts, maxima, distinct counts, earlier values and
-seconds exactly; sums and means (exact here, floating-point there) to 1e-9 of their size.
+Ours is what the offline store does: flat columns from Parquet, then sliding windows
+(`feature_repo.windows.history.answer`). The references are DuckDB's SQL windows with one thread and Polars' rolling
+groups over the same file, with the same half-open windows. All figures are events per CPU-second of all threads. No
+window is capped. Every value is compared: counts, maxima, distinct counts, earlier values and seconds exactly; sums
+and means (exact here, floating-point there) to 1e-9 of their size.
 
-DuckDB needs about 40 s of CPU for all payments. Its rounds therefore use every fifth account and every fifth merchant in the order of
-activity, without the busiest; its cost per event is that of both together.
+DuckDB needs about 40 s of CPU for all payments. Its rounds therefore use every fifth account and every fifth merchant
+in the order of activity, without the busiest; its cost per event is that of both together.
 
 python -m bench.kernel [--rounds 5] [--events 1000000]
 """

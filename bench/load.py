@@ -1,8 +1,8 @@
 """Load on an HTTP server over keep-alive connections, from a process of its own; prints one line of JSON.
 
-Open loop (`--rate`): requests are due at a fixed rate whatever the server does, and a latency counts from the moment its request was due;
-a server that stalls cannot look good by slowing its clients down. Closed loop (`--rate 0`): each connection sends its next request after
-its answer; this finds the highest rate of a server.
+Open loop (`--rate`): requests are due at a fixed rate whatever the server does, and a latency counts from the moment
+its request was due; a server that stalls cannot look good by slowing its clients down. Closed loop (`--rate 0`): each
+connection sends its next request after its answer; this finds the highest rate of a server.
 
 python -m bench.load --port 8000 --requests requests.json --seconds 5 --rate 200
 """

@@ -1,8 +1,9 @@
-"""The memory of a flow's states: 1M active accounts with ten payments each, folded by the flow's own parts in a process of its own.
+"""The memory of a flow's states: 1M active accounts with ten payments each, folded by the flow's parts in a process.
 
-Measured is the resident memory that the process gained, at the end and at its peak, against the raw bytes of the events (JSON as on the
-bus). The parts are those of a flow over the bus (`KeyedStates`, four shards, both views of workload W1); events arrive in blocks and leave
-only states behind. Before a figure is reported, the states of some accounts are compared with their events folded alone.
+Measured is the resident memory that the process gained, at the end and at its peak, against the raw bytes of the
+events (JSON as on the bus). The parts are those of a flow over the bus (`KeyedStates`, four shards, both views of
+workload W1); events arrive in blocks and leave only states behind. Before a figure is reported, the states of some
+accounts are compared with their events folded alone.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def new_parts(context: StatesContext) -> Parts:
 
 
 def fold_into(parts: Parts, payments: object) -> tuple[int, int, pa.Table]:
-    """Fold payments block by block, as they come from the router; returns their JSON bytes, Arrow bytes, and those of a sample."""
+    """Fold payments in blocks, as the router sends them; return their bytes as JSON, as Arrow, and of a sample."""
     raw = columns = offset = 0
     wanted = million.names_of("a", np.arange(SAMPLED) * 7 + 1, 7)
     sample = []

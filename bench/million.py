@@ -1,7 +1,7 @@
 """A home with a long log: many accounts with ten payments of the last month each, as an earlier run over files left it.
 
-`bench.restart` starts flows on it and `bench.memory` folds it. Payments come in waves; in each, every account has one payment in random
-order, so that an account's state grows between those of all others.
+`bench.restart` starts flows on it and `bench.memory` folds it. Payments come in waves; in each, every account has one
+payment in random order, so that an account's state grows between those of all others.
 """
 
 from __future__ import annotations

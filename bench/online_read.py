@@ -1,7 +1,7 @@
-"""`online_read`: all features of the fraud service for one payment, against Feast's own Redis store with as many plain features.
+"""`online_read`: all features of the fraud service for a payment, against Feast's Redis store with as many plain ones.
 
-Ours is the scorer's way: one pipelined round trip through its connection, then the compiled reader. One request at a time, on one server;
-wall time of each. Before anything is timed, every vector is compared with the offline store's.
+Ours is the scorer's way: one pipelined round trip through its connection, then the compiled reader. One request at a
+time, on one server; wall time of each. Before anything is timed, every vector is compared with the offline store's.
 
 python -m bench.online_read [--rounds 5]
 """

@@ -1,12 +1,12 @@
-"""States into the online store: rows per second of one client, against Feast's `push` of the same features to its own Redis store.
+"""States into the online store: rows per second of one client, against Feast's `push` to its own Redis store.
 
-A row is one account with the 19 features of workload W1. Ours writes the packed state (every event of the 30 days that a later read may need)
-with compare-and-set on its version; Feast writes the 19 finished values. Before each of our rounds one more payment per account is folded
-(not timed), so that every row is newer than the stored one. The time runs from the states in memory, or the data frame, to the last
-acknowledgement of the server.
+A row is one account with the 19 features of workload W1. Ours writes the packed state (every event of the 30 days that
+a later read may need) with compare-and-set on its version; Feast writes the 19 finished values. Before each of our
+rounds one more payment per account is folded (not timed), so that every row is newer than the stored one. The time
+runs from the states in memory, or the data frame, to the last acknowledgement of the server.
 
-Before anything is reported, every state is read back and compared byte for byte, every pushed row value for value, and the features
-computed from our bytes with the values that Feast returns.
+Before anything is reported, every state is read back and compared byte for byte, every pushed row value for value, and
+the features computed from our bytes with the values that Feast returns.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""`point_in_time_join`: 200,000 training rows of the full fraud service over a log of a million payments, through Feast.
+"""`point_in_time_join`: 200,000 training rows of the full service over a log of a million payments, through Feast.
 
-Ours computes every feature from the log, and the on-demand views on top. The reference is Feast's own duckdb store on pre-computed features:
-one Parquet file per view, as many views and features, no time to live. (Its dask store did not answer 100 rows within 100 s.) Each store
-runs in a process of its own, so that their memory is separate; a first small join in each, which imports and compiles, is not timed. All
-answers of the reference are compared with ours.
+Ours computes every feature from the log, and the on-demand views on top. The reference is Feast's own duckdb store on
+pre-computed features: one Parquet file per view, as many views and features, no time to live. (Its dask store did not
+answer 100 rows within 100 s.) Each store runs in a process of its own, so that their memory is separate; a first small
+join in each, which imports and compiles, is not timed. All answers of the reference are compared with ours.
 
-Feast's duckdb store takes CPU minutes for a few thousand rows, because it joins a row to every earlier row of its key before it picks the last.
-It is therefore timed on two small numbers of rows, and only the difference is scaled to the rows in between: a straight line, in which the
-fixed cost (reading the files) counts once. Its memory is that of a two-hundredth of the rows that ours joins.
+Feast's duckdb store takes CPU minutes for a few thousand rows, because it joins a row to every earlier row of its key
+before it picks the last. It is therefore timed on two small numbers of rows, and only the difference is scaled to the
+rows in between: a straight line, in which the fixed cost (reading the files) counts once. Its memory is that of a
+two-hundredth of the rows that ours joins.
 
 python -m bench.point_in_time_join [--rounds 5]
 """

@@ -1,10 +1,11 @@
 """Empty the online store and measure how fast the flow writes it again: keys per second of wall time.
 
-The home is that of `bench.restart`: ten payments of each account, views of workload W1 (account, merchant). The store is emptied in four
-ways: under the running flow, whose states are in memory, by a new empty server at the same address; then by FLUSHALL, after which the server
-frees memory in the background; then while the flow is down, so that it reads its checkpoints; and then without checkpoints, so that it folds
-the log. Keys are counted from the first one that is back until every part reports that all are written. The bus is on the same server and
-empty at the time, so nothing but the store is lost (`MILLSTREAM_BUS_GAP=accept`).
+The home is that of `bench.restart`: ten payments of each account, views of workload W1 (account, merchant). The store
+is emptied in four ways: under the running flow, whose states are in memory, by a new empty server at the same address;
+then by FLUSHALL, after which the server frees memory in the background; then while the flow is down, so that it reads
+its checkpoints; and then without checkpoints, so that it folds the log. Keys are counted from the first one that is
+back until every part reports that all are written. The bus is on the same server and empty at the time, so nothing but
+the store is lost (`MILLSTREAM_BUS_GAP=accept`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Kill a flow of 1M active accounts with -9; measure its next start until it has folded a new event into the online store.
+"""Kill a flow of 1M active accounts with -9; measure its next start until a new event is in the online store.
 
-The flow is the product's own, over the bus, with the views of workload W1 and compiled kernels. The log holds ten payments of every account.
-The reference is the same start without a checkpoint, which folds the whole log; it runs once at the beginning because it takes a minute.
-Between a checkpoint and each kill the flow folds payments that no checkpoint covers, so a restart also reads the tail of the log. The time
-runs from the start of the process until a payment, published before the start, is in the state of its account; that state must count every
-payment of the month too.
+The flow is the product's own, over the bus, with the views of workload W1 and compiled kernels. The log holds ten
+payments of every account. The reference is the same start without a checkpoint, which folds the whole log; it runs
+once at the beginning because it takes a minute. Between a checkpoint and each kill the flow folds payments that no
+checkpoint covers, so a restart also reads the tail of the log. The time runs from the start of the process until a
+payment, published before the start, is in the state of its account; that state must count every payment of the month
+too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`score`: `POST /score` over loopback HTTP/1.1 keep-alive, against the scorer of a tutorial, on one Redis server.
 
-Per round and scorer: closed loop for the highest rate and the CPU per request of the scorer's process, then open loop at half of that rate
-for the latencies. The load comes from a process of its own (`bench.load`). Before anything is timed, every answer of ours is compared with
-the model on the offline store's vectors.
+Per round and scorer: closed loop for the highest rate and the CPU per request of the scorer's process, then open loop
+at half of that rate for the latencies. The load comes from a process of its own (`bench.load`). Before anything is
+timed, every answer of ours is compared with the model on the offline store's vectors.
 
 python -m bench.score [--rounds 5]
 """
@@ -134,7 +134,8 @@ def load(port: int, requests: Path, rate: float) -> dict[str, float]:
 def check(built: Built, port: int) -> None:
     """Every answer is the model's, on the vector the offline store has.
 
-    A payment more than ten minutes old of a key without a state is marked incomplete (the state may have expired): not compared.
+    A payment more than ten minutes old of a key without a state is marked incomplete (the state may have expired): not
+    compared.
     """
     model = load_model(built.artefact, REPO, threads=1)
     expected = model.predict(built.expected)

@@ -1,6 +1,7 @@
-"""`start`: from `make up` to the first score on a home with history and model, all kernels compiled; `start_scorer`: the scorer alone.
+"""`start`: from `make up` to the first score, on a home with a model, all compiled; `start_scorer`: the scorer alone.
 
-A score is an answer of `POST /score` with features and model; it is requested every 20 ms from the start of the process.
+A score is an answer of `POST /score` with features and model; it is requested every 20 ms from the start of the
+process.
 
 python -m bench.start [--rounds 5]
 """

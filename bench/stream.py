@@ -1,8 +1,9 @@
 """Workload W1 as JSON on the embedded bus, through the whole flow to Redis and a durable log: events per CPU-second.
 
-Ours and the reference (`bench.w1_idiom`) are processes that read the same streams. A round keeps the payments under another name, starts the
-process, waits until it is warm, and renames the streams. The time runs from there until the last payment of every partition and shard is
-readable online (wall time) and all rows are durable in the log (CPU of the flow process).
+Ours and the reference (`bench.w1_idiom`) are processes that read the same streams. A round keeps the payments under
+another name, starts the process, waits until it is warm, and renames the streams. The time runs from there until the
+last payment of every partition and shard is readable online (wall time) and all rows are durable in the log (CPU of
+the flow process).
 """
 
 from __future__ import annotations

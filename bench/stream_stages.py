@@ -1,6 +1,7 @@
 """Workload W1, each step of the flow alone in one process: CPU microseconds per event.
 
-These add up to the figure of `bench.stream` and are its lower limit: no flow is faster than its decoding, folding and writing.
+These add up to the figure of `bench.stream` and are its lower limit: no flow is faster than its decoding, folding and
+writing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """`training_set`: 2M rows of 60 features from a log of 20M events through Feast, against 100,000 rows from 1M events.
 
-The large case is the same shop twenty times as large: W1 with proportionally more accounts, so that a key has as many events. Rows are
-payments drawn from the log, each as of itself; the views are exact and tiled, of both keys. Each size runs in a process of its own that ends
-with a table of all features in memory; its peak is resident memory, including Feast and the requested rows. Before a case is timed, counts
-and sums of one window are compared with DuckDB's for some rows.
+The large case is the same shop twenty times as large: W1 with proportionally more accounts, so that a key has as many
+events. Rows are payments drawn from the log, each as of itself; the views are exact and tiled, of both keys. Each size
+runs in a process of its own that ends with a table of all features in memory; its peak is resident memory, including
+Feast and the requested rows. Before a case is timed, counts and sums of one window are compared with DuckDB's for some
+rows.
 
 python -m bench.training_set [--rounds 5] [--large-rounds 1]
 """

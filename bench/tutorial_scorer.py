@@ -1,7 +1,7 @@
-"""The scorer of a tutorial: FastAPI, `get_online_features`, `inplace_predict`. It is the reference of `bench.score`, which starts it.
+"""The scorer of a tutorial: FastAPI, `get_online_features`, `inplace_predict`; the reference of `bench.score`.
 
-BENCH_TUTORIAL names a JSON file: folder of the Feast registry, address of Redis, references and names of the features in the order of
-the model, the model's file.
+BENCH_TUTORIAL names a JSON file: folder of the Feast registry, address of Redis, references and names of the features
+in the order of the model, the model's file.
 """
 
 from __future__ import annotations

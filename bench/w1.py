@@ -1,11 +1,12 @@
 """Workload W1: a month of payments, and the features asked of each of them.
 
-1M payments over 30 days, 50,000 accounts of Zipf activity (s = 1.1, so the busiest has 14 % of all payments), 5,000 merchants,
-log-normal amounts. Per account: count, sum, mean and max of the amount over 5 min, 1 h, 1 d and 30 d, distinct merchants over 1 h,
-the previous amount and the seconds since it. Per merchant: count and mean of the amount over 1 h and 1 d.
+1M payments over 30 days, 50,000 accounts of Zipf activity (s = 1.1, so the busiest has 14 % of all payments), 5,000
+merchants, log-normal amounts. Per account: count, sum, mean and max of the amount over 5 min, 1 h, 1 d and 30 d,
+distinct merchants over 1 h, the previous amount and the seconds since it. Per merchant: count and mean of the amount
+over 1 h and 1 d.
 
-All as of the payment, by our definition of a window: `[t - W, t)`, the payment itself not in it. Times are all different, so a
-reference that sorts by time alone orders payments as we do.
+All as of the payment, by our definition of a window: `[t - W, t)`, the payment itself not in it. Times are all
+different, so a reference that sorts by time alone orders payments as we do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The flow of workload W1 as a process: warms up, prints `ready`, waits for a line, then runs until it is killed.
 
-The warm-up runs over a small file in a home of its own, so that imports are done and kernels compiled before anything is measured.
+The warm-up runs over a small file in a home of its own, so that imports are done and kernels compiled before anything
+is measured.
 """
 
 from __future__ import annotations

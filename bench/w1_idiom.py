@@ -1,9 +1,10 @@
 """Workload W1 as a skilled user of Bytewax writes it: the reference of `bench.stream`.
 
-One item per payment. Two branches from the source, for account and merchant. Per key one `stateful_map` with a deque per window, running sums
-and monotonic deques, so that a payment costs amortised constant time; features are as of the payment, without it. Features of a key go into a
-Redis hash, one pipeline of HSETs per batch; rows are appended to a JSON-lines file that is synced at each snapshot; the source resumes after
-the last entry. Recovery is as in our flow: the same epoch, the same number of partitions.
+One item per payment. Two branches from the source, for account and merchant. Per key one `stateful_map` with a deque
+per window, running sums and monotonic deques, so that a payment costs amortised constant time; features are as of the
+payment, without it. Features of a key go into a Redis hash, one pipeline of HSETs per batch; rows are appended to a
+JSON-lines file that is synced at each snapshot; the source resumes after the last entry. Recovery is as in our flow:
+the same epoch, the same number of partitions.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Window:
         self.total = 0.0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Window:
-        """Bytewax deep-copies a state to snapshot it; events never change, so shallow copies do, at a tenth of the cost."""
+        """Bytewax deep-copies a state for a snapshot; events never change, so a shallow copy is enough."""
         made = Window(self.span)
         made.events, made.highest, made.total = self.events.copy(), self.highest.copy(), self.total
         return made
@@ -270,7 +271,7 @@ def build(url: str, folder: Path, most: list[int]) -> Dataflow:
 
 
 def main() -> None:
-    """`python -m bench.w1_idiom URL FOLDER EVENTS_OF_EACH_PARTITION`: says `ready`, waits for a line, runs until it is killed."""
+    """`python -m bench.w1_idiom URL FOLDER EVENTS_PER_PARTITION`: print `ready`, wait for a line, run until killed."""
     url, folder, most = sys.argv[1], Path(sys.argv[2]), [int(count) for count in sys.argv[3:]]
     with tempfile.TemporaryDirectory(dir=folder) as recovery:
         init_db_dir(Path(recovery), 2)

@@ -1,4 +1,4 @@
-"""The flow of workload W1 for `python -m bytewax.run bench.w1_module:flow -r ... -i 0 -a "host:port;host:port"`: one process of several.
+"""The flow of workload W1 as one process of several: `python -m bytewax.run bench.w1_module:flow -r ... -i 0 -a ...`.
 
 Like `bench.w1_flow` it warms up, says `ready` and waits for a line, which is what a benchmark needs.
 """

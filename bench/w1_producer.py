@@ -1,8 +1,8 @@
-"""A producer process: sends prepared commands to the bus at a steady rate, whatever the bus or the flow does (open loop).
+"""A producer process: sends prepared commands to the bus at a steady rate, independent of the flow (open loop).
 
-`python -m bench.w1_producer URL FOLDER`: `commands` in the folder holds XADD commands one after the other, `ends.npy` where each ends. Each
-line of standard input is a run: first command, last, commands a second, and when to begin (`time.time()`). The answer to each line is the
-largest delay against its schedule, in seconds.
+`python -m bench.w1_producer URL FOLDER`: `commands` in the folder holds XADD commands one after the other, `ends.npy`
+where each ends. Each line of standard input is a run: first command, last, commands a second, and when to begin
+(`time.time()`). The answer to each line is the largest delay against its schedule, in seconds.
 """
 
 from __future__ import annotations

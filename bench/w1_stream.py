@@ -1,6 +1,7 @@
 """Workload W1 as a stream: its declaration, its views, its row checks, and its payments as JSON on a bus.
 
-It is declared like a user's own stream and runs through the product's pipeline; whoever runs it only registers its name.
+It is declared like a user's own stream and runs through the product's pipeline; whoever runs it only registers its
+name.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
         default=600.0, validation_alias=renamed("MILLSTREAM_ALLOWED_LATENESS_SECONDS", "MILLSTREAM_LATENESS_SECONDS")
     )
 
-A process that reads an old name goes on with its value, and warns once with both names. The new name wins if both are
+A process that reads an old name uses its value, and warns once with both names. The new name wins if both are
 set.
 """
 

@@ -1,4 +1,4 @@
-"""The entities: whose features are kept. Keys are strings, so that the flow, Feast and the scorer have the same key bytes."""
+"""The entities that features are kept for; string keys, so that flow, Feast and scorer have the same key bytes."""
 
 from feast import Entity, ValueType
 

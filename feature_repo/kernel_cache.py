@@ -1,8 +1,9 @@
 """The decorator of compiled kernels, and the folder that numba caches them in.
 
-A cached kernel contains the code of the kernels it calls and the constants it uses, but numba only looks at the kernel's own file
-to decide whether the cache is stale. So the folder is named after a digest of all files that kernels are compiled from: the
-modules that use this decorator or numba, and all of `feature_repo.windows`, whose other modules hold the kernels' constants.
+A cached kernel contains the code of the kernels it calls and the constants it uses, but numba only looks at the
+kernel's own file to decide whether the cache is stale. So the folder is named after a digest of all files that kernels
+are compiled from: the modules that use this decorator or numba, and all of `feature_repo.windows`, whose other modules
+hold the kernels' constants.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def kernel(*, signature: object = None, inline: str = "never") -> Callable[[F], 
 def kernel(function: Any = None, /, *, signature: Any = None, inline: Any = "never") -> Any:
     """Compile the decorated function with `numba.njit`, and cache the machine code on disk.
 
-    Used as `@kernel` or with options: `signature` is a numba signature to compile at import, `inline` as in `numba.njit`.
+    Used as `@kernel` or with options: `signature` is a numba signature to compile at import, `inline` as in
+    `numba.njit`.
     """
     return numba.njit(signature if function is None else function, cache=True, inline=inline)
 

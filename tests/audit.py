@@ -1,8 +1,8 @@
 """`python -m tests.audit`: report known vulnerabilities in the packages of requirements.lock.
 
-pip-audit is asked, first with PyPI's database, then with OSV's. Where neither is reachable nothing is known, and that is said in one
-line: pip-audit itself counts a package it got no answer about as one without findings. Exit code 1: there are some, or a package the
-database does not know. Options are passed on to pip-audit (`--ignore-vuln ID`).
+pip-audit is asked, first with PyPI's database, then with OSV's. Where neither is reachable nothing is known, and that
+is said in one line: pip-audit itself counts a package it got no answer about as one without findings. Exit code 1:
+there are some, or a package the database does not know. Options are passed on to pip-audit (`--ignore-vuln ID`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A stranger follows docs/add-a-stream.md: one stream file and one view file in a copy of the repository, then every command."""
+"""A stranger follows docs/add-a-stream.md: one stream file and one view file in a copy of the repository, then every
+command.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from feature_repo.settings import PROJECT_ROOT
 from flows.generate.history import generate
 from flows.local.live import free_port
 from tests.kits import kafka_broker
+from tests.kits.child_process import child_process
 from tests.kits.waiting import wait_until
 
 KEY = "k1:" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
@@ -86,23 +88,14 @@ class Checkout:
     def python(self, *arguments: str, **variables: str) -> str:
         return self.run(PYTHON, *arguments, **variables)
 
-    @contextlib.contextmanager
-    def process(self, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    def process(
+        self, *arguments: str, ready: Callable[[], bool] | None = None, **variables: str
+    ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
         """A process that runs until the block ends."""
         log = self.root / "process.log"
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                [PYTHON, *arguments],
-                cwd=self.root,
-                env=self.environment | variables,
-                stdout=out,
-                stderr=out,
-            )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait(30)
+        return child_process(
+            [PYTHON, *arguments], self.environment | variables, log, folder=self.root, ready=ready
+        )
 
     def flow(self, **variables: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
         """The flow of logins, as the page starts it."""
@@ -115,11 +108,13 @@ class Checkout:
 
     def wait_for(self, process: subprocess.Popen[bytes], events: int, home: Path | None = None) -> None:
         """Return once so many logins are in the log or dead letters."""
-        give_up = time.monotonic() + 240
-        while len(self.logins(home=home)) + len(self.logins("dead_letters", home)) < events:
-            assert process.poll() is None, (self.root / "process.log").read_text()[-4000:]
-            assert time.monotonic() < give_up, (self.root / "process.log").read_text()[-4000:]
-            time.sleep(0.2)
+        wait_until(
+            lambda: len(self.logins(home=home)) + len(self.logins("dead_letters", home)) >= events,
+            240,
+            f"{events} logins in the log of {self.root / 'process.log'}",
+            alive=lambda: process.poll() is None,
+            every=0.2,
+        )
 
 
 def login(n: int, account: str, at: datetime, **changes: Any) -> dict[str, Any]:
@@ -246,10 +241,16 @@ print("RESULT" + json.dumps(dict(online={{f: online[f] for f in {features!r}}}, 
     }
     request["event_timestamp"] = datetime.now(UTC).isoformat()
     with checkout.process(
-        "-m", "serving", "--port", str(port), MILLSTREAM_AUTH="loopback", MILLSTREAM_DEADLINE_MS="20000"
-    ) as scorer:
-        answer = ask(scorer, checkout, port, request)
-        wait_until(lambda: list(scored(checkout)), 30, "the answer in the score log")
+        "-m",
+        "serving",
+        "--port",
+        str(port),
+        ready=lambda: has_model(port),
+        MILLSTREAM_AUTH="loopback",
+        MILLSTREAM_DEADLINE_MS="20000",
+    ):
+        answer = ask(port, request)
+        wait_until(lambda: bool(scored(checkout)), 30, "the answer in the score log")
     assert answer["degraded"] is False
     assert (
         answer["model"]["version"]
@@ -307,19 +308,16 @@ def by_sql(checkout: Checkout, accounts: list[str], now: datetime) -> list[tuple
         return [connection.execute(query, {"account": a, "now": now}).fetchone() or () for a in accounts]
 
 
-def ask(
-    process: subprocess.Popen[bytes], checkout: Checkout, port: int, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Score a payment once the scorer is ready."""
-    give_up = time.monotonic() + 240
-    while True:
-        assert process.poll() is None, (checkout.root / "process.log").read_text()[-4000:]
-        assert time.monotonic() < give_up, (checkout.root / "process.log").read_text()[-4000:]
-        with contextlib.suppress(OSError):
-            ready = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5))
-            if {c["name"]: c["ok"] for c in ready["checks"]}.get("model"):
-                break
-        time.sleep(0.3)
+def has_model(port: int) -> bool:
+    """Whether the scorer at a port answers with a model."""
+    with contextlib.suppress(OSError):
+        ready = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5))
+        return bool({check["name"]: check["ok"] for check in ready["checks"]}.get("model"))
+    return False
+
+
+def ask(port: int, request: dict[str, Any]) -> dict[str, Any]:
+    """Score a payment."""
     body = json.dumps(request, default=str).encode()
     posted = urllib.request.Request(
         f"http://127.0.0.1:{port}/score", body, {"content-type": "application/json"}

@@ -1,7 +1,7 @@
-"""The views of an applied repo that flows keep on line, as a file a flow can read in milliseconds without importing Feast.
+"""The views of an applied repo that flows keep online, in a file that a flow reads in milliseconds without Feast.
 
-`feast apply` writes `<home>/views.json` through the online store's `update` hook; the flow and the backfill fold what stands there
-and write what stands there. Views with `online=False` are not among them: they are computed off line only, from the log.
+`feast apply` writes `<home>/views.json` through the online store's `update` hook; the flow and the backfill compute
+the views in this file. It does not contain views with `online=False`: those are computed offline only, from the log.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from feature_repo.windows.spec import ViewSpec
 class PlainSpec:
     """A plain feature view over a log: the newest row of each key.
 
-    `key_columns` are the log's columns of the sorted join keys, `features` (log column, type, hash field in hex) triples, the type a
-    lower-case name of Feast's `ValueType`. `ttl_us` 0: for ever.
+    `key_columns` are the log's columns of the sorted join keys. `features` are triples (log column, type, hash field
+    in hex); the type is a lower-case name of Feast's `ValueType`. `ttl_us` 0 means no expiry.
     """
 
     name: str
@@ -35,12 +35,12 @@ class PlainSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that decides what is written."""
+        """Return a digest that changes with everything that decides what is written."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
     @classmethod
     def from_dict(cls, made: dict[str, Any]) -> PlainSpec:
-        """The inverse of `asdict`, lists allowed."""
+        """Return the spec of a dictionary made by `asdict`; lists may stand for tuples."""
         features = tuple((column, kind, hex_field) for column, kind, hex_field in made["features"])
         return cls(
             made["name"], tuple(made["join_keys"]), tuple(made["key_columns"]), features, made["ttl_us"]
@@ -52,10 +52,10 @@ Spec = TypeVar("Spec", ViewSpec, PlainSpec)
 
 @dataclass(frozen=True)
 class AppliedViews:
-    """The online views of one Feast project: `streams` the windowed, `plain` the plain ones, by the stream (the folder of its log).
+    """The online views of one Feast project, by stream: `streams` are the windowed views, `plain` the plain ones.
 
-    `earlier` are versions of windowed views that the repo no longer defines so (changed or removed): models may still read them, so the
-    flows keep them too, until they are retired (`python -m flows.retire`).
+    `earlier` are versions of windowed views that the repo no longer defines (changed or removed). Models may still
+    read them, so the flows keep them until they are retired (`python -m flows.retire`).
     """
 
     project: str
@@ -64,15 +64,15 @@ class AppliedViews:
     earlier: dict[str, tuple[ViewSpec, ...]] = field(default_factory=dict)
 
     def kept(self, stream: str) -> tuple[ViewSpec, ...]:
-        """Every version of a stream's windowed views that is folded, the applied ones first."""
+        """Return every version of a stream's windowed views that is folded, the applied ones first."""
         return self.streams.get(stream, ()) + self.earlier.get(stream, ())
 
     def every_kept(self) -> tuple[ViewSpec, ...]:
-        """`kept` of all streams."""
+        """Return `kept` of all streams."""
         return tuple(spec for stream in sorted({*self.streams, *self.earlier}) for spec in self.kept(stream))
 
     def entities(self, stream: str) -> dict[tuple[str, ...], tuple[ViewSpec, ...]]:
-        """The kept views of a stream by entity (its sorted join keys): they share keys, shards and a Redis hash."""
+        """Return the kept views of a stream by entity (its sorted join keys), which share keys and a Redis hash."""
         grouped: dict[tuple[str, ...], list[ViewSpec]] = {}
         for spec in self.kept(stream):
             grouped.setdefault(spec.join_keys, []).append(spec)
@@ -92,7 +92,7 @@ def write_views(path: Path, views: AppliedViews) -> None:
 
 
 def read_views(path: Path) -> AppliedViews:
-    """The views of the last `feast apply`. Raises `DefinitionError` if there was none."""
+    """Return the views of the last `feast apply`. Raises `DefinitionError` if there was none."""
     try:
         made: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
@@ -107,9 +107,9 @@ def read_views(path: Path) -> AppliedViews:
 
 
 def superseded(before: AppliedViews, now: dict[str, tuple[ViewSpec, ...]]) -> dict[str, tuple[ViewSpec, ...]]:
-    """The versions kept before that `now` (the views as they are applied) does not contain: they stay, as earlier ones.
+    """Return the versions kept before that are not in `now`, the views as applied now; they stay, as earlier ones.
 
-    Raises `DefinitionError` for a view that moved to another stream: its states would mix the events of both.
+    Raises `DefinitionError` for a view that moved to another stream, because its states would mix the events of both.
     """
     stream_of = {spec.name: stream for stream, specs in now.items() for spec in specs}
     current = {version_id(spec) for specs in now.values() for spec in specs}
@@ -128,7 +128,7 @@ def superseded(before: AppliedViews, now: dict[str, tuple[ViewSpec, ...]]) -> di
 
 
 def group_by_stream(views: Iterable[tuple[str, Spec]]) -> dict[str, tuple[Spec, ...]]:
-    """(stream, spec) pairs as a mapping of `AppliedViews`, names sorted so that nothing depends on the order of files."""
+    """Return (stream, spec) pairs as a mapping for `AppliedViews`, sorted by name."""
     grouped: dict[str, list[Spec]] = {}
     for stream, spec in sorted(views, key=lambda pair: pair[1].name):
         grouped.setdefault(stream, []).append(spec)

@@ -1,6 +1,6 @@
-"""The time as of which `get_online_features` finishes windows: now, or what `as_of` says.
+"""The time for which `get_online_features` computes windows: now, or the time set with `as_of`.
 
-Feast's call has no argument for a time, so it is passed around it, per thread and task:
+Feast's call has no argument for a time, so it is passed through a context variable, per thread and task:
 
     with as_of(payment_time):
         store.get_online_features(...)
@@ -19,18 +19,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def read_time_us() -> int:
-    """int64 microseconds UTC: the time set by `as_of`, else the wall clock."""
+    """Return the time set by `as_of`, else the wall clock: int64 microseconds UTC."""
     fixed = _AS_OF.get()
     return wall_clock_us() if fixed is None else fixed
 
 
 def wall_clock_us() -> int:
-    """int64 microseconds UTC, now."""
+    """Return the current time: int64 microseconds UTC."""
     return time.time_ns() // 1000
 
 
 def to_us(when: datetime) -> int:
-    """A datetime as microseconds UTC; a naive one is taken as UTC."""
+    """Return a datetime as microseconds UTC; a naive datetime counts as UTC."""
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)
 

@@ -1,11 +1,13 @@
-"""Mends to Feast 0.67, made when our online store is loaded, in whatever process that is. Each names what fails without it.
+"""Fixes for Feast 0.67, applied when our online or offline store is loaded, in any process.
 
-* `feast feature-views list` fails on our repo: it asks `FeatureStore.get_feature_view` for every source of an on-demand view, which
-  does not know stream feature views. With the mend, a stream feature view (it is a `FeatureView`) is found under its name too.
-* A Feast server with authentication on lets everybody with a valid token read everything: it takes the permissions of the project
-  named in the query (`POST /get-online-features?project=none-such`), and a project without permissions allows every action. With the
-  mend, the project is the server's own, and where there are no permissions nothing is allowed.
-* Over HTTP a time in a request is text. Feast hands it as text to on-demand functions, which get a datetime everywhere else.
+* `feast feature-views list` fails on our repo: it calls `FeatureStore.get_feature_view` for every source of an
+  on-demand view, and that does not find stream feature views. With the fix it finds them, too (they are
+  `FeatureView`s).
+* A Feast server with authentication lets everyone with a valid token read everything: it uses the permissions of the
+  project named in the query (`POST /get-online-features?project=none-such`), and a project without permissions allows
+  every action. With the fix the project is the server's own, and without permissions nothing is allowed.
+* Over HTTP, a time in a request is text, and Feast passes the text to on-demand functions, which get a datetime
+  everywhere else. With the fix they get a datetime here, too.
 """
 
 from datetime import UTC, datetime
@@ -39,7 +41,7 @@ def _enforce_policy(permissions: list[Any], *arguments: Any, **options: Any) -> 
 
 
 def _own_project(request: Any) -> str | None:
-    """No project from the query: the security manager falls back to the server's own."""
+    """Return no project from the query: the security manager then uses the server's own."""
     return None
 
 
@@ -53,7 +55,7 @@ def _transform_dict(self: OnDemandFeatureView, features: dict[str, Any]) -> Any:
 
 
 def _time(value: Any) -> Any:
-    """RFC 3339 text as a datetime; without a zone it is UTC, as everywhere in Feast."""
+    """Return RFC 3339 text as a datetime; text without a zone is UTC, as everywhere in Feast."""
     if not isinstance(value, str):
         return value
     time = datetime.fromisoformat(value)
@@ -61,7 +63,7 @@ def _time(value: Any) -> Any:
 
 
 def mend() -> None:
-    """Idempotent."""
+    """Apply the fixes; calling it again changes nothing."""
     FeatureStore.get_feature_view = _get_feature_view  # type: ignore[method-assign]
     security_manager.enforce_policy = _enforce_policy  # type: ignore[attr-defined]
     rest._extract_project_from_request = _own_project

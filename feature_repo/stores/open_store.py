@@ -1,7 +1,7 @@
-"""Opening the feature repo for a home folder other than the default one.
+"""Opening the feature repo for another home than the default one.
 
-`cd feature_repo && feast apply` works on `feature_store.yaml`, whose registry lies in the project's `var/`. A demo or a test has a
-home of its own: it gets a copy of the file there with the registry beside it, which Feast takes with `feast -f <file> apply`.
+`cd feature_repo && feast apply` uses `feature_store.yaml`, whose registry is in the project's `var/`. A demo or a test
+has its own home: it gets a copy of the file with its own registry, for `feast -f <file> apply`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPO: Final = PROJECT_ROOT / "feature_repo"
 
 
 def config_file(settings: RepoSettings, repo: Path = REPO, name: str = "feature_store.yaml") -> Path:
-    """The file `name` for this home: the repo's own for the default home, else a copy written into the home."""
+    """Return the file `name` for this home: the repo's own for the default home, else a copy written into the home."""
     own = repo / name
     if settings.home == RepoSettings.model_fields["home"].default:
         return own
@@ -35,6 +35,6 @@ def config_file(settings: RepoSettings, repo: Path = REPO, name: str = "feature_
 
 
 def open_store(settings: RepoSettings, repo: Path = REPO) -> FeatureStore:
-    """The Feast store of this home; `feast apply` must have been run for it."""
+    """Return the Feast store of this home; `feast apply` must have been run for it."""
     config = load_repo_config(repo, config_file(settings, repo))
     return FeatureStore(repo_path=str(repo), config=config)

@@ -1,9 +1,10 @@
 """Pipelined writes to the online store: commands are sent at once, their replies are read later.
 
-If each fold part waited for each reply, a worker would wait for the server once per part and cycle; on a busy machine that was most of
-the time until a feature was readable. So all parts of a worker share one connection, on which the server runs the commands in order,
-and only the end of an epoch waits for the replies. If anything fails in between (server gone, script unknown, out of memory), every
-call without a reply is sent again with retries. Writes are compare-and-set, so sending one twice changes nothing.
+If each fold part waited for each reply, a worker would wait for the server once per part and cycle; on a busy machine
+that was most of the time until a feature was readable. So all parts of a worker share one connection, on which the
+server runs the commands in order, and only the end of an epoch waits for the replies. If anything fails in between
+(server gone, script unknown, out of memory), every call without a reply is sent again with retries. Writes are
+compare-and-set, so sending one twice changes nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from feature_repo.stores.online.script_calls import Calls
 
 MAX_CALLS: Final = 2_000
 MAX_BYTES: Final = 1 << 20
-"""Most calls, and bytes of calls, without a reply. At the limit the outbox waits until half is answered, so the server always has work;
-states that change meanwhile are written once. With 16 times these limits, features took longer to become readable."""
+"""Most calls, and bytes of calls, without a reply.
+
+At the limit the outbox waits until half is answered, so the server always has work; states that change meanwhile are
+written once. With 16 times these limits, features took longer to become readable.
+"""
 
 Resend = Callable[[Calls], object]
 """Sends calls again and waits for their replies, with retries."""

@@ -1,13 +1,14 @@
 """Sink of plain feature views: writes the newest row of each key into Redis, as Feast's own store keeps it.
 
-Unit of parallelism: the log part, one per run, so that a stream has one writer. Delivery: at least once, and idempotent: an
-older row changes nothing, and the same row again gives the same value. The sink is partitioned because Bytewax waits only for
-sinks that take part in snapshots: an epoch is durable when its rows are in the store. The snapshot is the progress number by
-which a later start tells whether the store still has these rows (`flows.online.rollback_detector`); if it lost some, all
-views are written again from the log, a little at a time.
+Unit of parallelism: the log part, one per run, so that a stream has one writer. Delivery: at least once, and
+idempotent: an older row changes nothing, and the same row again gives the same value. The sink is partitioned because
+Bytewax waits only for sinks that take part in snapshots: an epoch is durable when its rows are in the store. The
+snapshot is the progress number by which a later start tells whether the store still has these rows
+(`flows.online.rollback_detector`); if it lost some, all views are written again from the log, a little at a time.
 
-A view that the store does not have as it is defined now (new, changed, or the store was emptied) is written from the log at the
-start. The hash `millstream:projected:<project>` lists the views that were, so nothing has to be backfilled by hand.
+A view that the store does not have as it is defined now (new, changed, or the store was emptied) is written from the
+log at the start. The hash `millstream:projected:<project>` lists the views that were, so nothing has to be backfilled
+by hand.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class PlainOnlineSink(FixedPartitionedSink[pa.RecordBatch, int | None]):
         return [self._part]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> PlainOnlinePart:
-        """A writer whose views are up to date with the log; `resume_state` is the progress number. Raises `OnlineStoreError`."""
+        """Return a writer whose views are up to date; `resume_state` is the progress. Raises `OnlineStoreError`."""
         del step_id, for_part
         views = PlainViews(self._stream, self._settings)
         views.catch_up()
@@ -71,7 +72,7 @@ class PlainOnlinePart(StatefulSinkPartition[pa.RecordBatch, int | None]):
         self._rewrite: Iterator[int] | None = None
         """Writes everything again, one step per item; None when nothing is to be rewritten."""
         self._since_rewrite: list[pa.RecordBatch] = []
-        """Batches since the rewrite began. They are written once more at its end, after rows of the log of equal time."""
+        """Batches since the rewrite began; written again at its end, after rows of the log with equal times."""
         self._stored = 0
         """Progress number in the store."""
         self._rest_until = 0.0
@@ -188,7 +189,7 @@ class PlainViews:
         return f"{self._stream.name} {projection.spec.fingerprint}"
 
     def from_log(self, projections: Sequence[PlainProjection]) -> Iterator[int]:
-        """Write all rows of these views from the log, one step per item; yields the number of keys written in a step."""
+        """Write all rows of these views from the log in steps; yield the number of keys written in each step."""
         for projection in projections:
             schema = pa.schema([self._stream.log_schema.field(name) for name in projection.columns])
             newest = schema.empty_table()

@@ -1,21 +1,24 @@
-"""Detect that the online store lost writes: it was emptied, restored from an older file, or failed over to an older copy.
+"""Detect that the online store lost writes: it was emptied, restored from an older file, or an older copy took over.
 
-The store is a projection of the log and can be written again; the detector says when. Each writer (a fold part per entity and shard,
-and the writer of plain views) has a field in one Redis hash per stream, `millstream:written:<project>:<stream>`:
+The store is a projection of the log and can be written again; the detector says when. Each writer (a fold part per
+entity and shard, and the writer of plain views) has a field in one Redis hash per stream,
+`millstream:written:<project>:<stream>`:
 
     account_id:03     <server's run id>.<random> <number>
 
-The first word is the writer's session, the second its progress. The progress number rises with everything a writer sends; at the end of
-an epoch it is stored, after everything sent before it was answered. A server that went back in time has an older number, or none.
-Three comparisons find a loss:
+The first word is the writer's session, the second its progress. The progress number rises with everything a writer
+sends; at the end of an epoch it is stored, after everything sent before it was answered. A server that went back in
+time has an older number, or none. Three comparisons find a loss:
 
-- at a start, the stored number with the one in the writer's recovery state: if it is lower or missing, the store lacks writes;
-- every second, the server's run id: a restarted server may lack what it got after the last stored number;
-- every second, the stored session and number: if they are missing or older, the store was emptied or set back while it ran.
+- at a start, the stored number with the one in the writer's recovery state: if it is lower or missing, the store lacks
+writes; - every second, the server's run id: a restarted server may lack what it got after the last stored number; -
+every second, the stored session and number: if they are missing or older, the store was emptied or set back while it
+ran.
 
-After a loss the writer begins a new session with the number -1 and writes everything again. Only when that is complete does it store
-progress again, so a crash in between starts over. Progress of an earlier session that is still on its way is not stored. Writing twice
-is safe: writes are compare-and-set. Numbers are milliseconds of the clock, or one more than the one before.
+After a loss the writer begins a new session with the number -1 and writes everything again. Only when that is complete
+does it store progress again, so a crash in between starts over. Progress of an earlier session that is still on its
+way is not stored. Writing twice is safe: writes are compare-and-set. Numbers are milliseconds of the clock, or one
+more than the one before.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ class Loss(Enum):
     NONE = "none"
     """Nothing: there is nothing to write again."""
     POSSIBLE = "possible"
-    """Perhaps the last writes before a restart of the server; or this is the writer's first start. All states are written."""
+    """Perhaps the last writes before the server restarted, or the writer is new. All states are written."""
     CERTAIN = "certain"
     """Writes are missing. All states are written; until then a missing key does not mean that it had no events."""
 
@@ -219,8 +222,8 @@ class RollbackDetector:
 def store_progress(outbox: Outbox, progress: Collection[Progress], client: Any) -> bool:
     """Store progress after everything sent through the outbox was answered; return whether the server answered.
 
-    Uses the outbox's own connection, so that the server whose run id is compared is the one that stores. Progress of a session with
-    another run of the server is dropped.
+    Uses the outbox's own connection, so that the server whose run id is compared is the one that stores. Progress of a
+    session with another run of the server is dropped.
     """
     try:
         server = _run_id_behind(outbox)

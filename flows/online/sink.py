@@ -1,11 +1,11 @@
 """Sink of window states: writes them into Redis by compare-and-set on their version.
 
-Unit of parallelism: the key shard. Delivery: at least once, and idempotent: a state that is not newer than the stored one
-changes nothing. The snapshot is None. The sink is partitioned all the same, because Bytewax waits only for sinks that take
-part in snapshots: an epoch is durable when its states are in the store.
+Unit of parallelism: the key shard. Delivery: at least once, and idempotent: a state that is not newer than the stored
+one changes nothing. The snapshot is None. The sink is partitioned all the same, because Bytewax waits only for sinks
+that take part in snapshots: an epoch is durable when its states are in the store.
 
-While the server is unreachable the sink retries, and the flow waits; after a minute the process ends, and the next start
-replays the epoch. How lost writes are detected: `flows.online.rollback_detector`.
+While the server is unreachable the sink retries, and the flow waits; after a minute the process ends, and the next
+start replays the epoch. How lost writes are detected: `flows.online.rollback_detector`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class OnlinePart(StatefulSinkPartition[OnlineRows, None]):
 
 
 def connect(settings: FlowSettings) -> Any:
-    """The redis-py client that all writers of a process share. Its timeouts are short, and it does not retry by itself."""
+    """The redis-py client that all writers of a process share, with short timeouts and no retries of its own."""
     return redis.Redis.from_url(
         settings.redis_url, socket_timeout=5.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0)
     )

@@ -1,6 +1,6 @@
 """The export file: one dead letter per line as JSON, for a person or a script to repair.
 
-    {"letter": "payments/bus:payments:0/7", "reason": "check", "detail": "amount: -1.0 ...", "accepted": "...", "event": {...}}
+    {"letter": "payments/bus:payments:0/7", "reason": "check", "detail": "amount: -1.0 ...", "event": {...}, ...}
 
 `event` is what is sent. A payload that is not a JSON object is `text` instead, or `base64` if it is not UTF-8: to
 send it, write the correct event into `event`, or repair `text`. Delete the lines that are not to be sent.

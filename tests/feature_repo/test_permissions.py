@@ -48,7 +48,8 @@ PROFILE = ["account_profile:home_latitude", "account_profile:customer_segment"]
 RECENT = ["account_recent:account_payment_count_1h", "account_recent:account_amount_mean_1h"]
 SERVICE = "fraud_detection_v1"
 
-# What an oversight could look like: a view whose owner forgot to say who may read it, one computed from customers, and a service.
+# What an oversight could look like: a view whose owner forgot to say who may read it, one computed from customers, and
+# a service.
 FORGOTTEN = """
 from datetime import timedelta
 from feast import FeatureService, FeatureView, Field
@@ -70,7 +71,9 @@ def peek(inputs):
 
 
 class World:
-    """One repo applied, its data written by our stores and its log, served by both of Feast's servers with authentication on."""
+    """One repo applied, its data written by our stores and its log, served by both of Feast's servers with
+    authentication on.
+    """
 
     def __init__(self, folder: Path, issuer: Issuer) -> None:
         self.issuer = issuer

@@ -1,4 +1,6 @@
-"""Runs over files: every event accounted for, the same files again add nothing; metrics and settings say what they mean."""
+"""Runs over files: every event accounted for, the same files again add nothing; metrics and settings say what they
+mean.
+"""
 
 from __future__ import annotations
 

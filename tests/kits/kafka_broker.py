@@ -1,7 +1,8 @@
 """A real Apache Kafka broker for tests: one node, KRaft, run from the jars of Maven with the `java` of the machine.
 
-`KAFKA_BOOTSTRAP_SERVERS` names a broker that runs already; tests that stop and start theirs are skipped then. Without it, and
-without `java` and `mvn`, tests of Kafka are skipped with that reason, unless `MILLSTREAM_REQUIRE_KAFKA` is set, as CI does.
+`KAFKA_BOOTSTRAP_SERVERS` names a broker that runs already; tests that stop and start theirs are skipped then. Without
+it, and without `java` and `mvn`, tests of Kafka are skipped with that reason, unless `MILLSTREAM_REQUIRE_KAFKA` is
+set, as CI does.
 """
 
 from __future__ import annotations
@@ -217,7 +218,9 @@ def _free_ports(count: int) -> list[int]:
 
 @functools.cache
 def shared() -> Broker | None:
-    """The broker that all tests of this process share, started at the first call; None when `KAFKA_BOOTSTRAP_SERVERS` names one."""
+    """The broker that all tests of this process share, started at the first call; None when `KAFKA_BOOTSTRAP_SERVERS`
+    names one.
+    """
     if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         return None
     folder = Path(tempfile.mkdtemp(prefix="millstream-kafka-"))

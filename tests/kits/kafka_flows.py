@@ -22,7 +22,9 @@ from tests.kits.views import apply_views
 
 
 def kafka_settings(home: Path, topic: str, **options: Any) -> FlowSettings:
-    """Settings of a flow of payments over a topic of the shared broker; applies the views. Topics of other streams do not exist."""
+    """Settings of a flow of payments over a topic of the shared broker; applies the views. Topics of other streams do
+    not exist.
+    """
     home.mkdir(parents=True, exist_ok=True)
     nowhere = {name: f"{topic}.{name}" for name in ("customers", "merchants", "charges", "labels")}
     defaults: dict[str, Any] = {

@@ -1,7 +1,8 @@
 """Mutations of a good payment, one per call.
 
-Mutated are bytes, types, encodings, sizes up to 10 MB, numbers, times, keys, nesting, texts, structure, and the shape of the bus entry.
-Some mutations give a valid event (an unknown field, another spelling of a number). Each must be accepted or dead-lettered as a whole.
+Mutated are bytes, types, encodings, sizes up to 10 MB, numbers, times, keys, nesting, texts, structure, and the shape
+of the bus entry. Some mutations give a valid event (an unknown field, another spelling of a number). Each must be
+accepted or dead-lettered as a whole.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def payment(number: int, at: datetime | None = None, **changes: Any) -> dict[str, Any]:
-    """A payment as the JSON object on the bus; by default one second after the payment before it; `...` leaves a field out."""
+    """A payment as the JSON object on the bus; by default one second after the payment before it; `...` leaves a field
+    out.
+    """
     time_of = at or START + timedelta(seconds=number)
     event = {
         "event_id": f"p{number:010d}",

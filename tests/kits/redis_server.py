@@ -18,7 +18,9 @@ from tests.kits.waiting import wait_until
 
 
 class BreakableServer(EmbeddedServer):
-    """An embedded server that can be killed as by a power cut, and started again at the same address from an older file."""
+    """An embedded server that can be killed as by a power cut, and started again at the same address from an older
+    file.
+    """
 
     def kill(self) -> None:
         """Kill -9; the append-only file stays as it is."""

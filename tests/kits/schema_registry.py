@@ -1,4 +1,6 @@
-"""A schema registry over HTTP, with the part of Confluent's protocol that readers use: schemas by id, and by subject and version."""
+"""A schema registry over HTTP, with the part of Confluent's protocol that readers use: schemas by id, and by subject
+and version.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from urllib.parse import unquote
 
 
 class Registry:
-    """`register` gives ids; `answers` may replace what it answers to a path: an HTTP status, a body, or a list of these to take in turn."""
+    """`register` gives ids; `answers` may replace what it answers to a path: an HTTP status, a body, or a list of
+    these to take in turn.
+    """
 
     def __init__(self) -> None:
         self.asked: list[str] = []

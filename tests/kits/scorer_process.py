@@ -15,7 +15,8 @@ from tests.kits.child_process import child_process
 
 @contextlib.contextmanager
 def running_scorer(home: Path, url: str, *, short: bool = False, **variables: str) -> Iterator[str]:
-    """Start `uvicorn serving.app:app`, or with `short` `python -m serving`; yield its address once it accepts connections.
+    """Start `uvicorn serving.app:app`, or with `short` `python -m serving`; yield its address once it accepts
+    connections.
 
     `url` is the address of its Redis server; `variables` are added to its environment.
     """

@@ -16,8 +16,8 @@ from typing import Any, Self
 class Proxy:
     """Passes bytes on to `port` of loopback, in a thread of its own.
 
-    Bytes reach the client `delay` seconds late, not at all while `frozen`; while `resetting`, all connections are reset every 30 ms.
-    These settings may change at any time; they hold for what arrives from then on.
+    Bytes reach the client `delay` seconds late, not at all while `frozen`; while `resetting`, all connections are
+    reset every 30 ms. These settings may change at any time; they hold for what arrives from then on.
     """
 
     def __init__(self, port: int) -> None:

@@ -19,7 +19,9 @@ import redis
 
 
 def spellings(text: str) -> set[bytes]:
-    """The bytes that a text can be written as: plain, JSON, percent and Python escapes, UTF-16, hex, base64 at any alignment."""
+    """The bytes that a text can be written as: plain, JSON, percent and Python escapes, UTF-16, hex, base64 at any
+    alignment.
+    """
     plain = text.encode()
     forms = {
         plain,

@@ -3,13 +3,12 @@
 What Bytewax 0.21 promises is what holds here, and nothing more:
 
 - Items of an edge keep their order; those of several senders meet in any order. A key has one part, on a worker that
-  may be another one in the next life. Items wait for parts to be built; parts of different steps are built in any order.
+may be another one in the next life. Items wait for parts to be built; parts of different steps are built in any order.
 - Epochs follow each other at every step. A step takes the snapshots of an epoch, of the parts that were awake in it,
-  when all that it reads from has ended it. A source partition begins an epoch when all partitions have left the one before,
-  and leaves it only when the one before is durable.
-- An epoch is durable when the snapshots of all steps on all workers are written. A start resumes from the last durable
-  epoch, and everything after it happens again.
-- Notices come late.
+when all that it reads from has ended it. A source partition begins an epoch when all partitions have left the one
+before, and leaves it only when the one before is durable. - An epoch is durable when the snapshots of all steps on all
+workers are written. A start resumes from the last durable epoch, and everything after it happens again. - Notices come
+late.
 
 A process is one built graph; its workers share what the graph's steps share.
 """

@@ -1,7 +1,7 @@
 """The champion changes 20 times under load, sometimes to an unusable one; no payment is dropped.
 
-Two versions take turns. Now and then the alias names a version that is missing, corrupt or of another schema. Each payment is answered
-with 200 by one of the two good versions, and the scorer reports that it does not use the bad one.
+Two versions take turns. Now and then the alias names a version that is missing, corrupt or of another schema. Each
+payment is answered with 200 by one of the two good versions, and the scorer reports that it does not use the bad one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The disk of a home fills up, or its log becomes read-only, while events arrive.
 
-Three kinds in turn: a small tmpfs is filled to its last byte; file sizes are limited (`RLIMIT_FSIZE`), which needs no rights and stands
-for a quota; this user may not write to the log folders. The flow must stop by itself with a message that names the place and what to do.
-With space or rights again it must continue, with each event in the log exactly once, and in the online store.
-Mounting a tmpfs needs root; without it the second kind replaces the first.
+Three kinds in turn: a small tmpfs is filled to its last byte; file sizes are limited (`RLIMIT_FSIZE`), which needs no
+rights and stands for a quota; this user may not write to the log folders. The flow must stop by itself with a message
+that names the place and what to do. With space or rights again it must continue, with each event in the log exactly
+once, and in the online store. Mounting a tmpfs needs root; without it the second kind replaces the first.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Producers send three times what the flow can take; its memory stays flat, it catches up afterwards, and nothing is lost.
+"""Producers send three times what the flow can take; its memory stays flat, it catches up afterwards, and nothing is
+lost.
 
-Blocks are small here, so that the flow is short of CPU at a rate that a Python producer can exceed. A trial measures that rate on a
-backlog, sends three times as much for 200 s (three trials take 10 minutes), then a third of it until the flow has caught up.
+Blocks are small here, so that the flow is short of CPU at a rate that a Python producer can exceed. A trial measures
+that rate on a backlog, sends three times as much for 200 s (three trials take 10 minutes), then a third of it until
+the flow has caught up.
 
-- Resident memory in the second half of the overload: at most a tenth and 32 MB above the first half. The backlog is on the bus.
-- Catching up: at least twice the arrival rate.
-- Each event is logged once, and the online store equals the fold of the log.
+- Resident memory in the second half of the overload: at most a tenth and 32 MB above the first half. The backlog is on
+the bus. - Catching up: at least twice the arrival rate. - Each event is logged once, and the online store equals the
+fold of the log.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Wrong payments, unknown routes and raw bytes arrive at the scorer's socket; none of them causes a 5xx.
 
-A trial sends 10,000 requests over kept-open connections to a real `python -m serving` with a model and a store. One in four is a valid
-payment, half have wrong or hostile fields, bodies, headers, keys or paths, and the rest is broken HTTP. Every well-formed request gets
-an answer below 500 (except `/readyz`, which may answer 503). Broken HTTP gets a 4xx or a closed connection. Afterwards the scorer scores
-as before.
+A trial sends 10,000 requests over kept-open connections to a real `python -m serving` with a model and a store. One in
+four is a valid payment, half have wrong or hostile fields, bodies, headers, keys or paths, and the rest is broken
+HTTP. Every well-formed request gets an answer below 500 (except `/readyz`, which may answer 503). Broken HTTP gets a
+4xx or a closed connection. Afterwards the scorer scores as before.
 """
 
 from __future__ import annotations

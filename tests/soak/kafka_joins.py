@@ -1,7 +1,7 @@
 """Payments are joined with customers over two topics while the flow is killed; live and replayed rows are equal.
 
-The joined columns of each logged payment must equal an as-of join of the two logs by both clocks. Reading the topics again from their
-earliest offsets into an empty home must give the same log, value for value.
+The joined columns of each logged payment must equal an as-of join of the two logs by both clocks. Reading the topics
+again from their earliest offsets into an empty home must give the same log, value for value.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""A flow that reads Kafka is killed with -9 at random moments while events arrive; with odd seeds the topic gets more partitions.
+"""A flow that reads Kafka is killed with -9 at random moments while events arrive; with odd seeds the topic gets more
+partitions.
 
-Every event must be in the log or among the dead letters exactly once, and the online store must equal the fold of the log. Reading the
-topic again from its earliest offsets into an empty home must give the same log and store, value for value. Where partitions were added,
-columns derived from an account's past are left out of this comparison, because their order across partitions is not defined.
+Every event must be in the log or among the dead letters exactly once, and the online store must equal the fold of the
+log. Reading the topic again from its earliest offsets into an empty home must give the same log and store, value for
+value. Where partitions were added, columns derived from an account's past are left out of this comparison, because
+their order across partitions is not defined.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ def trial(seed: int, kills: int = KILLS) -> str:
     check(again, client, len(sent), None)
     replayed = in_order(log_rows(again))
     if grows_at is not None:
-        # Accounts moved to other partitions: what is derived from their past depends on the order in which partitions are read.
+        # Accounts moved to other partitions: what is derived from their past depends on the order in which partitions
+        # are read.
         first, replayed = first.select(PAYMENTS.decoded.names), replayed.select(PAYMENTS.decoded.names)
     assert replayed.equals(first)
     assert states_online(client) == states
@@ -79,7 +82,9 @@ def finish(settings: FlowSettings, count: int) -> None:
 
 
 def check(settings: FlowSettings, client: redis.Redis, count: int, expected: dict[str, int] | None) -> None:
-    """Check that each event is written once, the dead letters by reason (if `expected` is given), and the online store."""
+    """Check that each event is written once, the dead letters by reason (if `expected` is given), and the online
+    store.
+    """
     rows, letters = log_rows(settings), dead_letter_rows(settings)
     places = [
         *zip(rows["source_partition"].to_pylist(), rows["source_offset"].to_pylist(), strict=True),

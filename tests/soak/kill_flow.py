@@ -1,8 +1,8 @@
 """The real flow is killed with -9 five times at random moments: while it starts, reads, writes or takes a snapshot.
 
-Meanwhile payments arrive out of order, some late, duplicated or broken. Each start has one worker or two. At the end each entry of the bus
-must be in the log or among the dead letters, exactly once and for the right reason; the online store must equal the fold of the log; and
-no published file may have changed.
+Meanwhile payments arrive out of order, some late, duplicated or broken. Each start has one worker or two. At the end
+each entry of the bus must be in the log or among the dead letters, exactly once and for the right reason; the online
+store must equal the fold of the log; and no published file may have changed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One process of a flow of two is killed: the other one ends by itself, and both continue exactly after a new start.
 
-A process without the other cannot do anything, because epochs end for all processes or for none. A cluster therefore restarts each process
-that ends (systemd with `Restart=always`, a pod). Here they return one by one, in either order, up to a second apart.
-The contract at the end is that of `kill_flow`.
+A process without the other cannot do anything, because epochs end for all processes or for none. A cluster therefore
+restarts each process that ends (systemd with `Restart=always`, a pod). Here they return one by one, in either order,
+up to a second apart. The contract at the end is that of `kill_flow`.
 """
 
 from __future__ import annotations

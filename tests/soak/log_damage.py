@@ -1,9 +1,10 @@
 """Log files are cut at every byte or have flipped bits; every reader detects it.
 
-A log file is damaged in every way (a sample of ways if it is long) and given to each of its readers: replay at the start of a flow, the
-scan of the offline store, the DuckDB joins of plain views and of training, and backfill. Each must refuse it and name the file, or return
-the original rows if the damage changed nothing. Every fifth trial runs a whole flow: it must not start on a damaged published file and
-must name it; a staged file that never became durable is dropped.
+A log file is damaged in every way (a sample of ways if it is long) and given to each of its readers: replay at the
+start of a flow, the scan of the offline store, the DuckDB joins of plain views and of training, and backfill. Each
+must refuse it and name the file, or return the original rows if the damage changed nothing. Every fifth trial runs a
+whole flow: it must not start on a damaged published file and must name it; a staged file that never became durable is
+dropped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A real flow on a real bus gets 1 % mutated events: 1,000 per trial, 100,000 in a full run.
 
-Each event is in the log or among the dead letters exactly once. A dead letter holds the exact bytes that came. All good events are logged
-as sent. The flow never stops, and the online store equals the fold of the log. With odd seeds there is a key, and dead letters are
-encrypted.
+Each event is in the log or among the dead letters exactly once. A dead letter holds the exact bytes that came. All
+good events are logged as sent. The flow never stops, and the online store equals the fold of the log. With odd seeds
+there is a key, and dead letters are encrypted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Redis loses its last writes as in a power cut: it is killed and started again from an older part of its append-only file.
+"""Redis loses its last writes as in a power cut: it is killed and started again from an older part of its append-only
+file.
 
-In every other trial the flow runs meanwhile, and in a third of these it is killed soon after; otherwise it is down (killed with -9 before).
-The producer continues and sends again what it had sent in the lost span. At the end each event must be in the log exactly once, and every
-online key of windowed and plain views must equal the log.
+In every other trial the flow runs meanwhile, and in a third of these it is killed soon after; otherwise it is down
+(killed with -9 before). The producer continues and sends again what it had sent in the lost span. At the end each
+event must be in the log exactly once, and every online key of windowed and plain views must equal the log.
 """
 
 from __future__ import annotations

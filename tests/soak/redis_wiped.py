@@ -1,8 +1,9 @@
 """Redis loses all its data, and the flow writes the online store again.
 
-In every other trial this happens under a running flow that may continue (`MILLSTREAM_BUS_GAP=accept`). In the others the flow must stop
-with a message, because its bus is gone, and continues after the operator allows it; in half of these the checkpoints are lost too, so only
-the log is left. Data is removed with FLUSHALL, or by an empty server at the same address.
+In every other trial this happens under a running flow that may continue (`MILLSTREAM_BUS_GAP=accept`). In the others
+the flow must stop with a message, because its bus is gone, and continues after the operator allows it; in half of
+these the checkpoints are lost too, so only the log is left. Data is removed with FLUSHALL, or by an empty server at
+the same address.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The online store stops, freezes, is slow, resets connections or is out of memory; every payment is answered in time.
 
-A scorer process reads a real Valkey server through a proxy. Payments come at twice the normal load before, during and after the fault.
-All are answered with 200. An answer decided without features is marked `degraded` with a reason. A store that is slow but in time, or
-refuses writes, changes nothing. Within 2 s of the store's recovery payments are scored with features again.
+A scorer process reads a real Valkey server through a proxy. Payments come at twice the normal load before, during and
+after the fault. All are answered with 200. An answer decided without features is marked `degraded` with a reason. A
+store that is slow but in time, or refuses writes, changes nothing. Within 2 s of the store's recovery payments are
+scored with features again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ NORMAL: Final = 100.0
 """Payments a second; trials send twice as many."""
 DEADLINE: Final = 0.15
 NOISE: Final = 0.1
-"""Client, proxy and scorer share the machine with each other and with other work; the result line has the measured times."""
+"""Client, proxy and scorer share the machine with each other and with other work; the result line has the measured
+times.
+"""
 HANGS: Final = 5.0
 """No answer may take this long, even on a busy machine."""
 BACK_WITHIN, BUSY = 2.0, 1.0
@@ -65,7 +68,9 @@ ALONE: Final = True
 
 
 class Rig:
-    """A server of its own, a proxy before it, and a scorer that knows only the proxy; used by all trials of a process."""
+    """A server of its own, a proxy before it, and a scorer that knows only the proxy; used by all trials of a
+    process.
+    """
 
     def __init__(self) -> None:
         held = contextlib.ExitStack()

@@ -1,8 +1,10 @@
-"""Three times as many payments as the scorer can answer, for ten minutes: it answers what it can and rejects the rest at once.
+"""Three times as many payments as the scorer can answer, for ten minutes: it answers what it can and rejects the rest
+at once.
 
-Each request is answered with 200, or with 429 or 503 and Retry-After; none hangs, and memory stays flat. The seed decides between
-`python -m serving` and `uvicorn serving.app:app`. The load comes from a process of its own (`bench.load`) over 2,000 connections on the
-same machine. Times count from when a request was due; the result line states the rate that was really sent.
+Each request is answered with 200, or with 429 or 503 and Retry-After; none hangs, and memory stays flat. The seed
+decides between `python -m serving` and `uvicorn serving.app:app`. The load comes from a process of its own
+(`bench.load`) over 2,000 connections on the same machine. Times count from when a request was due; the result line
+states the rate that was really sent.
 """
 
 from __future__ import annotations

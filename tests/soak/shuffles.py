@@ -1,10 +1,11 @@
 """Any arrival order of the same payments gives the same rows in the log and the same bytes in the online store.
 
-Orders stay within the allowed lateness; some payments are sent twice, blocks have any size, and there are several partitions. Hypothesis
-draws payments and their delays. A trial tries 24 orders in the simulation (`tests.sim`: the real steps and sinks on a model of Bytewax,
-with one worker, two workers or two processes) and one with a real flow on a real server; a full run tries 500. Each is compared with a run
-that got every payment once in time order. Compared are the columns of the events; columns about the arrival differ by nature (place on the
-bus, accept time, what was joined or derived at that moment).
+Orders stay within the allowed lateness; some payments are sent twice, blocks have any size, and there are several
+partitions. Hypothesis draws payments and their delays. A trial tries 24 orders in the simulation (`tests.sim`: the
+real steps and sinks on a model of Bytewax, with one worker, two workers or two processes) and one with a real flow on
+a real server; a full run tries 500. Each is compared with a run that got every payment once in time order. Compared
+are the columns of the events; columns about the arrival differ by nature (place on the bus, accept time, what was
+joined or derived at that moment).
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ Told = tuple[list[str], dict[bytes, list[bytes]]]
 
 @dataclass(frozen=True)
 class Sent:
-    """A payment: seconds after the beginning, seconds it is under way, and whether a copy follows after how many more."""
+    """A payment: seconds after the beginning, seconds it is under way, and whether a copy follows after how many
+    more.
+    """
 
     number: int
     at: float
@@ -59,7 +62,9 @@ class Sent:
 
 @st.composite
 def payments(draw: st.DrawFn) -> list[Sent]:
-    """Many ties, delays at the edge of the lateness, a few accounts; over up to two hours, so that the watermark moves on."""
+    """Many ties, delays at the edge of the lateness, a few accounts; over up to two hours, so that the watermark moves
+    on.
+    """
     found = []
     span = draw(st.sampled_from([0, 60, 600, 3_600, 7_000]))
     for number in range(draw(st.integers(1, 60))):

@@ -1,8 +1,9 @@
 """An artefact that was changed after its promotion is refused, and the model before it stays in use.
 
-Someone who may write to a version's directory, but not to the alias, changes bytes, length or name of a file; adds or removes files; adds
-links, also to other directories; or rewrites the manifest (thresholds, paths outside the directory, absolute paths, golden predictions,
-matching hashes). Or the alias itself is damaged. The seed decides kind and place.
+Someone who may write to a version's directory, but not to the alias, changes bytes, length or name of a file; adds or
+removes files; adds links, also to other directories; or rewrites the manifest (thresholds, paths outside the
+directory, absolute paths, golden predictions, matching hashes). Or the alias itself is damaged. The seed decides kind
+and place.
 """
 
 from __future__ import annotations

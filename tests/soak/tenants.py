@@ -1,9 +1,9 @@
 """Someone with a valid key tries to learn about another tenant's accounts; no attempt reads anything of them.
 
-A trial makes 100 attempts against a real `python -m serving` with a model and a store, as single requests and batches: other payers, other
-payees, batches with one foreign payment, other spellings of names, keys combined from two, keys in unusual places, unusual paths. An
-attempt is harmless if its answer is a refusal that says nothing about the account (or, for a permitted key, the answer to its own payment)
-and the store's own counter shows no hash read in between.
+A trial makes 100 attempts against a real `python -m serving` with a model and a store, as single requests and batches:
+other payers, other payees, batches with one foreign payment, other spellings of names, keys combined from two, keys in
+unusual places, unusual paths. An attempt is harmless if its answer is a refusal that says nothing about the account
+(or, for a permitted key, the answer to its own payment) and the store's own counter shows no hash read in between.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The flow pauses for a minute while 10,000 payments are scored in bursts: no feature vector differs from the log's.
 
-The trial runs a whole stack on a generated world (`bench.home`: a month of history, a champion of the largest service), each part as a
-process. A signal stops the payments flow; payments are scored one after the other and then published to the bus. The flow continues, and
-when it has logged all of them the skew report computes every vector again.
+The trial runs a whole stack on a generated world (`bench.home`: a month of history, a champion of the largest
+service), each part as a process. A signal stops the payments flow; payments are scored one after the other and then
+published to the bus. The flow continues, and when it has logged all of them the skew report computes every vector
+again.
 """
 
 from __future__ import annotations

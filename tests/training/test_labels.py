@@ -1,4 +1,6 @@
-"""Given / expect tables for which payments are read, and for what a split lets through. Labels: test_training_label_view.py."""
+"""Given / expect tables for which payments are read, and for what a split lets through. Labels:
+test_training_label_view.py.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

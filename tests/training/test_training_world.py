@@ -1,4 +1,5 @@
-"""A small world of payments whose features lie ready in a table, so that training can be tested without a feature store.
+"""A small world of payments whose features lie ready in a table, so that training can be tested without a feature
+store.
 
 `TableSource` stands beside `FeastSource` and keeps the same promises; they are tested at the end of this file.
 """
@@ -83,7 +84,9 @@ class World:
 
 
 def make_world(home: Path, *, rows: int = 12_000, days: int = 30, columns: int = 12, seed: int = 1) -> World:
-    """Frauds (about 1 %) are large against the account's habit and drain its balance; the rest of the columns is noise."""
+    """Frauds (about 1 %) are large against the account's habit and drain its balance; the rest of the columns is
+    noise.
+    """
     rng = np.random.default_rng(seed)
     t = np.sort(rng.integers(0, days * DAY_US, rows)) + int(START.timestamp()) * 1_000_000
     fraud = rng.random(rows) < 0.012

@@ -1,9 +1,10 @@
-"""Checksums of log files, so that a flipped bit is an error and never a feature.
+"""Checksums of log files: a flipped bit raises an error instead of changing a feature.
 
-Parquet notices a file that was cut, and most of what is not Parquet any more; a bit that flips inside of a compressed column it does not.
-So whoever writes a log file seals it: its footer has `millstream.crc32`, eight hex digits of the CRC-32 (that of zip and PNG) of all
-bytes before the footer, and eight of the footer itself, these latter taken as zeros. To trust a footer the footer is read, to trust rows
-the whole file is, once per process. That costs half a second of CPU per gigabyte. Files of other writers have no checksum, and pass.
+Parquet detects a truncated file and most other damage, but not a flipped bit inside a compressed column. So every
+writer of a log file adds checksums: the footer contains `millstream.crc32`, eight hex digits of the CRC-32 (as in zip
+and PNG) of all bytes before the footer, and eight of the footer itself, computed with these last eight as zeros. To
+check a footer, the footer is read; to check rows, the whole file is read, once per process. That costs half a second
+of CPU per gigabyte. Files from other writers have no checksum and are accepted.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from feature_repo.errors import LogError
 
 CRC_KEY: Final = b"millstream.crc32"
 UNSEALED: Final = b"-" * 16
-"""What the schema's metadata says under `CRC_KEY` until `seal` is called, and in a copy that somebody made with other tools."""
+"""Value of `CRC_KEY` in the schema's metadata before `seal` is called, and in a copy made with other tools."""
 _FIELD: Final = CRC_KEY + b"\x18\x10"
 """The key in a footer, then Thrift's compact header of a value of sixteen bytes (parquet.thrift, `KeyValue`)."""
 _END: Final = 8
-"""Length of the footer and magic number."""
+"""Bytes of the footer's length and the magic number."""
 _CHUNK: Final = 1 << 20
 _Look = tuple[int, int, int]
 
@@ -35,7 +36,7 @@ _checked: Final[dict[Path, tuple[_Look, bool]]] = {}
 
 
 def seal(path: Path) -> None:
-    """Put the checksums into a file that was written with `UNSEALED`."""
+    """Write the checksums into a file that was written with `UNSEALED`."""
     with path.open("r+b") as file:
         start, footer = _footer(file, path)
         at = footer.find(_FIELD) + len(_FIELD)
@@ -46,13 +47,16 @@ def seal(path: Path) -> None:
 
 
 def check(files: Iterable[Path]) -> None:
-    """Refuse files whose bytes are not those that were written. Raises `LogError` naming the first, `FileNotFoundError`."""
+    """Check that the bytes of files are those that were written.
+
+    Raises `LogError` that names the first damaged file, and `FileNotFoundError`.
+    """
     for path in files:
         _check(path, whole=True)
 
 
 def check_footer(path: Path) -> None:
-    """The same for the footer alone, of which little is read."""
+    """Check the footer only, which needs little reading. Raises as `check`."""
     _check(path, whole=False)
 
 
@@ -80,7 +84,10 @@ def _check(path: Path, *, whole: bool) -> None:
 
 
 def _require_foreign(path: Path) -> None:
-    """A file without checksums is one that never had them; the schema in its footer, which is encoded, remembers the key, too."""
+    """Raise `LogError` if a file without checksums had them before.
+
+    The schema in its footer, which is encoded, contains the key as well.
+    """
     try:
         footer = pq.read_metadata(path)
         notes = {**(footer.metadata or {}), **(footer.schema.to_arrow_schema().metadata or {})}
@@ -93,7 +100,7 @@ def _require_foreign(path: Path) -> None:
 
 
 def _footer(file: BinaryIO, path: Path) -> tuple[int, bytes]:
-    """Where the footer begins, and its bytes, those of its length and the magic number included."""
+    """Return where the footer begins, and its bytes including its length and the magic number."""
     size = file.seek(0, os.SEEK_END)
     if size < 4 + _END:
         raise _damaged(path, f"it has {size} bytes")
@@ -107,7 +114,7 @@ def _footer(file: BinaryIO, path: Path) -> tuple[int, bytes]:
 
 
 def _crc(file: BinaryIO, size: int) -> int:
-    """Of the first bytes of a file."""
+    """Return the CRC-32 of the first bytes of a file."""
     file.seek(0)
     crc = 0
     while size:

@@ -1,6 +1,6 @@
 """Reading an event log: a flat folder of immutable Parquet files. One row per accepted event.
 
-Files may carry fewer columns than a newer one; a missing column reads as nulls. A folder that does not exist yet is an empty log.
+Older files may have fewer columns than newer ones; a missing column reads as nulls. A missing folder is an empty log.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from feature_repo.stores.event_log import checksums
 
 
 def log_files(log: Path) -> list[Path]:
-    """The published files of a log (or the one file it is), by name."""
+    """Return the published files of a log, by name; a path to a single file is a log of that file."""
     if log.is_file():
         return [log]
     return sorted(p for p in log.glob("**/*.parquet") if not p.name.startswith((".", "_")))
 
 
 def log_schema(files: Sequence[Path]) -> pa.Schema:
-    """The columns of all files together, in the order of the newest file."""
+    """Return the columns of all files together, in the order of the newest file."""
     seen: dict[str, pa.Field] = {}
     for path in [*files[-1:], *files[:1]]:
         for column in _open(path).schema_arrow:
@@ -43,11 +43,11 @@ def scan_log(
     files: Sequence[Path] | None = None,
     dictionaries: Collection[str] = (),
 ) -> Iterator[pa.RecordBatch]:
-    """The rows with `start <= time_column < end` (int64 UTC us), a batch at a time; only the columns asked for.
+    """Yield the rows with `start <= time_column < end` (int64 UTC us) in batches, with the requested columns only.
 
-    `files`: those of a log read before, to read the same rows again. Of the columns `dictionaries`, those that are strings come as
-    Parquet keeps them: each value once a batch. Raises `LogError` for a column the log does not have, or a file that cannot be
-    read, naming it.
+    `files`: the files of a log read before, to read the same rows again. Columns of `dictionaries` that are strings
+    are returned dictionary-encoded, as Parquet stores them. Raises `LogError`, with the file's name, for a column that
+    the log does not have or a file that cannot be read.
     """
     files = log_files(log) if files is None else files
     if not files:
@@ -91,7 +91,7 @@ def scan_log(
 def read_log(
     log: Path, columns: Sequence[str] | None = None, start: int | None = None, end: int | None = None
 ) -> pa.Table:
-    """The rows of a log as one table; see `scan_log`. All columns by default."""
+    """Return the rows of a log as one table; see `scan_log`. All columns by default."""
     files = log_files(log)
     if not files:
         return pa.table({c: pa.nulls(0) for c in columns or ()})
@@ -104,7 +104,7 @@ def read_log(
 
 
 def count_rows(files: Sequence[Path]) -> int:
-    """Rows in all files, from their footers."""
+    """Return the number of rows in all files, from their footers."""
     return sum(_open(path).metadata.num_rows for path in files)
 
 

@@ -1,7 +1,7 @@
 """The offline store: Feast's class, and the point-in-time joins behind it.
 
-`feature_store.yaml` names `feature_repo.stores.offline.MillstreamOfflineStore`. The class is loaded on first use, because it
-imports Feast, which takes seconds.
+`feature_store.yaml` names `feature_repo.stores.offline.MillstreamOfflineStore`. The class is loaded on first use,
+because it imports Feast, which takes seconds.
 """
 
 from __future__ import annotations

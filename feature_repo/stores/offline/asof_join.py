@@ -1,8 +1,9 @@
-"""Plain feature views off line: the latest row at or before the entity row's time, by DuckDB's `ASOF JOIN`.
+"""Plain feature views offline: the latest row at or before the entity row's time, with DuckDB's `ASOF JOIN`.
 
-Feast's rules: a row older than `ttl` is null, of equal event times the latest created wins. Where that is equal too, the row that
-stands last wins, by file name and then in the file: in a log of one writer that is the one accepted last, as on line. Rows in equal
-rows out: DuckDB joins from the left, and every entity row has its number. A timestamp comes in UTC and with its zone, as on line.
+Feast's rules apply: a row older than `ttl` is null; of equal event times the latest created row is used. If that is
+equal, too, the last row is used, by file name and then position in the file: in a log with one writer that is the row
+accepted last, as online. The number of rows does not change: DuckDB joins from the left, and every entity row has a
+number. Timestamps are returned in UTC with their zone, as online.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def asof_join(
     output: dict[str, str],
     by_created: bool,
 ) -> dict[str, pa.Array]:
-    """The columns of `output` (feature -> name in the result), one value per row of `rows`."""
+    """Return the columns of `output` (feature -> name in the result), one value per row of `rows`."""
     source = view.batch_source
     assert source is not None
     files = log_files(path)

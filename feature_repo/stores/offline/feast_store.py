@@ -1,14 +1,15 @@
 """Feast's offline store over the event log. Named in `feature_store.yaml` as `offline_store.type`.
 
-`get_historical_features` returns one row per entity row, in the order given, as of the row's event time:
+`get_historical_features` returns one row per entity row, in the given order, as of the row's event time:
 
-* windowed views are computed from the log by the flow's own kernels (`point_in_time`), nothing is pre-computed or backfilled;
-* plain views are joined with DuckDB's `ASOF JOIN` under Feast's rules (`asof`): at or before the row's time, not older than `ttl`,
-  the latest created of equal times.
+* windowed views are computed from the log by the flow's own kernels (`point_in_time`); nothing is pre-computed;
+* plain views are joined with DuckDB's `ASOF JOIN` under Feast's rules (`asof_join`): at or before the row's time, not
+  older than `ttl`, the latest created of equal times.
 
-With `filter_by_created_timestamp` a row sees only what had been accepted by its own time. A plain view with the tag `clock: accepted` is
-always read so: a changelog's correction that came late, or a charge that came after its payment, was not there when the payment was scored.
-Everything else (materialize, saved datasets, feature logging, monitoring) is Feast's DuckDB store.
+With `filter_by_created_timestamp` a row sees only what had been accepted by its own time. A plain view with the tag
+`clock: accepted` is always read so, because a changelog's late correction, or a charge that arrived after its payment,
+did not exist when the payment was scored. Everything else (materialize, saved datasets, feature logging, monitoring)
+is Feast's DuckDB store.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from feature_repo.windows.spec import INTEGER_FUNCTIONS, is_windowed
 
 
 class MillstreamOfflineStoreConfig(DuckDBOfflineStoreConfig):
-    """As Feast's DuckDB store."""
+    """The configuration of Feast's DuckDB store."""
 
     type: Literal["feature_repo.stores.offline.MillstreamOfflineStore"] = (
         "feature_repo.stores.offline.MillstreamOfflineStore"
@@ -69,10 +70,11 @@ class MillstreamOfflineStore(DuckDBOfflineStore):
         filter_by_created_timestamp: bool = False,
         **ranges: Any,
     ) -> RetrievalJob:
-        """A job that computes the features when it is asked for them.
+        """Return a job that computes the features when its result is requested.
 
-        `entity_df` is a frame, or SQL in DuckDB's dialect in which the logs are tables by the name of their folder (`payments`, `labels`).
-        Raises `OfflineStoreError` when there are no entity rows to join to, or a key column is missing.
+        `entity_df` is a data frame, or SQL in DuckDB's dialect in which logs are tables named like their folder
+        (`payments`, `labels`). Raises `OfflineStoreError` if there are no entity rows, a key column is missing, or a
+        row has no time.
         """
         if entity_df is None or ranges:
             msg = "get_historical_features needs entity rows: a feature is a value of a key at a time"
@@ -116,7 +118,7 @@ class MillstreamOfflineStore(DuckDBOfflineStore):
     def offline_write_batch(
         config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
     ) -> None:
-        """Add rows to a plain view's folder as a new file, published by rename (Feast's own stores rewrite the whole file)."""
+        """Add rows to a plain view's folder as a new file, published by rename; Feast's stores rewrite the file."""
         if is_windowed(feature_view):
             msg = f"view {feature_view.name!r} is windowed: its history is the event log, which only the flow writes"
             raise OfflineStoreError(
@@ -248,7 +250,7 @@ def _join(
 
 
 def _entity_columns(view: FeatureView, table: pa.Table) -> list[str]:
-    """The entity frame's column for each of the view's sorted join keys."""
+    """Return the entity frame's column for each of the view's sorted join keys."""
     renamed = view.projection.join_key_map or {}
     names = [renamed.get(key, key) for key in sorted(view.join_keys)]
     missing = [n for n in names if n not in table.column_names]

@@ -1,8 +1,8 @@
-"""On-demand views off line: one value per row asked for, from that row's inputs, some rows at a time.
+"""On-demand views offline: one value per requested row, from that row's inputs, a chunk of rows at a time.
 
-Feast hands a Python-mode view all columns of the result as lists of Python objects, once more for every view. Here a column becomes a
-list when the function asks for it, and only for the rows at hand: such a view sees single rows on line, so it cannot depend on others.
-Views of other modes are transformed by Feast.
+Feast passes all columns of the result to a Python-mode view as lists of Python objects, once per view. Here a column
+becomes a list only when the function reads it, and only for the rows of the chunk. That is safe because such a view
+gets single rows online, so it cannot depend on other rows. Views of other modes are transformed by Feast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class HistoricalOnDemand:
         return getattr(self._view, name)
 
     def transform_arrow(self, table: pa.Table, full_feature_names: bool = False) -> pa.Table:
-        """The view's columns for every row of the table."""
+        """Return the view's columns for every row of the table."""
         view = self._view
         if view.mode != "python" or view.singleton or not table.num_rows:
             return view.transform_arrow(table, full_feature_names)
@@ -62,7 +62,10 @@ class _Lists(Mapping[str, list[Any]]):
 
 
 def as_list(column: pa.ChunkedArray) -> list[Any]:
-    """As `to_pylist`, which makes its values one by one by way of Arrow's own objects: of texts and times only different ones are so made."""
+    """Return the values of a column as `to_pylist` does, but convert each distinct text and time only once.
+
+    `to_pylist` creates every value through an Arrow object.
+    """
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
         values: list[Any] = (column.fill_null(0) if column.null_count else column).to_numpy().tolist()
         for row in np.flatnonzero(column.is_null().to_numpy()).tolist() if column.null_count else ():

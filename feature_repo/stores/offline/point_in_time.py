@@ -1,8 +1,8 @@
 """Windowed features of entity rows from the event log: one scan per log and key, one sort, one pass.
 
-One row of values per entity row, in order, as of its time. Of the log only the columns that views read are held, as flat arrays, and
-only the rows whose key is asked for. Where these would be more than `PASS_BYTES`, they are worked through in hash partitions of the
-key, with a scan for each.
+The result has one row of values per entity row, in order, as of the row's time. Only the columns that the views read
+and the rows of requested keys are kept in memory, as flat arrays. If these exceed `PASS_BYTES`, they are processed in
+hash partitions of the key, with one scan each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ PASS_BYTES: Final = 1 << 30
 
 @dataclass(frozen=True)
 class Lookup:
-    """A view to look up: its spec, its log, the entity columns for its sorted join keys, and the acceptance time column, if it counts."""
+    """A view to compute: its spec, its log, and the entity columns of its sorted join keys.
+
+    `created_column` is the column of acceptance times, None if they do not matter.
+    """
 
     spec: ViewSpec
     log: Path
@@ -42,12 +45,13 @@ class Lookup:
 def point_in_time(
     lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes: int = PASS_BYTES
 ) -> Iterator[tuple[int, Floats]]:
-    """Of every lookup its place and float64 [rows, features] (null = NaN), in the order of `spec.feature_names`.
+    """Yield, per lookup, its position and float64 [rows, features] (null = NaN).
 
-    They come in another order than given, each when it is ready, so that not all have to be held.
+    Features are in the order of `spec.feature_names`. Lookups are returned as each is finished, not in the given
+    order, so that not all results are in memory at once.
 
-    A row with a null in its key has null for every feature, counts and sums too. Lookups that share log, keys and clock share
-    scans. Raises `LogError` for a column the log does not have.
+    A row with a null in its key has null for every feature, counts and sums included. Lookups with the same log, keys
+    and clock share scans. Raises `LogError` for a column that the log does not have.
     """
     groups: dict[Any, list[int]] = {}
     for i, look in enumerate(lookups):
@@ -75,7 +79,7 @@ def _look_up(lookups: Sequence[Lookup], rows: pa.Table, times: Ints, pass_bytes:
 
 
 class _Log:
-    """What some views of one key read of a log: rows that windows of entity rows in [first, last] can reach."""
+    """The part of a log that views of one key read: rows that the windows of entity rows in [first, last] can reach."""
 
     def __init__(self, lookups: Sequence[Lookup], first: int, last: int) -> None:
         look = lookups[0]
@@ -89,12 +93,12 @@ class _Log:
 
     @property
     def n_bytes(self) -> int:
-        """What its rows take when all of them are held, with their order."""
+        """Bytes that all its rows take in memory, with their sort order."""
         words = 3 + len(self.values) + len(self.hashed) + (self._created is not None)
         return 8 * words * count_rows(self._files)
 
     def events(self, queries: Queries) -> EventColumns:
-        """Those of the keys that are asked for."""
+        """Return the events of the requested keys."""
         names = {
             "event_timestamp",
             *self._join_keys,
@@ -139,7 +143,10 @@ class _Log:
         )
 
     def _ids(self, chosen: list[npt.NDArray[np.bool_]]) -> Ints:
-        """The ids of the events chosen: their column is the largest, and needed only between events of one key and instant."""
+        """Return the ids of the chosen events.
+
+        They are read only when events of one key have the same time, because this is the largest column.
+        """
         ids = np.concatenate([block.ids(self._id) for block in self._blocks(["event_timestamp", self._id])])
         mine = np.concatenate(chosen)
         if len(ids) != len(mine):

@@ -1,7 +1,7 @@
 """The online store: Feast's class, and the writers that flows use without importing Feast.
 
-`feature_store.yaml` names `feature_repo.stores.online.MillstreamOnlineStore`. The class is loaded on first use, because it
-imports Feast, which takes seconds; flows and the scorer import only the writers and the layout.
+`feature_store.yaml` names `feature_repo.stores.online.MillstreamOnlineStore`. The class is loaded on first use,
+because it imports Feast, which takes seconds; flows and the scorer import only the writers and the layout.
 """
 
 from __future__ import annotations

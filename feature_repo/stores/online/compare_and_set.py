@@ -1,4 +1,4 @@
-"""Compare-and-set of many keys by a Lua script: what the writers of window states and of plain rows have in common."""
+"""Compare-and-set of many keys with a Lua script; used by the writers of window states and of plain rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from feature_repo.stores.online.script_calls import Calls
 
 
 class ScriptedWrites:
-    """Sends calls of a script that takes `head`, then each key's arguments, and returns how many keys it wrote. `client` is a redis-py client with `decode_responses` off.
+    """Sends calls of a script that takes `head` and then each key's arguments, and returns how many keys it wrote.
 
-    Of the client only its connections are used: they know addresses, passwords, TLS and timeouts, and cost a few microseconds; its
-    pipelines would take every argument into their hands.
+    `client` is a redis-py client with `decode_responses` off. Only its connections are used: they know addresses,
+    passwords, TLS and timeouts, and cost a few microseconds, while redis-py's pipelines would process every argument.
     """
 
     def __init__(self, client: Any, script: str, head: Sequence[Any], what: str) -> None:
@@ -25,9 +25,9 @@ class ScriptedWrites:
         self._what = what
 
     def send(self, parts: Callable[[], Iterable[Calls]]) -> int:
-        """One round trip for all calls; returns how many keys were written. Raises `OnlineStoreError`.
+        """Send all calls in one round trip; return how many keys were written. Raises `OnlineStoreError`.
 
-        Parts are made one after the other, and the server works on one while the next is made.
+        Pieces are built one after the other: the server works on one while the next is built.
         """
         from redis.exceptions import NoScriptError, RedisError
 

@@ -1,14 +1,15 @@
 """Feast's Redis online store, extended by windowed views. Named in `feature_store.yaml` as `online_store.type`.
 
-Plain feature views are stored byte for byte as Feast does; three things differ from Feast's store, each on purpose:
+Plain feature views are stored byte for byte as Feast does. Three things differ from Feast's store on purpose:
 
-* a view's `ttl` is honoured on line: an older value is null (Feast returns it);
+* a view's `ttl` is honoured online: an older value is null (Feast returns it);
 * an entity that was never written is NOT_FOUND (Feast says PRESENT with nulls);
-* writes compare event times inside Redis, so a slower second writer cannot put an older row back.
+* writes compare event times inside Redis, so a slower second writer cannot restore an older row.
 
-A windowed view is read from its packed state and finished as of now (`clock.as_of` sets another time). A key without a state has had
-no events: its counts and sums are 0, the rest null. A read so far in the past that the state, or a key that has expired, can no longer
-answer it is null throughout. So is a key of which only another version of the view has a state, or of a version that is not filled yet.
+A windowed view is read from its packed state and computed as of now (`clock.as_of` sets another time). A key without a
+state has had no events: its counts and sums are 0, everything else is null. All features are null if the read lies
+further in the past than the state, or an expired key, can answer; if Redis has a state of another version of the view
+only; and if the version is not filled yet.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ log = logging.getLogger(__name__)
 mend()
 
 VERSIONS_SECONDS: Final = 2.0
-"""How old what we know of the versions kept on line may be."""
+"""Maximum age of the cached information about the versions kept online."""
 TIMEOUTS = "socket_timeout=2.0,socket_connect_timeout=1.0,retry=null"
-"""Without these a dead Redis blocks a read for 12 s, a frozen one for longer."""
+"""Timeouts: without them a dead Redis blocks a read for 12 s, a frozen one for longer."""
 
 # KEYS: one hash. ARGV: time field, new time (us, as text), its protobuf bytes, then field, value, ...
 # Written only if the stored time is older than the new one.
@@ -89,7 +90,7 @@ return 1
 
 
 class MillstreamOnlineStoreConfig(RedisOnlineStoreConfig):
-    """As Feast's Redis store; without a `connection_string`, the server is the one of `REDIS_URL` (see `feature_repo.settings`)."""
+    """Feast's Redis configuration; without a `connection_string`, `REDIS_URL` is used (see `feature_repo.settings`)."""
 
     type: Literal["feature_repo.stores.online.MillstreamOnlineStore"] = (
         "feature_repo.stores.online.MillstreamOnlineStore"  # type: ignore[assignment]
@@ -111,7 +112,8 @@ class MillstreamOnlineStoreConfig(RedisOnlineStoreConfig):
 def connection_string(url: str) -> str:
     """Return a `redis://` or `rediss://` URL as Feast's connection string: `host:port,db=0,...`.
 
-    Raises `SettingsError` if it is not a Redis URL, and `OnlineStoreError` for a Unix socket, which Feast does not support.
+    Raises `SettingsError` if it is not a Redis URL, and `OnlineStoreError` for a Unix socket, which Feast does not
+    support.
     """
     address = RedisAddress.parse(url)
     if address.path:
@@ -146,9 +148,9 @@ class MillstreamOnlineStore(RedisOnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """What `feast apply` changes: check the views the flows keep, write them down for them, delete what is gone.
+        """Handle `feast apply`: check the views that flows keep, write them to `views.json`, delete removed ones.
 
-        Feast hands us views with `online=True` only; what is computed off line alone is no business of a flow.
+        Feast passes only views with `online=True`; flows do not compute the others.
         """
         windowed = [t for t in tables_to_keep if is_windowed(t)]
         for table in windowed:
@@ -176,7 +178,7 @@ class MillstreamOnlineStore(RedisOnlineStore):
         super().update(config, plain, tables_to_keep, entities_to_delete, entities_to_keep, partial)
 
     def _publish(self, config: RepoConfig, applied: AppliedViews) -> None:
-        """Tell readers which versions are kept. A server that is not there hears of it when the flow starts."""
+        """Publish which versions are kept. If the server is not running, the flow publishes them when it starts."""
         from redis.exceptions import RedisError
 
         try:
@@ -187,7 +189,7 @@ class MillstreamOnlineStore(RedisOnlineStore):
             )
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Delete a view's fields of every entity. Windowed: the state of this version, and its time."""
+        """Delete a view's fields of every entity; of a windowed view, the state of this version and its time."""
         client = self._get_client(config.online_store)
         if not is_windowed(table):
             super().delete_table(config, table)
@@ -213,7 +215,7 @@ class MillstreamOnlineStore(RedisOnlineStore):
         data: list[WriteRow],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Plain views: write each row unless a newer one stands there. Raises `OnlineStoreError` for a windowed view."""
+        """Write each row of a plain view unless a newer one is stored; `OnlineStoreError` for a windowed view."""
         if is_windowed(table):
             msg = f"view {table.name!r} is windowed: its online state is kept by the flow, not by push or materialize"
             raise OnlineStoreError(
@@ -247,7 +249,7 @@ class MillstreamOnlineStore(RedisOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[Row]:
-        """One row per entity key, in order: (event time of the newest event, values by feature)."""
+        """Return, per entity key in order, (event time of the newest event, values by feature)."""
         work = _Work(self, config, table, entity_keys, requested_features)
         replies: Any = self._read_hash_fields(config, work.commands)
         return work.rows(replies, read_time_us())
@@ -259,7 +261,7 @@ class MillstreamOnlineStore(RedisOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[Row]:
-        """As `online_read`."""
+        """Return what `online_read` returns."""
         work = _Work(self, config, table, entity_keys, requested_features)
         return work.rows(await self._fetch_async(config, work.commands), read_time_us())
 
@@ -285,7 +287,7 @@ class MillstreamOnlineStore(RedisOnlineStore):
         return works
 
     def missing_is_unknown(self, config: RepoConfig, spec: ViewSpec) -> bool:
-        """Whether a key without a state may have had events all the same: this version is not kept, or not filled yet."""
+        """Whether a key without a state may have had events: this version is not kept, or not filled yet."""
         now = time.monotonic()
         if self._known is None or now - self._known[0] > VERSIONS_SECONDS:
             fields = self._get_client(config.online_store).hkeys(versions_key(config.project))
@@ -305,7 +307,7 @@ class MillstreamOnlineStore(RedisOnlineStore):
 
 
 class _Work:
-    """One view of a request: the fields to fetch per entity, and the way from replies to rows."""
+    """One view of a request: the fields to fetch per entity, and how to turn replies into rows."""
 
     def __init__(
         self,
@@ -359,7 +361,10 @@ class _Work:
 def _unique_entities(
     table: FeatureView, join_key_values: Any, entity_to_join_key: Any
 ) -> tuple[Any, Any, int]:
-    """As Feast's `_get_unique_entities`, which fails on a null; here a row with a null in its key is left out, so that it stays null."""
+    """Return what Feast's `_get_unique_entities` returns, which fails on a null key; here such a row is left out.
+
+    Its features stay null.
+    """
     columns = list(_get_table_entity_values(table, entity_to_join_key, join_key_values).values())
     whole = [i for i, row in enumerate(zip(*columns, strict=True)) if all(v.WhichOneof("val") for v in row)]
     length = len(columns[0]) if columns else 0
@@ -400,7 +405,7 @@ _SPECS: dict[Any, ViewSpec] = {}
 
 
 def spec_of(table: FeatureView) -> ViewSpec:
-    """The spec of a windowed view, made once per definition."""
+    """Return the spec of a windowed view, created once per definition."""
     assert isinstance(table, StreamFeatureView)
     definition = (
         table.name,
@@ -416,7 +421,7 @@ def spec_of(table: FeatureView) -> ViewSpec:
 
 
 def check_windowed(table: FeatureView) -> None:
-    """Raise `DefinitionError` for a windowed view whose keys or schema we cannot serve."""
+    """Raise `DefinitionError` for a windowed view whose keys or schema cannot be served."""
     spec = spec_of(table)
     for column in table.entity_columns:
         if column.dtype.to_value_type() is not ValueType.STRING:
@@ -432,7 +437,7 @@ def check_windowed(table: FeatureView) -> None:
 
 
 def stream_of(table: FeatureView) -> str:
-    """The stream a view is folded from: the last folder of its batch source's path, the name of the event log."""
+    """Return the stream of a view: the last folder of its batch source's path, the name of the event log."""
     source = table.batch_source
     path = getattr(source, "path", None)
     if not path:
@@ -442,7 +447,7 @@ def stream_of(table: FeatureView) -> str:
 
 
 def reads_a_log(table: FeatureView, home: Path) -> bool:
-    """Whether a view is a plain one over a log of this home, so that a flow keeps it on line."""
+    """Whether a view is a plain one over a log of this home, so that a flow keeps it online."""
     path = getattr(table.batch_source, "path", None) if isinstance(table, FeatureView) else None
     if not path or is_windowed(table):
         return False
@@ -450,9 +455,10 @@ def reads_a_log(table: FeatureView, home: Path) -> bool:
 
 
 def plain_spec(table: FeatureView, name: str) -> PlainSpec:
-    """A plain view over a log, as its flow needs it; `name` is the one its hash fields are made of.
+    """Return a plain view over a log in the form its flow needs; `name` is the name used in its hash fields.
 
-    Raises `DefinitionError` for keys and features a flow cannot write: other than strings, and other than scalars.
+    Raises `DefinitionError` for keys that are not strings and features that are not scalars, which a flow cannot
+    write.
     """
     source = table.batch_source
     assert source is not None

@@ -1,15 +1,16 @@
-"""Plain feature views over a log, on line: the newest row of each key in Redis, byte for byte as Feast's own store writes it.
+"""Plain feature views over a log, online: the newest row per key in Redis, with the bytes that Feast's store writes.
 
-One row per key, as of the newest event. Newest is the greatest (`event_timestamp`, `created_timestamp`), of equal ones the one that
-arrived last. Inside Redis only event times can be compared (Feast stores no other): an older one never replaces a newer one, an
-equal one does, since a stream has one writer and its rows come in the order of acceptance; so a replay ends at the same value.
-What Feast's `push` does with equal times, to drop them, would lose corrections. Rows of an equal event time that do not come in that
-order (a history brought in after the live flow began) stand on line as written last, until the log decides at the next catch-up.
+The newest row has the greatest (`event_timestamp`, `created_timestamp`); of equal ones, the one that arrived last.
+Redis can compare event times only, because Feast stores no other time: an older row never replaces a newer one, and a
+row with an equal time does. A stream has one writer, and its rows arrive in the order of acceptance, so a replay ends
+with the same value. (Feast's `push` ignores rows with equal times, which would lose corrections.) Rows with equal
+event times that arrive in another order (a history imported after the live flow began) are stored as written last,
+until the next catch-up reads the log.
 
-A key lives as long as what lives longest in its hash: for ever with a view without `ttl`, else at least `ttl` after its last write.
-A deleted row is a row of nulls. A row without a key is of nobody, and skipped.
+A key lives as long as the longest-lived view in its hash: for ever if one has no `ttl`, else at least `ttl` after its
+last write. A deleted row is stored as nulls. A row without a key is skipped.
 
-No Feast import; the definitions come from `<home>/views.json`, the bytes from `keys`.
+No Feast import: definitions come from `<home>/views.json`, bytes from `redis_layout.keys`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ end
 """
 """Lua: `us(bytes)`, the microseconds of a protobuf Timestamp."""
 
-# KEYS: hashes. ARGV: time field, seconds to live (0: for ever), number of fields, fields; then per key: us, time bytes, values.
+# KEYS: hashes. ARGV: time field, seconds to live (0: for ever), number of fields, fields; then per key: us, time bytes,
+# values.
 _WRITE: Final = (
     STORED_TIME
     + """
@@ -96,14 +98,14 @@ _TYPES: Final = {
 
 
 def projected_key(project: str) -> str:
-    """The Redis hash that tells which views were brought up to date from the log: view -> "<stream> <fingerprint>"."""
+    """Redis hash of the views that were brought up to date from the log: view -> "<stream> <fingerprint>"."""
     return f"millstream:projected:{project}"
 
 
 class PlainProjection:
     """Writes one view. `client` is a redis-py client with `decode_responses` off, `schema` that of the view's log.
 
-    Raises `DefinitionError` when the log has no such column, or one of another kind.
+    Raises `DefinitionError` if the log has no such column, or one of another type.
     """
 
     def __init__(self, client: Any, project: str, spec: PlainSpec, schema: pa.Schema) -> None:
@@ -125,7 +127,7 @@ class PlainProjection:
 
     @property
     def columns(self) -> list[str]:
-        """The log's columns a row is made of."""
+        """The log's columns that a row is made of."""
         names = [
             *self.spec.key_columns,
             "event_timestamp",
@@ -135,7 +137,7 @@ class PlainProjection:
         return list(dict.fromkeys(names))
 
     def newest(self, rows: pa.Table) -> pa.Table:
-        """The newest row of each key; rows come in the order of arrival."""
+        """Return the newest row of each key; rows are given in the order of arrival."""
         for column in self.spec.key_columns:
             if rows[column].null_count:
                 rows = rows.filter(pc.is_valid(rows[column]))
@@ -152,7 +154,7 @@ class PlainProjection:
         return rows.take(pa.array(np.sort(last)))
 
     def rows(self, rows: pa.Table) -> list[Row]:
-        """(key, [time in microseconds, its bytes, values ...]) of the newest row of each key, ready for `send`."""
+        """Return (key, [time in microseconds, its bytes, values ...]) of the newest row per key, for `send`."""
         newest = self.newest(rows)
         keys = zip(*(newest[column].to_pylist() for column in self.spec.key_columns), strict=True)
         values = [_encoded(newest[column], kind) for column, kind in self._columns]
@@ -163,12 +165,12 @@ class PlainProjection:
         return made
 
     def send(self, rows: Sequence[Row]) -> int:
-        """Compare-and-set the rows, one pipelined round trip for all; returns how many were new, newer or as new."""
+        """Compare-and-set the rows in one pipelined round trip; return how many were new, newer or equally new."""
         return self._writes.send(lambda: [row_calls(self._writes.sha, self._writes.head, rows)])
 
 
 def _encoded(column: pa.ChunkedArray, kind: str) -> list[bytes]:
-    """A column as the bytes of `Value` messages."""
+    """Return a column as the bytes of `Value` messages."""
     values = column.cast(_TYPES[kind]).combine_chunks()
     if kind == "unix_timestamp":
         values = pc.floor_temporal(values, unit="second").cast(pa.timestamp("s", "UTC")).cast(pa.int64())
@@ -182,7 +184,7 @@ def _us(rows: pa.Table, column: str) -> npt.NDArray[np.int64]:
 
 
 def _fits(held: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column can be a feature of a type without losing its meaning."""
+    """Whether a column can be a feature of a type without changing its meaning."""
     if pa.types.is_floating(wanted):
         return bool(pa.types.is_floating(held))
     return bool(held == wanted or (pa.types.is_integer(held) and pa.types.is_integer(wanted)))

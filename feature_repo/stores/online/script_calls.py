@@ -1,7 +1,7 @@
-"""Script calls as bytes: EVALSHA over many rows, written into one buffer straight from the state arrays, without an object per row.
+"""Script calls as bytes: EVALSHA over many rows, packed from the state arrays into one buffer, without objects per row.
 
-One call takes `BATCH` rows: long enough that the call costs little, short enough that the server answers readers in between and that
-its allocator finds what it freed in its thread's cache (256 rows cost a third more). A call is
+One call takes `BATCH` rows: enough that the overhead of the call is small, and few enough that the server answers
+readers in between and its allocator reuses its thread's cache (256 rows cost a third more). A call is
 
     EVALSHA <sha> <rows> <key of each row> <head> (<state of each view> <time of each view>) of each row
 
@@ -33,9 +33,9 @@ from feature_repo.windows.columns import Keys
 from feature_repo.windows.state import ViewState
 
 BATCH: Final = 32
-"""Rows a call."""
+"""Rows per call."""
 _PIECE: Final = 1 << 20
-"""Bytes handed to a socket at a time."""
+"""Bytes passed to a socket at a time."""
 _LENGTH: Final = 16
 """Bytes that `$<length>` and the two line ends around an argument take at most."""
 
@@ -45,7 +45,7 @@ Row = tuple[bytes, list[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """`calls` commands for `rows` rows, ready to be sent."""
+    """Commands for `rows` rows, `calls` of them, ready to be sent."""
 
     data: Bytes
     calls: int
@@ -55,14 +55,14 @@ class Calls:
         return self.rows
 
     def pieces(self) -> Iterator[memoryview]:
-        """As they are handed to a socket, whose timeout is for one piece, not for a flush of any size."""
+        """The bytes in pieces for a socket, whose timeout applies to one piece and not to a whole flush."""
         whole = memoryview(self.data)  # type: ignore[arg-type]  # an array is a buffer, which its type does not say
         for start in range(0, len(whole), _PIECE):
             yield whole[start : start + _PIECE]
 
 
 def row_calls(sha: str, head: Sequence[Any], rows: Sequence[Row]) -> Calls:
-    """The calls for rows that are objects: where a row costs much more than this anyway."""
+    """Return the calls for rows given as Python objects (plain views, whose rows cost much more than this)."""
     start, fixed = encode("EVALSHA") + encode(sha), b"".join(map(encode, head))
     calls = []
     for at in range(0, len(rows), BATCH):
@@ -75,7 +75,7 @@ def row_calls(sha: str, head: Sequence[Any], rows: Sequence[Row]) -> Calls:
 
 
 class StateCalls:
-    """Packs the states of one entity's views. `prefix` and `suffix` make a Redis key of a key's bytes."""
+    """Packs the states of one entity's views. `prefix` and `suffix` turn the bytes of a key into a Redis key."""
 
     def __init__(self, sha: str, head: Sequence[Any], prefix: bytes, suffix: bytes) -> None:
         self._script = as_bytes(encode("EVALSHA") + encode(sha))
@@ -83,7 +83,7 @@ class StateCalls:
         self._prefix, self._suffix = as_bytes(prefix), as_bytes(suffix)
 
     def pack(self, names: Keys, states: Sequence[ViewState], slots: Ints) -> Calls:
-        """The calls that write the states of `slots`; `names` are the keys in slot order."""
+        """Return the calls that write the states of `slots`; `names` are the keys in slot order."""
         n, views = len(slots), len(states)
         sizes, times = _sizes_and_times(states, slots)
         calls = -(-n // BATCH)
@@ -113,7 +113,7 @@ class StateCalls:
 
 
 def _sizes_and_times(states: Sequence[ViewState], slots: Ints) -> tuple[Ints, Ints]:
-    """[views, slots]: bytes of each packed state, and its newest event time."""
+    """Return two arrays [views, slots]: the bytes of each packed state, and its newest event time."""
     sizes = np.empty((len(states), len(slots)), np.int64)
     times = np.empty_like(sizes)
     for v, state in enumerate(states):
@@ -138,7 +138,7 @@ def _frame(
     places: Ints,
     batch: int,
 ) -> int:
-    """Everything but the states: `places` says where they belong. Returns the bytes used."""
+    """Write everything but the states; `places` receives the position of each. Returns the bytes used."""
     views, n = sizes.shape
     time = np.empty(24, np.uint8)
     at = 0

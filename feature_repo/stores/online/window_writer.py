@@ -1,10 +1,10 @@
-"""Writing window states into Redis. The online store is a projection of the fold: idempotent to write, rebuildable at any time.
+"""Writing window states to Redis, a projection of the log: writes are idempotent, and the store can be rebuilt.
 
-One row per key and flush: the states of all views of an entity go into the entity's hash in one step, each only if it is newer than
-what stands there (its version, the number of events folded, grows with every event and is the same after any replay). So neither a
-replay nor a second writer moves a key backwards. A key expires when the longest window of a view has passed since that view's last
-write: several flows write into one hash, and none takes time from another's views. A hash in which a plain feature view lives, which
-never expires, does not expire.
+One row per key and flush: the states of all views of an entity are written to the entity's hash in one step, each only
+if its version is higher than the stored one. The version is the number of events folded; it grows with every event and
+is the same after any replay. So neither a replay nor a second writer moves a key backwards. A key expires when the
+longest window of a view has passed since that view's last write; several flows write to one hash, and none shortens
+the time that another one has set. A hash that contains a plain feature view without expiry does not expire.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from feature_repo.windows.arrays import Ints
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import KeyIndex, ViewState
 
-# KEYS: hashes. ARGV: number of views, their state fields, their time fields, seconds to live, whether the times that stand there
-# stay ("1": another version of the views is kept by a flow); then per key: states, times.
-# Bytes 9-16 of a state are its layout's fingerprint, 25-32 its version (little-endian int64), see windows/state.py.
-# GT: a later expiry stays, and a hash that never expires counts as later. So would a new one, which is why those are told apart. An
+# KEYS: hashes. ARGV: number of views, their state fields, their time fields, seconds to live, whether the times that
+# stand there stay ("1": another version of the views is kept by a flow); then per key: states, times. Bytes 9-16 of a
+# state are its layout's fingerprint, 25-32 its version (little-endian int64), see windows/state.py. GT: a later expiry
+# stays, and a hash that never expires counts as later. So would a new one, which is why those are told apart. An
 # absolute time, because EXPIRE would be rewritten to one for the append-only file, which costs as much again.
 _WRITE: Final = """
 local call, sub, i8, unpack = redis.call, string.sub, struct.unpack, unpack
@@ -59,14 +59,14 @@ end
 return written
 """
 WRITTEN_AT_ONCE: Final = 2_000
-"""Keys packed at a time: while the server writes them, the next are packed."""
+"""Keys packed at a time: the next are packed while the server writes these."""
 
 
 class EntityProjection:
     """Writes the states of one entity's views. `client` is a redis-py client with `decode_responses` off.
 
-    `behind`: a flow keeps another version of these views and is further than the states written here (a backfill): a view's time in
-    the hash, which its versions share, stays as it is.
+    `behind` is for a backfill: a flow keeps another version of these views and is further ahead than these states, so
+    the view's time in the hash, which the versions share, stays as it is.
     """
 
     def __init__(self, client: Any, project: str, specs: Sequence[ViewSpec], *, behind: bool = False) -> None:
@@ -79,18 +79,18 @@ class EntityProjection:
         self._calls = StateCalls(self._writes.sha, head, self._prefix, self._suffix)
 
     def write(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> int:
-        """Write the states of `slots`; returns how many keys were new or newer. Raises `OnlineStoreError`."""
+        """Write the states of `slots`; return how many keys were new or newer. Raises `OnlineStoreError`."""
         parts = np.array_split(slots, len(slots) // WRITTEN_AT_ONCE + 1)
         return self._writes.send(lambda: (self.calls(index, states, some) for some in parts))
 
     def calls(self, index: KeyIndex, states: Sequence[ViewState], slots: Ints) -> Calls:
-        """The states of `slots`, ready for `send`: bytes only, so they may travel between steps of a flow."""
+        """Return the states of `slots`, ready for `send`, as bytes that can be passed between steps of a flow."""
         return self._calls.pack(index.export(), states, slots)
 
     def key(self, name: bytes) -> bytes:
-        """The Redis key of a key of the index."""
+        """Return the Redis key of a key of the index."""
         return self._prefix + name + self._suffix
 
     def send(self, calls: Calls) -> int:
-        """Compare-and-set the states, one round trip for all of them."""
+        """Compare-and-set the states in one round trip."""
         return self._writes.send(lambda: [calls])

@@ -1,8 +1,8 @@
-"""Names and bytes in the online store: the same hash per entity, key bytes and `_ts:<view>` field as Feast's own Redis store.
+"""Names and bytes in the online store: hash per entity, key bytes and `_ts:<view>` field as in Feast's Redis store.
 
-A windowed view adds one field per version of it that is kept, `_state:<view>:<version>`, the packed state
-(`feature_repo.windows.state`); the versions of a view share its `_ts:<view>`. No Feast import: the flow and the scorer build these
-bytes themselves, a test holds them to Feast's.
+A windowed view adds one field per kept version, `_state:<view>:<version>`, with the packed state
+(`feature_repo.windows.state`); all versions of a view share `_ts:<view>`. No Feast import: flows and scorer build
+these bytes themselves, and a test compares them with Feast's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _U32: Final = struct.Struct("<I")
 
 
 def key_prefix(join_keys: Sequence[str]) -> bytes:
-    """What stands before the values in a serialised entity key (version 3): the sorted names of the join keys."""
+    """Return the bytes before the values in a serialised entity key (version 3): the sorted names of the join keys."""
     parts = [_U32.pack(len(join_keys))]
     for name in sorted(join_keys):
         text = name.encode()
@@ -28,7 +28,7 @@ def key_prefix(join_keys: Sequence[str]) -> bytes:
 
 
 def key_values(values: Sequence[str]) -> bytes:
-    """The value part of a key of strings, in the order of the sorted join keys; equal to `windows.columns.Keys.data`."""
+    """Return the value part of a key of strings, in the order of sorted join keys, as `windows.columns.Keys.data`."""
     parts = []
     for value in values:
         text = value.encode()
@@ -37,26 +37,27 @@ def key_values(values: Sequence[str]) -> bytes:
 
 
 def version_id(spec: ViewSpec) -> str:
-    """`<view>:<version>`: the version is eight hex digits of what a state is made of, its layout and its keys.
+    """Return `<view>:<version>`; the version is eight hex digits that stand for the state's layout and keys.
 
-    Definitions that share a version share their states: a shorter window more, or another name of a feature, needs no other.
+    Definitions with the same version share their states: an additional shorter window, or another feature name, needs
+    no new state.
     """
     what = f"{spec.fingerprint}:{'+'.join(spec.join_keys)}".encode()
     return f"{spec.name}:{hashlib.blake2b(what, digest_size=4).hexdigest()}"
 
 
 def state_field(spec: ViewSpec) -> bytes:
-    """The hash field with the packed state of this version of a windowed view."""
+    """Return the hash field with the packed state of this version of a windowed view."""
     return b"_state:" + version_id(spec).encode()
 
 
 def time_field(view: str) -> bytes:
-    """The hash field with the view's newest event time, a protobuf Timestamp, as Feast writes it."""
+    """Return the hash field with the view's newest event time, a protobuf Timestamp, as Feast writes it."""
     return b"_ts:" + view.encode()
 
 
 def encode_timestamp(us: int) -> bytes:
-    """Microseconds UTC as the bytes of a `google.protobuf.Timestamp`; zero parts are left out, as protobuf does."""
+    """Return microseconds UTC as the bytes of a `google.protobuf.Timestamp`, without parts that are zero."""
     seconds, rest = divmod(us, 1_000_000)
     out = b""
     if seconds:
@@ -67,7 +68,7 @@ def encode_timestamp(us: int) -> bytes:
 
 
 def decode_timestamp(data: bytes) -> int:
-    """The inverse of `encode_timestamp`, to the microsecond."""
+    """Return the microseconds UTC of bytes made by `encode_timestamp`."""
     seconds = nanos = at = 0
     while at < len(data):
         field = data[at]
@@ -111,11 +112,11 @@ _NUMBERS: Final = {
 """Protobuf field of Feast's `Value` by the lower-case name of its `ValueType`."""
 
 VALUE_KINDS: Final = frozenset(_NUMBERS)
-"""The types `encode_value` knows."""
+"""The types that `encode_value` supports."""
 
 
 def encode_value(value: bool | str | float | None, kind: str) -> bytes:
-    r"""A scalar as the bytes of a Feast `Value` message; null is empty. `unix_timestamp` takes whole seconds.
+    r"""Return a scalar as the bytes of a Feast `Value` message; null is empty. `unix_timestamp` takes whole seconds.
 
     >>> encode_value("Bern", "string"), encode_value(None, "double")
     (b'\x12\x04Bern', b'')
@@ -134,7 +135,10 @@ def encode_value(value: bool | str | float | None, kind: str) -> bytes:
 
 
 def decode_value(data: bytes) -> bool | bytes | str | int | float | None:
-    """The scalar in the bytes of a Feast `Value` message; None for null. Lists and maps are not features a scorer reads: ValueError."""
+    """Return the scalar in the bytes of a Feast `Value` message, None for null.
+
+    Raises ValueError for lists and maps, which a scorer does not read.
+    """
     if not data:
         return None
     number, wire = data[0] >> 3, data[0] & 7

@@ -1,7 +1,7 @@
-r"""What commands to the server are written with: RESP (redis.io/docs/reference/protocol-spec) into a buffer of bytes, without an object.
+r"""Kernels that write Redis commands (RESP, redis.io/docs/reference/protocol-spec) into a buffer of bytes.
 
-An argument is `$<length>`, a line end, its bytes and a line end; a command is `*<arguments>`, a line end, and these. The kernels take a
-buffer and where they begin in it, and return where they ended.
+An argument is `$<length>`, a line end, its bytes and a line end; a command is `*<arguments>`, a line end, and these.
+The kernels take a buffer and a start position, and return the position behind what they wrote.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from feature_repo.kernel_cache import kernel
 from feature_repo.windows.arrays import Bytes
 
 MOST_TIME: Final = 24
-"""Bytes a protobuf Timestamp takes at most."""
+"""Bytes that a protobuf Timestamp takes at most."""
 
 
 def encode(argument: Any) -> bytes:
-    r"""One argument in RESP.
+    r"""Return one argument in RESP.
 
     >>> encode("EVALSHA"), encode(7)
     (b'$7\r\nEVALSHA\r\n', b'$1\r\n7\r\n')
@@ -50,7 +50,7 @@ def line_end(out: Bytes, at: int) -> int:
 
 @kernel
 def number(out: Bytes, at: int, mark: int, value: int) -> int:
-    """A mark, a number and a line end."""
+    """Write a type byte, a number and a line end; return the position behind them."""
     out[at] = mark
     return decimal(out, at + 1, value)
 
@@ -71,7 +71,7 @@ def decimal(out: Bytes, at: int, value: int) -> int:
 
 @kernel
 def key(out: Bytes, at: int, prefix: Bytes, name: Bytes, suffix: Bytes) -> int:
-    """A Redis key, made of three parts, as an argument."""
+    """Write a Redis key, given in three parts, as an argument; return the position behind it."""
     at = number(out, at, 36, len(prefix) + len(name) + len(suffix))  # $
     at = put(out, at, prefix)
     at = put(out, at, name)
@@ -80,7 +80,7 @@ def key(out: Bytes, at: int, prefix: Bytes, name: Bytes, suffix: Bytes) -> int:
 
 @kernel
 def timestamp(out: Bytes, us: int) -> int:
-    """As `keys.encode_timestamp`; returns the bytes used."""
+    """Write the bytes of `keys.encode_timestamp`; return the number of bytes."""
     at = 0
     for part in range(2):
         value = np.uint64(us // 1_000_000) if part == 0 else np.uint64(us % 1_000_000 * 1000)

@@ -1,13 +1,15 @@
-"""Which versions of the windowed views are kept on line, as the flows and `feast apply` publish it and every reader checks it.
+"""Versions of windowed views that are kept online: flows and `feast apply` publish them, every reader checks them.
 
-A version is a view's name and eight hex digits of what decides its states: their layout (`ViewSpec.fingerprint`) and their keys. A
-changed definition under the same name is another version with a state field of its own; one that needs no other state (a window
-within the longest) stays the same version. One small Redis hash per project, `millstream:versions:<project>`:
+A version is a view's name and eight hex digits that stand for its states: their layout (`ViewSpec.fingerprint`) and
+keys. A changed definition under the same name is another version with its own state field; a change that needs no
+other state (a window within the longest) keeps the version. One small Redis hash per project,
+`millstream:versions:<project>`:
 
     <view>:<version>            the version is kept: listed in `views.json`, until it is retired
-    <view>:<version>:03/16      part 3 of 16 has written all its states: with all parts there, a key without a state had no events
+    <view>:<version>:03/16      part 3 of 16 has written all its states; when all parts have, a key without a state
+                                had no events
 
-Marks of another number of parts stay when the number is changed: what was written then is still there.
+Fields for another number of parts stay when the number changes, because what was written then is still stored.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from feature_repo.windows.spec import ViewSpec
 
 
 def versions_key(project: str) -> str:
-    """The hash."""
+    """Return the name of the hash."""
     return f"millstream:versions:{project}"
 
 
 def publish(client: Any, project: str, kept: Iterable[ViewSpec]) -> None:
-    """List these versions and no others; which parts of them are filled stays as it is. Raises what redis-py raises."""
+    """Publish exactly these versions; which parts of them are filled does not change. Raises the errors of redis-py."""
     key = versions_key(project)
     wanted = {version_id(spec) for spec in kept}
     there = {field.decode() for field in client.hkeys(key)}
@@ -41,7 +43,7 @@ def publish(client: Any, project: str, kept: Iterable[ViewSpec]) -> None:
 
 
 def mark_filled(client: Any, project: str, versions: Iterable[str], shard: int, shards: int) -> None:
-    """A part has written its states of these versions. A version that is not kept (any more) is not marked."""
+    """Record that a part has written its states of these versions. Versions that are not kept are ignored."""
     key = versions_key(project)
     names = list(versions)
     kept = client.hmget(key, names) if names else []
@@ -51,7 +53,7 @@ def mark_filled(client: Any, project: str, versions: Iterable[str], shard: int, 
 
 
 def unmark_filled(client: Any, project: str, versions: Iterable[str], shard: int, shards: int) -> None:
-    """The store has lost states a part had written: until it has written them again, nobody may take a missing one for no events."""
+    """Record that the store lost states of a part, so that a missing state does not mean no events."""
     names = [f"{name}:{shard:02d}/{shards:02d}" for name in versions]
     if names:
         client.hdel(versions_key(project), *names)
@@ -59,13 +61,13 @@ def unmark_filled(client: Any, project: str, versions: Iterable[str], shard: int
 
 @dataclass(frozen=True)
 class KeptVersions:
-    """What the hash says: per view, per version, which parts of how many are filled."""
+    """The content of the hash: per view and version, how many parts are filled, of how many."""
 
     views: Mapping[str, Mapping[str, tuple[int, int]]]
 
     @classmethod
     def of(cls, fields: Iterable[bytes]) -> KeptVersions:
-        """From the names of the hash's fields.
+        """Return the versions in the field names of the hash.
 
         >>> kept = KeptVersions.of([b"v:00c0ffee", b"v:00c0ffee:00/02", b"v:00c0ffee:01/02"])
         >>> kept.views
@@ -90,20 +92,20 @@ class KeptVersions:
         return version in self.views.get(name, {})
 
     def is_filled(self, spec: ViewSpec) -> bool:
-        """Whether every part has written its states: what is missing on line then had no events."""
+        """Whether every part has written its states, so that a missing state means no events."""
         name, version = version_id(spec).split(":")
         done, of = self.views.get(name, {}).get(version, (0, 0))
         return 0 < of == done
 
     def problem(self, spec: ViewSpec) -> str:
-        """Why this version cannot be read, and what to do; empty when it can. Nothing published at all is no problem."""
+        """Return why this version cannot be read and what to do; an empty text if it can, or nothing is published."""
         if not self.views or self.is_filled(spec):
             return ""
         name, version = version_id(spec).split(":")
         if not self.is_kept(spec):
             others = ", ".join(self.views.get(name, {})) or "none"
             return (
-                f"version {version} of view {name!r} is not kept on line (kept: {others}): it was retired, or its definition was never "
+                f"version {version} of view {name!r} is not kept online (kept: {others}): it was retired, or its definition was never "
                 "applied here; train a model on the views as they are, or apply the old definition again and run python -m flows.backfill"
             )
         done, of = self.views[name][version]
@@ -115,5 +117,5 @@ class KeptVersions:
 
 
 def _furthest(done_of: Mapping[int, int]) -> tuple[int, int]:
-    """Of the numbers of parts there are marks of, the one with the largest share filled."""
+    """Return, of the published numbers of parts, the one with the largest filled share."""
     return max(((done, of) for of, done in done_of.items()), key=lambda m: m[0] / m[1], default=(0, 0))

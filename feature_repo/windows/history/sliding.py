@@ -46,7 +46,7 @@ from feature_repo.windows.kernels.rows import CAPPED
 from feature_repo.windows.kernels.tables import HASH, ROWS
 
 CHUNK: Final = 512
-"""Queries answered together: what they share stays in the CPU cache, and each aggregate is dispatched once per chunk."""
+"""Queries answered together: shared data stays in the CPU cache, and each aggregate is dispatched once per chunk."""
 
 FUNCTION, KIND, COLUMN, WINDOW, OUT, PLACE = range(6)
 """Columns of `Plan.reads`."""

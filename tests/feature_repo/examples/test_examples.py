@@ -1,7 +1,8 @@
-"""The features of four published examples, each value against plain SQL on the same events; the page is docs/five-systems.md.
+"""The features of four published examples, each value against plain SQL on the same events; the page is
+docs/five-systems.md.
 
-The events go through the real flows, with a real key for pseudonyms. DuckDB never sees what the flows made of them: it is given the events
-as they came, with plain ids, and both sides meet in the payment's `event_id`.
+The events go through the real flows, with a real key for pseudonyms. DuckDB never sees what the flows made of them: it
+is given the events as they came, with plain ids, and both sides meet in the payment's `event_id`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ SYSTEMS = ("proton", "feldera", "deltastream", "irori")
 KEY = "k1:" + "Zml2ZSBzeXN0ZW1z" * 3
 DAYS = 40
 MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-START = MIDNIGHT - timedelta(days=DAYS)  # keys on line live for a month after their last event
+START = MIDNIGHT - timedelta(days=DAYS)  # keys online live for a month after their last event
 ACCOUNTS = [f"account-{n}" for n in range(24)]
 KNOWN = ACCOUNTS[:21]  # the others have no row in the changelog of customers
 SHOPS = [f"shop-{n}" for n in range(8)]
@@ -69,7 +70,8 @@ CREATE MACRO lambert(a, p, q) AS CASE WHEN a < 1e-12 THEN 0 ELSE 6378137 * (a - 
 CREATE MACRO metres(la, oa, lb, ob) AS lambert(arc(reduced(la), radians(oa), reduced(lb), radians(ob)),
     (reduced(la) + reduced(lb)) / 2, (reduced(lb) - reduced(la)) / 2);
 """
-"""Distance on the ellipsoid in plain SQL (Lambert's formula for long lines, good to metres in a thousand kilometres)."""
+"""Distance on the ellipsoid in plain SQL (Lambert's formula for long lines, good to metres in a thousand kilometres).
+"""
 
 PROTON = """
 WITH minute AS (
@@ -171,7 +173,9 @@ FROM enriched JOIN before USING (event_id) JOIN category USING (event_id) JOIN l
 
 
 def made_events(seed: int = 5) -> dict[str, pa.Table]:
-    """Five streams as they come: bursts of payments out of order, some too late, ties, moves, closed accounts, labels taken back."""
+    """Five streams as they come: bursts of payments out of order, some too late, ties, moves, closed accounts, labels
+    taken back.
+    """
     rng = np.random.default_rng(seed)
 
     def within(since: timedelta = timedelta(0)) -> datetime:
@@ -260,7 +264,7 @@ def made_events(seed: int = 5) -> dict[str, pa.Table]:
 
 
 class World:
-    """The events, in the flows and in DuckDB; the repo applied with the views of the examples kept on line."""
+    """The events, in the flows and in DuckDB; the repo applied with the views of the examples kept online."""
 
     def __init__(self, folder: Path) -> None:
         self.settings = FlowSettings()
@@ -330,7 +334,9 @@ def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def assert_same(got: pd.DataFrame, want: pd.DataFrame) -> None:
-    """Every value of `want`, payment by payment: what is counted or copied exactly, the rest but for rounding; metres as good as the SQL's."""
+    """Every value of `want`, payment by payment: what is counted or copied exactly, the rest but for rounding; metres
+    as good as the SQL's.
+    """
     got, want = (frame.set_index("event_id").sort_index() for frame in (got, want))
     assert got.index.equals(want.index)
     for name in want:

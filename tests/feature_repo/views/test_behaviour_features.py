@@ -1,4 +1,6 @@
-"""Features over derived columns, and the robust ones: against SQL over the log, and the same for the payment being scored."""
+"""Features over derived columns, and the robust ones: against SQL over the log, and the same for the payment being
+scored.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ _HABITS = ("is_new_device", "is_outsized", "amount_over_account_median_30d", "am
 
 
 class World:
-    """Two weeks of payments (one every 400 s) of customers who move, through the real flows; features of each as of itself."""
+    """Two weeks of payments (one every 400 s) of customers who move, through the real flows; features of each as of
+    itself.
+    """
 
     def __init__(self, settings: FlowSettings) -> None:
         self.settings = settings

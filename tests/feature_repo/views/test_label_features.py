@@ -49,7 +49,9 @@ def label(number: int, at: datetime, *, fraud: bool, suffix: str = "") -> dict[s
 
 
 class World:
-    """A month of payments, and labels that come days after them, some withdrawn; run through the real flows from files."""
+    """A month of payments, and labels that come days after them, some withdrawn; run through the real flows from
+    files.
+    """
 
     def __init__(self, home: Path, redis_url: str) -> None:
         self.settings = FlowSettings(home=home, redis_url=redis_url, epoch_ms=250)

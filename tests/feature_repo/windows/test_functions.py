@@ -1,4 +1,6 @@
-"""What the less common functions mean, in small tables; that kernels agree with the oracle is the business of `test_windows_oracle`."""
+"""What the less common functions mean, in small tables; that kernels agree with the oracle is the business of
+`test_windows_oracle`.
+"""
 
 import math
 

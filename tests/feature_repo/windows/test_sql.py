@@ -1,6 +1,7 @@
 """Every feature of every windowed view against DuckDB's SQL windows, on 100,000 generated payments.
 
-DuckDB sees the payments as plain columns; the RANGE frames end one microsecond before the payment: the half-open window.
+DuckDB sees the payments as plain columns; the RANGE frames end one microsecond before the payment: the half-open
+window.
 """
 
 from datetime import UTC, datetime

@@ -153,7 +153,9 @@ SHARED = "com.bank"
 
 
 def with_references(registry: Registry) -> tuple[int, Any]:
-    """A schema of payments with two fields of a referenced schema, and one of another that references the same: id, parsed whole."""
+    """A schema of payments with two fields of a referenced schema, and one of another that references the same: id,
+    parsed whole.
+    """
     money = {"type": "record", "name": "Money", "namespace": SHARED, "fields": [{"name": "cents", "type": "long"}]}  # fmt: skip
     fee = {"type": "record", "name": "Fee", "namespace": SHARED, "fields": [{"name": "of", "type": "Money"}]}
     whole = avro_schema(PAYMENTS)

@@ -1,4 +1,6 @@
-"""The door of a flow: the policy applied before anything remembers, details that repeat nothing, dead letters that are encrypted."""
+"""On ingestion: the policy applied before anything remembers, details that repeat nothing, dead letters that are
+encrypted.
+"""
 
 from __future__ import annotations
 

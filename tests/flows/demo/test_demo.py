@@ -1,4 +1,6 @@
-"""The demo as a user runs it, in small: one whole loop, its summary, and nothing left behind; then the same home kept up."""
+"""The demo as a user runs it, in small: one whole loop, its summary, and nothing left behind; then the same home kept
+up.
+"""
 
 from __future__ import annotations
 

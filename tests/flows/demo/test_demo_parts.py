@@ -1,4 +1,6 @@
-"""What the demo is made of: children that cannot outlive us, a home that is its own, a server of which it takes only its keys."""
+"""What the demo is made of: children that cannot outlive us, a home that is its own, a server of which it takes only
+its keys.
+"""
 
 from __future__ import annotations
 

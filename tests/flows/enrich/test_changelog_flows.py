@@ -1,4 +1,6 @@
-"""Customers, merchants and charges: kept by their flows as Feast feature views, the newest version on line, every version off line."""
+"""Customers, merchants and charges: kept by their flows as Feast feature views, the newest version online, every
+version offline.
+"""
 
 from __future__ import annotations
 

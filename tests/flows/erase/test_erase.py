@@ -81,7 +81,9 @@ class Everywhere(Scanner):
 
 
 def hits(world: World, *, plain: bool = True) -> set[str]:
-    """Places where something of the account is left; the tombstone is no place. Not `plain`: its id in a foreign column may stay."""
+    """Places where something of the account is left; the tombstone is no place. Not `plain`: its id in a foreign
+    column may stay.
+    """
     scanner = Everywhere(TEXTS if plain else [text for text in TEXTS if text != GONE])
     found = scanner.home(world.home) + scanner.server(world.client)
     return {hit for hit in found if f" in erased/{stone(world).name}" not in hit}

@@ -1,4 +1,6 @@
-"""Canaries: names, addresses, numbers and accounts that are sent through everything, and must be found nowhere afterwards."""
+"""Canaries: names, addresses, numbers and accounts that are sent through everything, and must be found nowhere
+afterwards.
+"""
 
 from __future__ import annotations
 

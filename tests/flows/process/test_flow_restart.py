@@ -1,4 +1,4 @@
-"""Whole flows on a real server, killed at random moments: nothing lost, nothing twice, on line as in the log."""
+"""Whole flows on a real server, killed at random moments: nothing lost, nothing twice, online as in the log."""
 
 from __future__ import annotations
 

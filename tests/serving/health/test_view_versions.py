@@ -48,7 +48,7 @@ def test_retired_version_is_named_by_answer_and_readiness(tmp_path: Path, spec: 
             assert "(kept: none)" in reason["detail"]
         ready = client.get("/readyz")
         assert ready.status_code == 503
-        assert "is not kept on line" in ready.json()["checks"][2]["detail"]
+        assert "is not kept online" in ready.json()["checks"][2]["detail"]
 
 
 def test_version_that_is_not_filled_yet_is_not_taken_for_a_key_without_events(

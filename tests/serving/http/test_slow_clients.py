@@ -1,4 +1,4 @@
-"""Clients that send endless heads or stop in the middle do not hold memory or a connection; slow answers are allowed."""
+"""Clients that send endless heads or stop half way do not hold memory or a connection; slow answers are allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On-demand views off line get the values Feast would give them."""
+"""On-demand views offline get the values Feast would give them."""
 
 from datetime import UTC, datetime
 

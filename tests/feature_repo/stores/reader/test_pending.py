@@ -1,4 +1,6 @@
-"""Payments scored but not yet folded count as if they were folded: the same values, whatever part of them the states know."""
+"""Payments scored but not yet folded count as if they were folded: the same values, whatever part of them the states
+know.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def _logged(row: Row) -> Row:
 
 @st.composite
 def payments(draw: st.DrawFn) -> list[Row]:
-    """Payments of few keys within a quarter of an hour, in order of time, some at one instant: as long as they are pending at all."""
+    """Payments of few keys within a quarter of an hour, in order of time, some at one instant: as long as they are
+    pending at all.
+    """
     n = draw(st.integers(2, 40))
     steps = draw(st.lists(st.sampled_from([0, 1, 7_000_000, 20_000_000]), min_size=n, max_size=n))
     at = NOW - 14 * MINUTE

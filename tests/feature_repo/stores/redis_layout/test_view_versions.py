@@ -1,4 +1,6 @@
-"""Versions of a view: a changed definition stands beside the old one until that is retired, and nobody answers from the wrong one."""
+"""Versions of a view: a changed definition stands beside the old one until that is retired, and nobody answers from
+the wrong one.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,7 @@ def test_reader_knows_which_versions_are_kept_and_filled(clean_redis: redis.Redi
     assert known().is_filled(OLD)
     publish(clean_redis, "p", [LONGER])
     mark_filled(clean_redis, "p", [version_id(OLD)], 0, 2)  # a flow that has not heard of it
-    assert "is not kept on line" in known().problem(OLD)
+    assert "is not kept online" in known().problem(OLD)
     assert version_id(LONGER).partition(":")[2] in known().problem(OLD)
 
 

@@ -1,4 +1,6 @@
-"""Windows that slide give the bits of windows that are walked, whatever the history: the two kernels of the offline side."""
+"""Windows that slide give the bits of windows that are walked, whatever the history: the two kernels of the offline
+side.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +38,9 @@ def made(seed: int, n: int, *, keys: int, span: int, nulls: float) -> pa.Table:
 
 
 def both(spec: ViewSpec, events: pa.Table, wanted: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers by sliding, and by walking: with every event accepted at once, and every row taken for one that hides something."""
+    """Answers by sliding, and by walking: with every event accepted at once, and every row taken for one that hides
+    something.
+    """
     block, asked = BlockColumns(events), BlockColumns(wanted)
     given = (spec, block.keys(("account",)), block.events(spec), asked.keys(("account",)))
     times = asked.times("event_timestamp")
