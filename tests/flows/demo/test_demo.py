@@ -199,9 +199,9 @@ def test_up_restarts_a_flow_and_stops_with_the_scorer(demo: Demo, up: subprocess
             os.kill(pid, signal.SIGKILL)
 
     running = "\n".join(processes_of(demo.home).values())
-    assert all(f"bytewax.run flows.{stream}" in running for stream in STREAMS)
+    assert all(f"bytewax.run flows.stream:flow('{stream}')" in running for stream in STREAMS)
     said = demo.home / "up.txt"
-    kill("bytewax.run flows.payments")
+    kill("bytewax.run flows.stream:flow('payments')")
     wait_for(lambda: "Started again, 1 of 5" in said.read_text(), up, 60)
     kill("-m serving")
     assert up.wait(60) == 1
