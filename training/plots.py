@@ -82,7 +82,7 @@ def precision_recall(
                 )
         axes.set(
             xlabel="share of frauds found (recall)",
-            ylabel="share of flagged payments that are fraud (precision)",
+            ylabel="share of flagged that are fraud (precision)",
         )
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.03))
         _percent(axes, "both")
@@ -274,7 +274,7 @@ def _draw(
         paint(axes)
         axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=12)
         if legend_below:
-            figure.legend(loc="outside lower center", ncols=5, columnspacing=1.2, handlelength=1.4)
+            figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.4)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()

@@ -35,6 +35,8 @@ SAMPLES_PER_SECOND: Final = 20
 READABLE_WITHIN_S: Final = 120.0
 _LEAD: Final = timedelta(milliseconds=250)
 _HEAD_START: Final = timedelta(milliseconds=100)
+_FIRST_HEAD_START: Final = timedelta(seconds=5)
+"""By how much the first charges of a run are published before its payments: their flow loads its states with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Traffic:
         """
         if warm_up_seconds:
             self._warm_up(warm_up_seconds)
-        self._go(seconds, measured=True)
+        self._go(seconds, measured=True, head_start=_HEAD_START)
         for part in (self.scores, self.probe):
             if part is not None:
                 part.finish()
@@ -93,7 +95,7 @@ class Traffic:
 
     def _warm_up(self, seconds: float) -> None:
         began = time.perf_counter()
-        self._go(seconds, measured=False)
+        self._go(seconds, measured=False, head_start=_FIRST_HEAD_START)
         # The probe learns of a payment when it is published, that is after its answer: ask the client first.
         parts = [part for part in (self.scores, self.probe) if part is not None]
         while any(part.outstanding for part in parts):
@@ -108,9 +110,11 @@ class Traffic:
         self.warm_up = {"payments": self.payments, "seconds": round(time.perf_counter() - began, 2)}
         self._report(done=False)
 
-    def _go(self, seconds: float | None, *, measured: bool) -> None:
-        start = datetime.now(UTC) + (
-            _LEAD if seconds is None else _LEAD + timedelta(milliseconds=5 * seconds)
+    def _go(self, seconds: float | None, *, measured: bool, head_start: timedelta) -> None:
+        start = (
+            datetime.now(UTC)
+            + head_start
+            + (_LEAD if seconds is None else _LEAD + timedelta(milliseconds=5 * seconds))
         )
         blocks: Iterable[Events] = self.world.live(
             epoch_us(start), rate=self.rate, seconds=seconds, block_seconds=BLOCK_S
@@ -122,7 +126,7 @@ class Traffic:
         for number, block in enumerate(blocks, start=1):
             self._check()
             if number == 1:  # it holds the charges that came before the start, of payments soon after it
-                _sleep_until(epoch_us(start - _HEAD_START))
+                _sleep_until(epoch_us(start - head_start))
                 self._publish_charges(block)
             for payment in self._payments(block.payments, measured=measured):
                 _sleep_until(payment.time_us)
